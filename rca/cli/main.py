@@ -1,0 +1,52 @@
+"""The `rca` command: assembles the command groups and turns errors into one line and an exit code.
+
+Command modules import typer alone at the top; what a command needs is imported inside it, so that `rca --help` stays quick.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from rca import __version__
+from rca.errors import RcaError
+
+app = typer.Typer(
+    name="rca",
+    help="Ranks the services that most likely caused an incident, and says why.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"rca {__version__}")
+        raise typer.Exit
+
+
+_VERSION = typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
+
+
+@app.callback()
+def _root(version: Annotated[bool, _VERSION] = False) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line. Errors of ours end in one line on stderr; Ctrl-C exits with 130."""
+    try:
+        app()
+    except RcaError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:  # `rca ... | head` closes our output; flush at exit must not complain again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)

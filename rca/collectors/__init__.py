@@ -1,0 +1,1 @@
+"""Collectors: telemetry from files and live systems into rca.telemetry.Telemetry."""

@@ -1,0 +1,56 @@
+"""What collectors, rankers and stores promise. `rca.testing` ships a check for each promise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, Self, runtime_checkable
+
+from rca.deviations import Deviations
+from rca.graph import ServiceGraph
+from rca.ranking import Ranking
+from rca.telemetry import EntityId
+from rca.window import Window
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """What a ranker gets: the window's series, the deviations measured on it and on quiet stretches, and the graph."""
+
+    window: Window
+    deviations: Deviations
+    quiet: tuple[Deviations, ...]
+    graph: ServiceGraph
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledCase:
+    """A case with its answer, for training and evaluation. `group` keeps repetitions of one injection together."""
+
+    case: Case
+    incident_id: str
+    system: str
+    causes: tuple[EntityId, ...]
+    fault_kind: str
+
+    @property
+    def group(self) -> tuple[str, str, str]:
+        return (self.system, ",".join(str(cause) for cause in sorted(self.causes)), self.fault_kind)
+
+
+@runtime_checkable
+class Ranker(Protocol):
+    """Ranks the candidates of a case.
+
+    The constructor stores hyper-parameters only. `fit` is seeded and may be a no-op. `rank` names every candidate of the
+    graph exactly once, does not mutate its input, and depends neither on node order nor on names, unless `uses_names` says
+    so. A failure is raised, never ranked.
+    """
+
+    name: str
+    uses_names: bool
+    learned: bool
+
+    def fit(self, cases: Sequence[LabelledCase], validation: Sequence[LabelledCase] | None = None) -> Self: ...
+
+    def rank(self, case: Case) -> Ranking: ...

@@ -1,0 +1,103 @@
+"""An incident and its labels: the content of `incident.json`. Validated by pydantic, which also writes the JSON schema."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from rca.telemetry import EntityId, EntityKind, Interval
+from rca.window import Baseline
+
+SCHEMA_VERSION: Final = "1"
+LabelProvenance = Literal["injected", "confirmed", "inferred", "disputed"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class IntervalModel(_Model):
+    """Half-open interval in nanoseconds since the epoch, UTC."""
+
+    start_ns: int
+    end_ns: int
+
+    @model_validator(mode="after")
+    def _ends_after_start(self) -> IntervalModel:
+        if self.end_ns <= self.start_ns:
+            raise ValueError(f"expected end_ns after start_ns, found {self.start_ns} to {self.end_ns}")
+        return self
+
+    def interval(self) -> Interval:
+        return Interval(self.start_ns, self.end_ns)
+
+
+class BaselineModel(IntervalModel):
+    """A quiet interval and where it comes from."""
+
+    provenance: Literal["preceding", "reference"] = "preceding"
+
+    def baseline(self) -> Baseline:
+        return Baseline(self.interval(), self.provenance)
+
+
+class EntityModel(_Model):
+    """An entity by kind and name."""
+
+    kind: EntityKind = "service"
+    name: Annotated[str, Field(min_length=1)]
+    namespace: str = ""
+
+    def entity(self) -> EntityId:
+        return EntityId(self.kind, self.name, self.namespace)
+
+
+class Label(_Model):
+    """One root cause. Several labels on one incident mean several causes; `disputed` ones do not count for training."""
+
+    entity: EntityModel
+    fault_kind: str = "unknown"
+    provenance: LabelProvenance
+    author: str = ""
+    at_ns: int | None = None
+    note: str = ""
+
+
+class GapModel(_Model):
+    """Telemetry that is missing: of which source, why, and when, where known."""
+
+    source: str
+    reason: str
+    interval: IntervalModel | None = None
+
+
+class Incident(_Model):
+    """Everything about an incident but its telemetry frames."""
+
+    schema_version: Literal["1"] = SCHEMA_VERSION
+    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+    system: str
+    window: IntervalModel
+    detected_ns: int | None = None
+    """When somebody or something noticed; null where unknown."""
+    onset_ns: int | None = None
+    """When the fault began, where that is known (an injection); null at three in the morning."""
+    baselines: tuple[BaselineModel, ...] = ()
+    labels: tuple[Label, ...] = ()
+    alerting: tuple[EntityModel, ...] = ()
+    """Entities whose alert brought this up (the start of the path to the cause)."""
+    source: str = ""
+    """Format it was imported from, or the collector that recorded it."""
+    title: str = ""
+    links: tuple[str, ...] = ()
+    gaps: tuple[GapModel, ...] = ()
+
+    def causes(self) -> tuple[EntityId, ...]:
+        """Labelled root causes that nobody disputes."""
+        return tuple(label.entity.entity() for label in self.labels if label.provenance != "disputed")
+
+    def fault_kind(self) -> str:
+        """Fault kind of the first undisputed label; `unknown` where there is none."""
+        kinds = [label.fault_kind for label in self.labels if label.provenance != "disputed"]
+        return kinds[0] if kinds else "unknown"

@@ -1,0 +1,67 @@
+"""A window: the incident interval and its baselines, with the telemetry of both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import polars as pl
+
+from rca.telemetry import Gap, Interval, Telemetry
+
+Provenance = Literal["preceding", "reference"]
+INCIDENT: Final = -1
+"""Value of the `interval` column for rows of the incident itself; baselines count from 0."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A quiet interval to compare with: the time right before the incident, or a reference from elsewhere."""
+
+    interval: Interval
+    provenance: Provenance
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """Telemetry of an incident and of its baselines.
+
+    Every frame has the columns of telemetry.SCHEMAS plus `interval` (Int16: INCIDENT, or the index into `baselines`). Rows
+    outside every interval are gone. Rows without a time (alerts) belong to the incident. Topology has no interval.
+    """
+
+    incident: Interval
+    baselines: tuple[Baseline, ...]
+    spans: pl.DataFrame
+    metrics: pl.DataFrame
+    events: pl.DataFrame
+    logs: pl.DataFrame
+    alerts: pl.DataFrame
+    calls: pl.DataFrame
+    topology: pl.DataFrame
+    gaps: tuple[Gap, ...] = ()
+
+
+_TIME_COLUMNS: Final = {"spans": "start_time_unix_nano"}
+
+
+def cut(telemetry: Telemetry, incident: Interval, baselines: Sequence[Baseline]) -> Window:
+    """Cut telemetry into a window. A baseline that overlaps the incident loses the rows they share to the incident."""
+    frames = {
+        name: _with_interval(frame, _TIME_COLUMNS.get(name, "time_unix_nano"), incident, baselines)
+        for name, frame in telemetry.frames().items()
+        if name != "topology"
+    }
+    return Window(incident, tuple(baselines), topology=telemetry.topology, gaps=telemetry.gaps, **frames)
+
+
+def _with_interval(frame: pl.DataFrame, time: str, incident: Interval, baselines: Sequence[Baseline]) -> pl.DataFrame:
+    column = pl.col(time)
+    index = pl.lit(None, dtype=pl.Int16)
+    for i, baseline in reversed(list(enumerate(baselines))):
+        inside = column.is_between(baseline.interval.start_ns, baseline.interval.end_ns, closed="left")
+        index = pl.when(inside).then(pl.lit(i, dtype=pl.Int16)).otherwise(index)
+    inside = column.is_null() | column.is_between(incident.start_ns, incident.end_ns, closed="left")
+    index = pl.when(inside).then(pl.lit(INCIDENT, dtype=pl.Int16)).otherwise(index)
+    return frame.with_columns(index.alias("interval")).filter(pl.col("interval").is_not_null())
