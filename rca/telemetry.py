@@ -195,14 +195,19 @@ def conform(name: str, frame: pl.DataFrame, where: str | None = None) -> pl.Data
 
 
 def _check_times(where: str, column: str, times: pl.Series) -> None:
-    low, high = times.min(), times.max()
-    for value in (low, high):
-        if isinstance(value, int) and not _EARLIEST_NS <= value < _LATEST_NS:
-            raise BadTelemetry(
-                f"{where}.{column}",
-                expected="nanoseconds since the epoch between the years 2000 and 2100",
-                found=f"{value}{_unit_guess(value)}",
-            )
+    for value in (times.min(), times.max()):
+        if isinstance(value, int):
+            check_time(f"{where}.{column}", value)
+
+
+def check_time(where: str, value: int) -> None:
+    """Raises BadTelemetry for a time that cannot be nanoseconds since the epoch."""
+    if not _EARLIEST_NS <= value < _LATEST_NS:
+        raise BadTelemetry(
+            where,
+            expected="nanoseconds since the epoch between the years 2000 and 2100",
+            found=f"{value}{_unit_guess(value)}",
+        )
 
 
 def _unit_guess(value: int) -> str:
