@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 import polars as pl
 
+from rca.bins import Bins, bins_of
 from rca.telemetry import Gap, Interval, Telemetry
 
 Provenance = Literal["preceding", "reference"]
@@ -27,13 +28,14 @@ class Baseline:
 class Window:
     """Telemetry of an incident and of its baselines.
 
-    Every frame has the columns of telemetry.SCHEMAS plus `interval` (Int16: INCIDENT, or the index into `baselines`). Rows
-    outside every interval are gone. Rows without a time (alerts) belong to the incident. Topology has no interval.
+    Spans are kept as bins. Every frame has the columns of telemetry.SCHEMAS plus `interval` (Int16: INCIDENT, or the index into
+    `baselines`). Rows outside every interval are gone. Rows without a time (alerts) belong to the incident. Topology has no
+    interval.
     """
 
     incident: Interval
     baselines: tuple[Baseline, ...]
-    spans: pl.DataFrame
+    bins: Bins
     metrics: pl.DataFrame
     events: pl.DataFrame
     logs: pl.DataFrame
@@ -43,17 +45,15 @@ class Window:
     gaps: tuple[Gap, ...] = ()
 
 
-_TIME_COLUMNS: Final = {"spans": "start_time_unix_nano"}
-
-
 def cut(telemetry: Telemetry, incident: Interval, baselines: Sequence[Baseline]) -> Window:
     """Cut telemetry into a window. A baseline that overlaps the incident loses the rows they share to the incident."""
     frames = {
-        name: _with_interval(frame, _TIME_COLUMNS.get(name, "time_unix_nano"), incident, baselines)
+        name: _with_interval(frame, "time_unix_nano", incident, baselines)
         for name, frame in telemetry.frames().items()
-        if name != "topology"
+        if name not in ("spans", "topology")
     }
-    return Window(incident, tuple(baselines), topology=telemetry.topology, gaps=telemetry.gaps, **frames)
+    bins = bins_of(_with_interval(telemetry.spans, "start_time_unix_nano", incident, baselines))
+    return Window(incident, tuple(baselines), bins, topology=telemetry.topology, gaps=telemetry.gaps, **frames)
 
 
 def _with_interval(frame: pl.DataFrame, time: str, incident: Interval, baselines: Sequence[Baseline]) -> pl.DataFrame:
