@@ -1,0 +1,312 @@
+"""Service graphs as torch tensors, many in one block-diagonal batch.
+
+Graphs are concatenated once (`batch`); after that a mini-batch is chosen by index arithmetic alone (`GraphTensors.select`), so
+that a training step holds no Python loop over graphs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from rca.errors import BadCheckpoint, BadGraph
+from rca.faults import FAMILIES
+from rca.graph import RELATIONS, ServiceGraph
+from rca.telemetry import ENTITY_KINDS
+
+FLOOR_FEATURE: Final = "floor"
+"""Node feature that holds the label-free score; the network corrects it."""
+
+REVERSE: Final = "rev_"
+RELATION_NAMES: Final = tuple(RELATIONS) + tuple(REVERSE + name for name in RELATIONS)
+"""Every relation messages may travel along: as in the graph, and each one backwards."""
+
+NO_FAMILY: Final = -1
+"""Value of `family` where nobody knows the fault, or where there is none."""
+
+
+@dataclass(frozen=True)
+class Schema:
+    """Names of the node and edge features, in column order."""
+
+    features: tuple[str, ...]
+    edge_features: tuple[str, ...]
+
+    @classmethod
+    def of(cls, graph: ServiceGraph) -> Schema:
+        return cls(graph.feature_names, graph.edge_feature_names)
+
+    def check(self, other: Schema, where: str) -> None:
+        """Raise BadCheckpoint naming the first feature in which `other` (at hand) differs from self (trained)."""
+        for kind in ("features", "edge_features"):
+            _check_names(f"{where}: {kind}", getattr(self, kind), getattr(other, kind))
+
+
+def _check_names(where: str, expected: tuple[str, ...], found: tuple[str, ...]) -> None:
+    for position, (mine, theirs) in enumerate(zip(expected, found, strict=False)):
+        if mine != theirs:
+            raise BadCheckpoint(where, expected=f"{mine!r} at position {position}", found=repr(theirs))
+    if len(expected) != len(found):
+        longer = expected if len(expected) > len(found) else found
+        name = longer[min(len(expected), len(found))]
+        missing = "missing" if longer is expected else "new"
+        raise BadCheckpoint(where, expected=f"{len(expected)} names", found=f"{len(found)} ({name!r} is {missing})")
+
+
+@dataclass(frozen=True, eq=False)
+class GraphTensors:
+    """G graphs in one block-diagonal batch.
+
+    Shapes: N nodes of all graphs, graph after graph; F node features; E edges of a relation; D edge features; C candidates.
+    Relations without an edge in the batch are absent. `rev_<name>` shares the edge features of `<name>`.
+    """
+
+    schema: Schema
+    x: Tensor  # (N, F) float
+    available: Tensor  # (N, F) bool
+    kind: Tensor  # (N,) int64, row in ENTITY_KINDS
+    node_ptr: Tensor  # (G+1,) int64, first node of every graph
+    edge_index: Mapping[str, Tensor]  # relation -> (2, E) int64: source row over target row
+    edge_attr: Mapping[str, Tensor]  # relation -> (E, D) float
+    edge_available: Mapping[str, Tensor]  # relation -> (E, D) bool
+    edge_ptr: Mapping[str, Tensor]  # relation -> (G+1,) int64, first edge of every graph
+    candidate: Tensor  # (C,) int64, node rows
+    candidate_ptr: Tensor  # (G+1,) int64
+    floor: Tensor  # (C,) float, label-free score
+    target: Tensor  # (C,) bool, true causes; all False where unknown
+    family: Tensor  # (G,) int64, row in faults.FAMILIES or NO_FAMILY
+    weight: Tensor  # (G,) float
+    is_normal: Tensor  # (G,) bool: nothing is wrong, or the cause is no candidate
+
+    @property
+    def graphs(self) -> int:
+        return self.node_ptr.shape[0] - 1
+
+    @property
+    def nodes(self) -> int:
+        return self.x.shape[0]
+
+    @cached_property
+    def node_graph(self) -> Tensor:
+        """Graph of every node, (N,)."""
+        return _owner(self.node_ptr, self.nodes)
+
+    @cached_property
+    def candidate_graph(self) -> Tensor:
+        """Graph of every candidate, (C,)."""
+        return _owner(self.candidate_ptr, self.candidate.shape[0])
+
+    @cached_property
+    def kind_rows(self) -> Mapping[str, Tensor]:
+        """Rows of the nodes of every kind that occurs."""
+        rows = {name: torch.nonzero(self.kind == i).flatten() for i, name in enumerate(ENTITY_KINDS)}
+        return {name: row for name, row in rows.items() if row.shape[0]}
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> GraphTensors:
+        """The same on another device, floating numbers as `dtype` (default: unchanged)."""
+
+        def moved(value: Any) -> Any:
+            if isinstance(value, Mapping):
+                return {key: moved(item) for key, item in value.items()}
+            if not isinstance(value, Tensor):
+                return value
+            return value.to(device, dtype if value.is_floating_point() else None)
+
+        return replace(self, **{f.name: moved(getattr(self, f.name)) for f in fields(self)})
+
+    def select(self, graphs: Tensor) -> GraphTensors:
+        """The given graphs, (B,) int64, as a batch of their own, in that order. A graph may be asked for twice."""
+        node, node_ptr = _rows(self.node_ptr, graphs)
+        shift = node_ptr[:-1] - self.node_ptr[graphs]  # (B,) what a node's row changes by
+        candidate, candidate_ptr = _rows(self.candidate_ptr, graphs)
+        index, attr, available, ptr = {}, {}, {}, {}
+        for name in self.edge_index:
+            if name.startswith(REVERSE):
+                continue
+            edge, edge_ptr = _rows(self.edge_ptr[name], graphs)
+            if not edge.shape[0]:
+                continue
+            moved = torch.repeat_interleave(shift, edge_ptr.diff(), output_size=edge.shape[0])
+            index[name] = self.edge_index[name][:, edge] + moved
+            attr[name] = self.edge_attr[name].index_select(0, edge)
+            available[name] = self.edge_available[name].index_select(0, edge)
+            ptr[name] = edge_ptr
+        candidates = candidate.shape[0]
+        return GraphTensors(
+            self.schema,
+            self.x.index_select(0, node),
+            self.available.index_select(0, node),
+            self.kind[node],
+            node_ptr,
+            _reversed(index),
+            _doubled(attr),
+            _doubled(available),
+            _doubled(ptr),
+            self.candidate[candidate] + torch.repeat_interleave(shift, candidate_ptr.diff(), output_size=candidates),
+            candidate_ptr,
+            self.floor[candidate],
+            self.target[candidate],
+            self.family[graphs],
+            self.weight[graphs],
+            self.is_normal[graphs],
+        )
+
+
+def _owner(ptr: Tensor, size: int) -> Tensor:
+    graphs = torch.arange(ptr.shape[0] - 1, device=ptr.device)
+    return torch.repeat_interleave(graphs, ptr.diff(), output_size=size)
+
+
+def _rows(ptr: Tensor, graphs: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of the given graphs one after another, and their new first rows, (B+1,)."""
+    counts = ptr[graphs + 1] - ptr[graphs]
+    new_ptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    total = int(new_ptr[-1])
+    start = torch.repeat_interleave(ptr[graphs] - new_ptr[:-1], counts, output_size=total)
+    return start + torch.arange(total, device=ptr.device), new_ptr
+
+
+def _reversed(index: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {**index, **{REVERSE + name: edges.flip(0) for name, edges in index.items()}}
+
+
+def _doubled(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {**values, **{REVERSE + name: value for name, value in values.items()}}
+
+
+def batch(
+    graphs: Sequence[ServiceGraph],
+    *,
+    targets: Sequence[Sequence[int]] | None = None,
+    families: Sequence[str] | None = None,
+    weights: Sequence[float] | None = None,
+    is_normal: Sequence[bool] | None = None,
+) -> GraphTensors:
+    """Concatenate graphs, with their answers where these are known.
+
+    `targets` are node rows within each graph, several where several causes are true; `families` are names of faults.FAMILIES,
+    anything else counts as unknown. Raises BadGraph if there is no graph, if a graph contradicts itself or has no column
+    "floor", if a target is no candidate; BadCheckpoint if the graphs' features differ.
+    """
+    if not graphs:
+        raise BadGraph("batch", expected="at least one graph", found="none")
+    schema = Schema.of(graphs[0])
+    if FLOOR_FEATURE not in schema.features:
+        raise BadGraph("features", expected=f"a column {FLOOR_FEATURE!r}", found=f"{len(schema.features)} others")
+    for graph in graphs:
+        schema.check(Schema.of(graph.validate()), "batch")
+    node_ptr = _pointer(len(graph.entities) for graph in graphs)
+    candidate_ptr = _pointer(len(graph.candidate_rows) for graph in graphs)
+    candidate = np.concatenate([g.candidate_rows + start for g, start in zip(graphs, node_ptr, strict=False)])
+    x = np.concatenate([graph.features for graph in graphs]).astype(np.float32)
+    index, attr, available, edge_ptr = _edges(graphs, node_ptr)
+    known = {name: row for row, name in enumerate(FAMILIES)}
+    family = [known.get(name, NO_FAMILY) for name in families] if families is not None else [NO_FAMILY] * len(graphs)
+    return GraphTensors(
+        schema,
+        torch.from_numpy(x),
+        torch.from_numpy(np.concatenate([graph.available for graph in graphs])),
+        torch.from_numpy(np.concatenate([graph.kinds for graph in graphs]).astype(np.int64)),
+        torch.from_numpy(node_ptr),
+        _reversed(index),
+        _doubled(attr),
+        _doubled(available),
+        _doubled(edge_ptr),
+        torch.from_numpy(candidate),
+        torch.from_numpy(candidate_ptr),
+        torch.from_numpy(x[candidate, schema.features.index(FLOOR_FEATURE)]),
+        torch.from_numpy(_target_mask(graphs, targets, node_ptr, candidate)),
+        torch.tensor(_per_graph("families", family, graphs), dtype=torch.int64),
+        torch.tensor(_per_graph("weights", weights or [1.0] * len(graphs), graphs), dtype=torch.float32),
+        torch.tensor(_per_graph("is_normal", is_normal or [False] * len(graphs), graphs), dtype=torch.bool),
+    )
+
+
+def _pointer(counts: Any) -> npt.NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(np.fromiter(counts, dtype=np.int64))]).astype(np.int64)
+
+
+def _per_graph(where: str, values: Sequence[Any], graphs: Sequence[ServiceGraph]) -> list[Any]:
+    if len(values) != len(graphs):
+        raise BadGraph(where, expected=f"one per graph ({len(graphs)})", found=str(len(values)))
+    return list(values)
+
+
+def _edges(
+    graphs: Sequence[ServiceGraph], node_ptr: npt.NDArray[np.int64]
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    index, attr, available, edge_ptr = {}, {}, {}, {}
+    for name in RELATIONS:
+        owners = [i for i, graph in enumerate(graphs) if name in graph.edges and graph.edges[name].shape[1]]
+        if not owners:
+            continue
+        index[name] = torch.from_numpy(np.concatenate([graphs[i].edges[name] + node_ptr[i] for i in owners], axis=1))
+        attr[name] = torch.from_numpy(np.concatenate([graphs[i].edge_features[name] for i in owners]).astype(np.float32))
+        available[name] = torch.from_numpy(np.concatenate([graphs[i].edge_available[name] for i in owners]))
+        edge_ptr[name] = torch.from_numpy(_pointer(g.edges[name].shape[1] if name in g.edges else 0 for g in graphs))
+    return index, attr, available, edge_ptr
+
+
+def _target_mask(
+    graphs: Sequence[ServiceGraph],
+    targets: Sequence[Sequence[int]] | None,
+    node_ptr: npt.NDArray[np.int64],
+    candidate: npt.NDArray[np.int64],
+) -> npt.NDArray[np.bool_]:
+    if targets is None:
+        return np.zeros(len(candidate), dtype=np.bool_)
+    _per_graph("targets", targets, graphs)
+    for i, rows in enumerate(targets):
+        outside = sorted(set(rows) - set(graphs[i].candidate_rows.tolist()))
+        if outside:
+            raise BadGraph(f"targets[{i}]", expected="rows of candidates", found=f"rows {outside}")
+    chosen = [start + row for start, rows in zip(node_ptr, targets, strict=False) for row in rows]
+    return np.isin(candidate, np.array(chosen, dtype=np.int64))
+
+
+def shuffle_edges(tensors: GraphTensors, seed: int) -> GraphTensors:
+    """The same graphs with the targets of every relation exchanged at random among the edges of their graph: an ablation.
+
+    Degrees, kinds and edge features stay. Which edge gets which target follows from the edges' features and the seed, not from
+    their order, so that the order of nodes still does not matter.
+    """
+    index = {}
+    for number, name in enumerate(RELATIONS):
+        if name not in tensors.edge_index:
+            continue
+        source, target = tensors.edge_index[name]
+        owner = _owner(tensors.edge_ptr[name], source.shape[0])
+        described = torch.cat([tensors.x[source], tensors.x[target], tensors.edge_attr[name]], dim=1).double()  # (E, 2F+D)
+        generator = torch.Generator().manual_seed(seed * len(RELATIONS) + number)
+        taker, giver = torch.randn(2, described.shape[1], generator=generator, dtype=torch.float64).to(described.device)
+        order = _order_within((described * taker).sum(1), owner)
+        donors = _order_within((described * giver).sum(1), owner)
+        exchanged = torch.empty_like(target)
+        exchanged[order] = target[donors]
+        index[name] = torch.stack([source, exchanged])
+    return replace(tensors, edge_index=_reversed(index))
+
+
+def _order_within(key: Tensor, owner: Tensor) -> Tensor:
+    by_key = torch.argsort(key, stable=True)
+    return by_key[torch.argsort(owner[by_key], stable=True)]
+
+
+def feature_classes(names: Sequence[str]) -> list[str]:
+    """Class of every feature: its name up to the first dot."""
+    return [name.split(".", 1)[0] for name in names]
+
+
+def chunks(tensors: GraphTensors, graphs: int) -> list[GraphTensors]:
+    """The graphs in order, at most `graphs` of them in each batch."""
+    bounds = [*range(0, tensors.graphs, graphs), tensors.graphs]
+    device = tensors.x.device
+    return [tensors.select(torch.arange(low, high, device=device)) for low, high in pairwise(bounds)]
