@@ -1,0 +1,115 @@
+"""What goes wrong with an incident's data in real life, done to it on purpose: wrong onsets, lost modalities, sparse traces."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+import polars as pl
+
+from rca.errors import BadInput, UnknownName
+from rca.faults import NO_FAULT
+from rca.incidents.incident import BaselineModel, Incident, IntervalModel
+from rca.telemetry import SECOND_NS, Gap, Telemetry, empty
+
+Recording = tuple[Incident, Telemetry]
+Transform = Callable[[Incident, Telemetry], Recording]
+
+NONE: Final = "none"
+QUIET: Final = "quiet"
+_REASON: Final = "left out on purpose"
+_ALERT_SOURCES: Final = {"spans": "trace", "metrics": "metric", "logs": "log"}
+
+
+def untouched(incident: Incident, telemetry: Telemetry) -> Recording:
+    """As recorded."""
+    return incident, telemetry
+
+
+def onset_off(seconds: int) -> Transform:
+    """Believe that the fault began `seconds` later than it did; window and preceding baselines move along."""
+    shift = seconds * SECOND_NS
+
+    def moved(incident: Incident, telemetry: Telemetry) -> Recording:
+        baselines = tuple(_moved(b, shift) if b.provenance == "preceding" else b for b in incident.baselines)
+        onset = None if incident.onset_ns is None else incident.onset_ns + shift
+        # the end stays: telemetry after it was not recorded
+        window = IntervalModel(start_ns=incident.window.start_ns + shift, end_ns=incident.window.end_ns)
+        return incident.model_copy(update={"window": window, "baselines": baselines, "onset_ns": onset}), telemetry
+
+    return moved
+
+
+def without(frame: str) -> Transform:
+    """Lose one modality: spans, metrics or logs, and the alerts raised on it."""
+
+    def dropped(incident: Incident, telemetry: Telemetry) -> Recording:
+        alerts = telemetry.alerts.filter(pl.col("source") != _ALERT_SOURCES[frame])
+        gaps = (*telemetry.gaps, Gap(frame, _REASON))
+        return incident, replace(telemetry, alerts=alerts, gaps=gaps, **{frame: empty(frame)})
+
+    return dropped
+
+
+def sampled_traces(share: float) -> Transform:
+    """Keep a share of the traces, whole, chosen by a digest of their ids, as a head sampler does."""
+
+    def sampled(incident: Incident, telemetry: Telemetry) -> Recording:
+        ids = telemetry.spans["trace_id"].unique()
+        kept = ids.filter(pl.Series([_digest(text) < share for text in ids], dtype=pl.Boolean))
+        return incident, replace(telemetry, spans=telemetry.spans.filter(pl.col("trace_id").is_in(kept.implode())))
+
+    return sampled
+
+
+def quiet(incident: Incident, telemetry: Telemetry) -> Recording:
+    """A window in which nothing was wrong: the end of the last baseline takes the incident's place, without a label.
+
+    Raises BadInput if no baseline is at least twice as long as the incident.
+    """
+    length = incident.window.end_ns - incident.window.start_ns
+    long_enough = [b for b in incident.baselines if b.end_ns - b.start_ns >= 2 * length]
+    if not long_enough:
+        found = f"{len(incident.baselines)} baselines, none so long"
+        raise BadInput(f"incident {incident.id}", expected="a baseline twice as long as the incident", found=found)
+    last = long_enough[-1]
+    window = IntervalModel(start_ns=last.end_ns - length, end_ns=last.end_ns)
+    rest = BaselineModel(start_ns=last.start_ns, end_ns=window.start_ns, provenance=last.provenance)
+    changed = {"window": window, "baselines": (rest,), "onset_ns": window.start_ns, "labels": (), "alerting": ()}
+    alerts = telemetry.alerts.clear()  # they belong to the incident
+    return incident.model_copy(update=changed | {"detected_ns": None}), replace(telemetry, alerts=alerts)
+
+
+TRANSFORMS: Final[dict[str, Transform]] = {
+    NONE: untouched,
+    "onset-60": onset_off(-60),
+    "onset+60": onset_off(60),
+    "onset+120": onset_off(120),
+    "no-traces": without("spans"),
+    "no-metrics": without("metrics"),
+    "no-logs": without("logs"),
+    "traces-5%": sampled_traces(0.05),
+    QUIET: quiet,
+}
+
+
+def transform(name: str) -> Transform:
+    """A transform by name. Raises UnknownName."""
+    if name not in TRANSFORMS:
+        raise UnknownName("transform", name, TRANSFORMS)
+    return TRANSFORMS[name]
+
+
+def fault_kind_after(name: str, incident: Incident) -> str:
+    """Fault kind of the incident once it is transformed."""
+    return NO_FAULT if name == QUIET else incident.fault_kind()
+
+
+def _moved(baseline: BaselineModel, shift_ns: int) -> BaselineModel:
+    return baseline.model_copy(update={"start_ns": baseline.start_ns + shift_ns, "end_ns": baseline.end_ns + shift_ns})
+
+
+def _digest(text: str) -> float:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest(), "big") / 2**48
