@@ -74,7 +74,9 @@ class _Blocks:
         firsts = bounds.group_by("interval").agg(pl.col("_start").min().alias("_first"))
         rest = frame.filter(pl.col("interval") != INCIDENT).join(firsts, on="interval")
         rest = rest.with_columns(pl.max_horizontal(time, "_first").alias("_time")).sort("_time")
-        rest = rest.join_asof(bounds.sort("_start"), left_on="_time", right_on="_start", by="interval", strategy="backward")
+        rest = rest.join_asof(
+            bounds.sort("_start"), left_on="_time", right_on="_start", by="interval", strategy="backward", check_sortedness=False
+        )
         return pl.concat([incident, rest.select(incident.columns)])
 
 
@@ -464,6 +466,7 @@ def _key_at(topology: Topology, row: int) -> str:
 # --- metrics ------------------------------------------------------------------------------------------------------------
 
 _LOG_OFFSET: Final = 1e-3
+_NEAR_NS: Final = 30 * SECOND_NS  # the two ends of a call are scraped at different seconds of the same minute
 
 
 def _measure_metrics(sheet: _Sheet, window: Window, topology: Topology, blocks: _Blocks, stretches: list[int]) -> None:
@@ -536,15 +539,14 @@ def _measure_call_metrics(sheet: _Sheet, window: Window, topology: Topology, blo
     ends = ["caller", "callee_kind", "callee"]
     client = calls.filter(pl.col("metric") == "call.client.duration.p50").sort("time_unix_nano")
     server = calls.filter(pl.col("metric") == "call.server.duration.p50").sort("time_unix_nano")
-    near = f"{30}s"
     gaps = (
-        client.with_columns(pl.from_epoch("time_unix_nano", time_unit="ns").alias("at"))
-        .join_asof(
-            server.select(*ends, pl.from_epoch("time_unix_nano", time_unit="ns").alias("at"), pl.col("value").alias("server")),
-            on="at",
+        client.join_asof(
+            server.select(*ends, "time_unix_nano", pl.col("value").alias("server")),
+            on="time_unix_nano",
             by=ends,
+            check_sortedness=False,
             strategy="nearest",
-            tolerance=near,
+            tolerance=_NEAR_NS,
         )
         .filter(pl.col("server").is_not_null())
         .with_columns((pl.col("value") - pl.col("server")).alias("value"), pl.lit("server.request.duration.p50").alias("metric"))
@@ -574,17 +576,17 @@ def _measure_residuals(sheet: _Sheet, window: Window, topology: Topology, blocks
     every = np.arange(len(topology.entities))
     sheet.raise_node("latency_residual", every, latency_residuals(frame, topology, frame["block"], stretches))
     sheet.raise_node("success_residual", every, success_residuals(frame, topology, frame["block"], stretches))
-    sheet.raise_node("quiet_callees", every, _quiet_callees(frame, topology, stretches))
+    sheet.raise_node("quiet_callees", every, _quiet_callees(frame, topology, blocks, stretches))
 
 
-def _quiet_callees(frame: pl.DataFrame, topology: Topology, stretches: list[int]) -> Array:
+def _quiet_callees(frame: pl.DataFrame, topology: Topology, blocks: _Blocks, stretches: list[int]) -> Array:
     """Largest fall over callees of ln(callee's rate) - ln(own rate), robust z over the baseline blocks, at the caller; (Q, N)."""
     result = np.full((len(stretches), len(topology.entities)), np.nan)
     rates = frame.filter((pl.col("signal") == "server.request.rate") & pl.col("block").is_not_null())
     means = rates.group_by("row", "block").agg(pl.col("value").mean())
     if means.is_empty():
         return result
-    level = np.full((len(topology.entities), blocks_in(means) + 1), np.nan)
+    level = np.full((len(topology.entities), blocks.count + 1), np.nan)
     for row, block, value in means.iter_rows():
         level[row, block + 1] = np.log(value + 0.05)  # 0.05 requests a second: below it a ratio is noise
     for caller, callee in topology.edges["calls"].T.tolist():
@@ -597,12 +599,6 @@ def _quiet_callees(frame: pl.DataFrame, topology: Topology, stretches: list[int]
         for q, stretch in enumerate(stretches):
             result[q, caller] = np.fmax(result[q, caller], (middle - ratio[stretch + 1]) / scale)
     return result
-
-
-def blocks_in(frame: pl.DataFrame) -> int:
-    """Number of baseline blocks that a frame's `block` column reaches."""
-    highest = frame["block"].max()
-    return int(highest) + 1 if isinstance(highest, int) else 0
 
 
 # --- events and alerts --------------------------------------------------------------------------------------------------
