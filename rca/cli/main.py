@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from rca import __version__
+from rca.cli import incidents
 from rca.errors import RcaError
 
 app = typer.Typer(
@@ -21,6 +22,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+
+app.add_typer(incidents.app, name="incidents")
 
 
 def _version(wanted: bool) -> None:

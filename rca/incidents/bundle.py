@@ -73,7 +73,7 @@ def write_bundle(path: Path, incident: Incident, telemetry: Telemetry, *, replac
         if path.name.endswith(ARCHIVE_SUFFIX):
             _write_archive(path, bundle_files(incident, telemetry))
         else:
-            _write_folder(path, bundle_files(incident, telemetry))
+            write_folder(path, bundle_files(incident, telemetry))
     return path
 
 
@@ -121,7 +121,8 @@ def _parquet(frame: pl.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
-def _write_folder(path: Path, files: Mapping[str, bytes]) -> None:
+def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
+    """Write the files of a bundle as a folder, durably and at once, in place of what is there."""
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     try:
         temporary.chmod(0o777 & ~_umask())

@@ -1,0 +1,271 @@
+"""`rca incidents`: the store of labelled incidents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rca.incidents.incident import Incident, Label
+    from rca.incidents.store import IncidentStore
+
+app = typer.Typer(
+    help="The store of incidents: their telemetry, their labels and who gave them. It lives in $RCA_HOME (~/.local/share/rca).",
+    no_args_is_help=True,
+)
+
+_Id = Annotated[str, typer.Argument(metavar="ID", help="Incident id, as `rca incidents list` shows it.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_Who = Annotated[str, typer.Option("--by", metavar="NAME", help="Who makes the change; default: the login name.")]
+
+
+@app.command("list")
+def list_(
+    system: Annotated[str | None, typer.Option(help="Only of this system.")] = None,
+    state: Annotated[str | None, typer.Option(metavar="STATE", help="Only labelled, unlabelled or disputed ones.")] = None,
+    fault: Annotated[str | None, typer.Option(metavar="KIND", help="Only with an undisputed label of this fault kind.")] = None,
+    json: _Json = False,
+) -> None:
+    """List incidents, oldest first."""
+    with _store() as store:
+        incidents = store.list(system=system, state=state, fault_kind=fault)  # type: ignore[arg-type]  # the store checks it
+    if json:
+        _print_json({"schema_version": "1", "incidents": [incident.model_dump(mode="json") for incident in incidents]})
+        return
+    if not incidents:
+        typer.echo("no incidents", err=True)
+        return
+    rows = [(i.id, _time(i.window.start_ns)[:16], _causes(i), ", ".join(_faults(i))) for i in incidents]
+    _print_table(("incident", "start (UTC)", "cause", "fault"), rows)
+
+
+@app.command()
+def show(incident_id: _Id, json: _Json = False) -> None:
+    """Show one incident: times, labels, what telemetry there is and what is missing."""
+    with _store() as store:
+        manifest = store.manifest(incident_id)
+    if json:
+        _print_json(manifest.model_dump(mode="json"))
+        return
+    facts = [
+        ("incident", manifest.id),
+        ("title", manifest.title),
+        ("system", manifest.system),
+        ("source", manifest.source),
+        ("window", f"{_time(manifest.window.start_ns)} to {_time(manifest.window.end_ns)} UTC"),
+        ("onset", manifest.onset_ns and f"{_time(manifest.onset_ns)} UTC"),
+        ("detected", manifest.detected_ns and f"{_time(manifest.detected_ns)} UTC"),
+        *(("baseline", f"{_time(b.start_ns)} to {_time(b.end_ns)} UTC ({b.provenance})") for b in manifest.baselines),
+        ("alerting", ", ".join(str(entity.entity()) for entity in manifest.alerting)),
+        *(("link", link) for link in manifest.links),
+        *(("label", _label_line(label)) for label in manifest.labels),
+        *(("frame", f"{frame.frame}: {frame.rows:,} row{'s' * (frame.rows != 1)}") for frame in manifest.frames),
+        *(("gap", f"{gap.source}: {gap.reason}") for gap in manifest.gaps),
+    ]
+    if not manifest.labels:
+        facts.append(("label", "none yet"))
+    _print_table(None, [(name, str(value)) for name, value in facts if value])
+
+
+@app.command()
+def label(
+    incident_id: _Id,
+    entity: Annotated[str, typer.Argument(metavar="ENTITY", help="Who caused it: a name, or kind:name (database:orders).")],
+    *,
+    fault: Annotated[str, typer.Option(metavar="KIND", help="Fault kind, such as cpu_contention.")] = "unknown",
+    provenance: Annotated[str, typer.Option(help="How it is known: injected, confirmed or inferred.")] = "confirmed",
+    note: Annotated[str, typer.Option(help="Why, in a sentence.")] = "",
+    dispute: Annotated[bool, typer.Option("--dispute", help="Mark the entity's label as disputed instead.")] = False,
+    withdraw: Annotated[bool, typer.Option("--withdraw", help="Take the entity's label back instead.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Accept an entity that the telemetry does not mention.")] = False,
+    by: _Who = "",
+) -> None:
+    """Say what caused an incident. Several causes: run it once for each. `rca incidents audit` shows every change."""
+    from rca.errors import BadInput
+
+    if dispute and withdraw:
+        raise BadInput("options", expected="--dispute or --withdraw", found="both")
+    with _store(by) as store:
+        if dispute or withdraw:
+            named = _labelled_entity(store.incident(incident_id), entity)
+            if dispute:
+                store.dispute(incident_id, named, note)
+            else:
+                store.withdraw(incident_id, named)
+            typer.echo(f"{incident_id}: label of {named.entity()} {'disputed' if dispute else 'withdrawn'}")
+            return
+        new = _new_label(store, incident_id, entity, fault=fault, provenance=provenance, note=note, force=force)
+        changed = store.label(incident_id, new, force=force)
+    typer.echo(f"{incident_id}: {_label_line(new) if changed else 'labelled so already'}")
+
+
+@app.command()
+def export(
+    incident_id: _Id,
+    path: Annotated[Path, typer.Argument(help="Where to: one file if it ends in .tar.zst, else a folder.")],
+    max_mib: Annotated[float | None, typer.Option(min=0, help="Drop baseline traces until it fits (recorded as a gap).")] = None,
+    redact: Annotated[bool, typer.Option("--redact", help="Replace all names by pseudonyms, consistently.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Overwrite PATH.")] = False,
+) -> None:
+    """Write an incident with its present labels as a bundle."""
+    from rca.incidents.bundle import write_bundle
+    from rca.incidents.sharing import capped, redacted
+
+    with _store() as store:
+        incident, telemetry = store.get(incident_id)
+    if redact:
+        incident, telemetry = redacted(incident, telemetry)
+    if max_mib is not None:
+        telemetry = capped(incident, telemetry, int(max_mib * 2**20))
+    write_bundle(path, incident, telemetry, replace=replace)
+    typer.echo(f"{incident.id}: written to {path}")
+
+
+@app.command("import")
+def import_(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Bundles: folders or .tar.zst files.")],
+    replace: Annotated[bool, typer.Option("--replace", help="Replace another incident of the same id.")] = False,
+    by: _Who = "",
+) -> None:
+    """Add bundles to the store. Importing one again changes nothing. Each line printed is safely on the disk."""
+    with _store(by) as store:
+        for path in paths:
+            incident, outcome = store.import_bundle(path, replace=replace)
+            typer.echo(f"{incident.id}: {outcome}")
+
+
+@app.command()
+def remove(incident_id: _Id, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False, by: _Who = "") -> None:
+    """Remove an incident and its telemetry. The audit trail stays."""
+    with _store(by) as store:
+        store.incident(incident_id)
+        if not yes:
+            typer.confirm(f"Remove {incident_id} and its telemetry?", abort=True)
+        store.remove(incident_id)
+    typer.echo(f"{incident_id}: removed")
+
+
+@app.command()
+def audit(
+    incident_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="Only this incident.")] = None, json: _Json = False
+) -> None:
+    """Show who changed what, and when; removed incidents included."""
+    from dataclasses import asdict
+
+    with _store() as store:
+        entries = store.audit(incident_id)
+    if json:
+        _print_json({"schema_version": "1", "changes": [asdict(entry) for entry in entries]})
+        return
+    if not entries:
+        typer.echo("no changes", err=True)
+        return
+    rows = [(_time(e.at_ns), e.who, e.incident_id, e.action + _change(e.before, e.after)) for e in entries]
+    _print_table(("when (UTC)", "who", "incident", "change"), rows)
+
+
+def _store(who: str = "") -> IncidentStore:
+    from rca.incidents.store import IncidentStore
+
+    return IncidentStore(who=who)
+
+
+def _new_label(
+    store: IncidentStore, incident_id: str, text: str, *, fault: str, provenance: str, note: str, force: bool
+) -> Label:
+    from typing import cast, get_args
+
+    from rca.errors import UnknownName
+    from rca.faults import FAULT_KINDS
+    from rca.incidents.entities import find_entity, known_entities
+    from rca.incidents.incident import EntityModel, Label, LabelProvenance
+    from rca.telemetry import EntityKind
+
+    allowed = [name for name in get_args(LabelProvenance) if name != "disputed"]
+    if provenance not in allowed:
+        raise UnknownName("--provenance", provenance, allowed)
+    if fault not in FAULT_KINDS and not force:
+        raise UnknownName("--fault (or your own word with --force)", fault, FAULT_KINDS)
+    try:
+        known = known_entities(store.get(incident_id)[1])
+        found = find_entity(f"label of incident {incident_id}", text, known)
+        entity = EntityModel(kind=found.kind, name=found.name)
+    except UnknownName:
+        if not force:
+            raise
+        kind, colon, name = text.partition(":")
+        known_kind = bool(colon) and kind in get_args(EntityKind)
+        entity = EntityModel(kind=cast("EntityKind", kind), name=name) if known_kind else EntityModel(name=text)
+    return Label(entity=entity, fault_kind=fault, provenance=cast("LabelProvenance", provenance), note=note)
+
+
+def _labelled_entity(incident: Incident, text: str) -> Any:
+    from rca.errors import UnknownName
+
+    for label in incident.labels:
+        if text in (label.entity.name, f"{label.entity.kind}:{label.entity.name}", str(label.entity.entity())):
+            return label.entity
+    raise UnknownName(f"labels of incident {incident.id}", text, [label.entity.name for label in incident.labels])
+
+
+def _causes(incident: Incident) -> str:
+    return ", ".join(label.entity.name + (" (disputed)" if label.provenance == "disputed" else "") for label in incident.labels)
+
+
+def _faults(incident: Incident) -> list[str]:
+    return list(dict.fromkeys(label.fault_kind for label in incident.labels if label.provenance != "disputed"))
+
+
+def _label_line(label: Label) -> str:
+    by = f" by {label.author}" if label.author else ""
+    note = f": {label.note}" if label.note else ""
+    return f"{label.entity.entity()}, {label.fault_kind} ({label.provenance}{by}){note}"
+
+
+def _change(before: Any, after: Any) -> str:
+    """What a change did to the labels, as ` -old +new`."""
+    old, new = (
+        [f"{label['entity']['name']}/{label['fault_kind']}/{label['provenance']}" for label in _labels_in(state)]
+        for state in (before, after)
+    )
+    return "".join([f" -{label}" for label in old if label not in new] + [f" +{label}" for label in new if label not in old])
+
+
+def _labels_in(state: Any) -> list[Any]:
+    labels: list[Any] = state["labels"] if isinstance(state, dict) else state or []
+    return labels
+
+
+def _time(time_ns: int) -> str:
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(time_ns // 10**9, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _print_json(body: Any) -> None:
+    import json
+
+    typer.echo(json.dumps(body, indent=2, ensure_ascii=False))
+
+
+def _print_table(head: tuple[str, ...] | None, rows: Sequence[tuple[str, ...]]) -> None:
+    """A table that folds into the terminal's width; into a pipe it goes unfolded, so that lines can be cut and searched."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    columns = head or ("",) * len(rows[0])
+    table = Table(*columns, box=None, show_header=head is not None, pad_edge=False, padding=(0, 2, 0, 0))
+    for i, column in enumerate(table.columns):
+        column.overflow = "fold"
+        column.no_wrap = max(len(row[i]) for row in rows) <= 36  # ids and times stay whole, what follows them folds
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=max(sum(map(len, row)) + 2 * len(row) for row in (head or (), *rows)) + 80)
+    console.print(table)
