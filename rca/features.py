@@ -93,7 +93,6 @@ FLOOR_SIGNALS: Final = (
     "cpu",
     "memory",
     "disk",
-    "network",
     "sockets",
     "metric_server_latency",
     "metric_client_latency",
