@@ -239,6 +239,7 @@ def _measure_durations(sheet: _Sheet, window: Window, topology: Topology, blocks
                 sheet.raise_edge(signal, relation, rows, shifts[:, of_relation])
         if what == "gap":
             _credit_gaps(sheet, topology)
+    _credit_callees(sheet, topology, "client_latency", "leaf_latency")
 
 
 def _credit_gaps(sheet: _Sheet, topology: Topology) -> None:
@@ -250,6 +251,15 @@ def _credit_gaps(sheet: _Sheet, topology: Topology) -> None:
         for signal, end, reduce in (("gap_in", 1, np.fmax), ("gap_in_all", 1, np.fmin), ("gap_out", 0, np.fmin)):
             column = sheet.node[stretch, :, NODE_COLUMN[signal]]
             reduce.at(column, calls[end][seen], np.maximum(shifts[seen], 0.0))
+
+
+def _credit_callees(sheet: _Sheet, topology: Topology, edge_signal: str, signal: str) -> None:
+    """Databases, queues and external hosts emit no spans: what every caller sees of them is theirs (the least over callers)."""
+    for relation in ("queries", "publishes", "requests"):
+        callees = topology.edges[relation][1]
+        for stretch, values in enumerate(sheet.edge[relation][:, :, EDGE_COLUMN[edge_signal]]):
+            seen = np.isfinite(values)
+            np.fmin.at(sheet.node[stretch, :, NODE_COLUMN[signal]], callees[seen], np.maximum(values[seen], 0.0))
 
 
 def _service_rows(topology: Topology, names: pl.Series) -> Indices:
@@ -403,6 +413,7 @@ def _measure_edges(sheet: _Sheet, counts: _Counts, topology: Topology) -> None:
             f_before = failed_before[:, [f]] if f is not None else np.zeros_like(calls_before[:, [k]])
             expected, share = _expected(calls_now[:, [k]], f_before, calls_before[:, [k]])
             sheet.raise_edge("failed_calls", relation, column, anscombe(f_now, expected, share))
+    _credit_callees(sheet, topology, "failed_calls", "own_errors")
 
 
 # --- logs ---------------------------------------------------------------------------------------------------------------
@@ -646,6 +657,7 @@ _CALLER_SIDE: Final = {
     "src_p": "alert_latency_out",
     "src_success": "alert_errors_out",
 }
+_METRIC_ALERTS: Final = tuple(dict.fromkeys([*_CALLER_SIDE.values(), *(signal for _, signal in _ALERT_WORDS)]))
 _CALL_ALERTS: Final = {"slow": ("alert_slow", "alert_slow_calls"), "failed": ("alert_failed", "alert_failed_calls")}
 
 
@@ -683,6 +695,16 @@ def _measure_alerts(sheet: _Sheet, window: Window, topology: Topology) -> None:
             else:
                 signal = "alert_logs" if source == "log" else alert_signal(name)
                 sheet.node[0, target, NODE_COLUMN[signal]] += sign
+    on_metrics = [NODE_COLUMN[signal] for signal in _METRIC_ALERTS]
+    sheet.node[0, :, NODE_COLUMN["alert_rarity"]] = _rarity(sheet.node[0][:, on_metrics])
+
+
+def _rarity(values: Array) -> Array:
+    """Sum over the columns an entity has a value in of -ln(share of entities that have one), (N,). values: (N, kinds)."""
+    has = values != 0
+    weight = -np.log((has.sum(axis=0) + 0.5) / (len(values) + 1))
+    rarity: Array = has @ weight
+    return rarity
 
 
 def _add_call_alert(sheet: _Sheet, topology: Topology, row: int, name: str, peer: str | None) -> None:

@@ -29,8 +29,8 @@ _LEAST_THRESHOLD: Final = 0.7
 _UNCALIBRATED_THRESHOLD: Final = float(np.log1p(2.0))  # two robust standard deviations, where no quiet stretch tells better
 _ALERT_THRESHOLD: Final = 0.35  # half of ln(1 + 1): a single alert counts, and counts little
 _ABOVE_RANGE: Final = (-3.0, 8.0)
-_OFF_PATH: Final = 2.0
-_TOTAL_WEIGHT, _CALLEE_WEIGHT = 0.15, 0.25
+_OFF_PATH: Final = 4.0
+_TOTAL_WEIGHT, _CALLEE_WEIGHT = 0.5, 0.25
 _SLOPED: Final = ("cpu", "memory", "disk", "network")
 
 
@@ -60,9 +60,14 @@ def _node_features() -> tuple[Feature, ...]:
         if n in _SLOPED:
             table.append(Feature(f"{n}.slope", "ln(1 + z/min)", "sign ln(1 + |z per minute|)", "a leak climbs, a burst does not"))
     table += [
-        Feature(FLOOR_FEATURE, "ln(1 + z)", "loudest + 0.15 sum - 0.25 loudest callee - 2 off the path", "the label-free score"),
-        Feature("own.loudest", "ln(1 + z)", "largest .above", "one clear signal must not drown in many vague ones"),
-        Feature("own.total", "ln(1 + z)", "sum of positive .above", "breadth of the disturbance"),
+        Feature(FLOOR_FEATURE, "ln(1 + z)", "own.loudest + 0.5 own.total - 0.25 callees.loudest", "the label-free score"),
+        Feature(
+            "own.loudest",
+            "ln(1 + z)",
+            "largest .above among FLOOR_SIGNALS, less 4 off the request path",
+            "one clear signal must not drown in many vague ones",
+        ),
+        Feature("own.total", "ln(1 + z)", "sum of positive .above among FLOOR_SIGNALS", "breadth of the disturbance"),
         Feature("callees.loudest", "ln(1 + z)", "largest own.loudest among callees", "a loud callee explains its callers"),
         Feature("callers.loudest", "ln(1 + z)", "largest own.loudest among callers", "a victim's callers suffer too"),
         Feature(
@@ -94,20 +99,15 @@ FLOOR_SIGNALS: Final = (
     "memory",
     "disk",
     "sockets",
-    "metric_server_latency",
-    "metric_client_latency",
-    "metric_success",
     "metric_errors",
     "metric_gap",
     "quiet_callees",
     "latency_residual",
     "success_residual",
     "self_time",
-    "server_latency",
     "leaf_latency",
     "gap_in",
     "own_errors",
-    "errors",
     "traffic",
     "vanished_calls",
     "vanished_templates",
@@ -115,11 +115,16 @@ FLOOR_SIGNALS: Final = (
     "error_lines",
     "warnings",
     "changes",
-    *(signal.name for signal in NODE_SIGNALS if signal.source == "alerts"),
 )
-"""Signals the label-free score listens to. The others mostly mirror load or restate one of these."""
+"""Signals the label-free score listens to: those that speak of the entity alone. Inclusive latency and error signals are left to
+their exclusive counterparts (self time, residuals, gaps, own errors), since a victim shows them just as the culprit does; network
+bytes mirror load."""
+
+ALERT_SIGNAL: Final = "alert_rarity"
+"""What the label-free score listens to where alerts are all there is: alerts restate what the other signals measure."""
 
 _FLOOR_COLUMNS: Final = np.array([NODE_COLUMN[name] for name in FLOOR_SIGNALS])
+_ALERT_COLUMN: Final = np.array([NODE_COLUMN[ALERT_SIGNAL]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,7 +222,7 @@ def graph_of(deviations: Deviations, calibration: Calibration) -> ServiceGraph:
 def _context(deviations: Deviations, above: Array) -> dict[str, Array]:
     """Features of an entity that depend on its neighbours, and the label-free score."""
     n = len(deviations.entities)
-    heard = above[:, _FLOOR_COLUMNS]
+    heard = above[:, floor_columns(above)]
     silent = ~np.isfinite(heard).any(axis=1)
     loudest = np.where(silent, 0.0, np.max(np.where(np.isfinite(heard), heard, -np.inf), axis=1, initial=-np.inf))
     loudest = np.where(np.isfinite(loudest), loudest, 0.0)
@@ -249,6 +254,11 @@ def _context(deviations: Deviations, above: Array) -> dict[str, Array]:
     }
 
 
+def floor_columns(above: Array) -> npt.NDArray[np.int64]:
+    """Signals that the label-free score listens to in this graph."""
+    return _FLOOR_COLUMNS if np.isfinite(above[:, _FLOOR_COLUMNS]).any() else _ALERT_COLUMN
+
+
 def _mid_ranks(loudness: Array, candidates: npt.NDArray[np.bool_]) -> Array:
     """Share of the other candidates that are quieter, ties counting half, (N, S); NaN where unobserved or no candidate."""
     ranks = np.full_like(loudness, np.nan)
@@ -265,10 +275,11 @@ def _mid_ranks(loudness: Array, candidates: npt.NDArray[np.bool_]) -> Array:
 
 def loudest_signal(graph: ServiceGraph, row: int) -> str | None:
     """Name of the signal that strays furthest above its threshold at one entity, None where none does."""
-    columns = _ABOVE_COLUMNS[_FLOOR_COLUMNS]
-    values = np.where(graph.available[row, columns], graph.features[row, columns], -np.inf)
+    above = np.where(graph.available[:, _ABOVE_COLUMNS], graph.features[:, _ABOVE_COLUMNS], np.nan)
+    columns = floor_columns(above)
+    values = np.where(np.isfinite(above[row, columns]), above[row, columns], -np.inf)
     best = int(np.argmax(values))
-    return FLOOR_SIGNALS[best] if values[best] > 0 else None
+    return NODE_SIGNALS[columns[best]].name if values[best] > 0 else None
 
 
 def entity_rows(graph: ServiceGraph, entities: Sequence[EntityId]) -> list[int]:

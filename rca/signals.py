@@ -133,6 +133,14 @@ NODE_SIGNALS: Final[tuple[Signal, ...]] = (
     Signal("alert_failed_own", "alerts", "errors", False, "alerts on failed operations inside it", "number of alerts"),
     Signal("alert_logs", "alerts", "errors", False, "alerts on log lines", "number of alerts"),
     Signal("alert_other", "alerts", "errors", False, "other alerts", "number of alerts"),
+    Signal(
+        "alert_rarity",
+        "alerts",
+        "errors",
+        False,
+        "metric alerts that few others have",
+        "sum over the kinds of metric alert it has of -ln(share of entities that have it)",
+    ),
 )
 """Signals of an entity, in column order."""
 
