@@ -206,6 +206,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], type[RcaError], str]] = {
         "incident.json: window: expected .* end_ns after start_ns",
     ),
     "unknown version": (_edited(lambda b: b.update(schema_version="9")), BadBundle, "expected schema_version '1', found '9'"),
+    "no version": (_edited(lambda b: b.pop("schema_version")), BadBundle, "expected schema_version '1', found None"),
     "unknown key": (_edited(lambda b: b.update(tittle="x")), BadBundle, "'tittle' .did you mean title"),
     "unknown key inside": (
         _edited(lambda b: b["labels"][0].update(fault="x")),

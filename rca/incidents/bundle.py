@@ -48,7 +48,7 @@ class FrameFile(BaseModel):
 class IncidentFile(Incident):
     """The content of `incident.json`: the incident and the manifest of its frames. Frames that are empty have no file."""
 
-    frames: tuple[FrameFile, ...] = ()
+    frames: Annotated[tuple[FrameFile, ...], Field(description="the Parquet files: frame, file, rows, sha256")] = ()
 
     def incident(self) -> Incident:
         """The incident without the manifest."""
@@ -306,8 +306,8 @@ def _manifest(path: Path, files: Mapping[str, bytes]) -> IncidentFile:
         raise BadBundle(where, expected="JSON", found=str(error)) from error
     if not isinstance(body, dict):
         raise BadBundle(where, expected="a JSON object", found=type(body).__name__)
-    if body.get("schema_version", SCHEMA_VERSION) != SCHEMA_VERSION:
-        raise BadBundle(where, expected=f"schema_version {SCHEMA_VERSION!r}", found=repr(body["schema_version"]))
+    if body.get("schema_version") != SCHEMA_VERSION:
+        raise BadBundle(where, expected=f"schema_version {SCHEMA_VERSION!r}", found=repr(body.get("schema_version")))
     try:
         manifest = IncidentFile.model_validate_json(files[INCIDENT_FILE])
     except ValidationError as error:

@@ -75,23 +75,27 @@ class GapModel(_Model):
 class Incident(_Model):
     """Everything about an incident but its telemetry frames."""
 
-    schema_version: Literal["1"] = SCHEMA_VERSION
-    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
-    system: str
-    window: IntervalModel
-    detected_ns: int | None = None
-    """When somebody or something noticed; null where unknown."""
-    onset_ns: int | None = None
-    """When the fault began, where that is known (an injection); null at three in the morning."""
-    baselines: tuple[BaselineModel, ...] = ()
-    labels: tuple[Label, ...] = ()
-    alerting: tuple[EntityModel, ...] = ()
-    """Entities whose alert brought this up (the start of the path to the cause)."""
-    source: str = ""
-    """Format it was imported from, or the collector that recorded it."""
-    title: str = ""
-    links: tuple[str, ...] = ()
-    gaps: tuple[GapModel, ...] = ()
+    schema_version: Annotated[Literal["1"], Field(description="version of the format")] = SCHEMA_VERSION
+    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", description="unique in a store; safe as a file name")]
+    system: Annotated[str, Field(description="the system it happened in; incidents of one system share a baseline of behaviour")]
+    window: Annotated[IntervalModel, Field(description="the incident itself: start_ns, end_ns")]
+    detected_ns: Annotated[int | None, Field(description="when somebody or something noticed, where known")] = None
+    onset_ns: Annotated[int | None, Field(description="when the fault began, where known (an injection)")] = None
+    baselines: Annotated[
+        tuple[BaselineModel, ...],
+        Field(description="quiet intervals: start_ns, end_ns, provenance (`preceding`, or a `reference` from elsewhere)"),
+    ] = ()
+    labels: Annotated[
+        tuple[Label, ...],
+        Field(description="root causes: entity (kind, name, namespace), fault_kind, provenance, author, at_ns, note"),
+    ] = ()
+    alerting: Annotated[tuple[EntityModel, ...], Field(description="entities whose alert brought this up")] = ()
+    source: Annotated[str, Field(description="format it was imported from, or the collector that recorded it")] = ""
+    title: Annotated[str, Field(description="one line for people")] = ""
+    links: Annotated[tuple[str, ...], Field(description="addresses of dashboards, tickets and the like")] = ()
+    gaps: Annotated[
+        tuple[GapModel, ...], Field(description="telemetry that is missing: source, reason, interval where known")
+    ] = ()
 
     def causes(self) -> tuple[EntityId, ...]:
         """Labelled root causes that nobody disputes."""

@@ -1,0 +1,176 @@
+"""Write the generated pages of docs/, or check that the committed ones are current.
+
+    python -m scripts.docs            write
+    python -m scripts.docs --check    exit with 1 if a page differs from what its source says
+
+A page is a function that returns its text; add yours to PAGES.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final
+
+from rca.faults import FAULT_KINDS
+from rca.incidents.bundle import ARCHIVE_SUFFIX, INCIDENT_FILE, MAX_ARCHIVE_BYTES, IncidentFile
+from rca.incidents.incident import SCHEMA_VERSION
+from rca.metrics import METRICS
+from rca.telemetry import SCHEMAS
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+
+_FRAMES: Final = {
+    "spans": "Spans of traces, one row each.",
+    "metrics": "Samples of metrics, one row per entity, metric and time, at the resolution of their source.",
+    "events": "Kubernetes events and changes.",
+    "logs": "Counts of log lines by template, in bins of 10 s.",
+    "alerts": "Alerts that fired, with or without a time.",
+    "calls": "Statistics of calls that arrive already aggregated, such as service-graph metrics.",
+    "topology": "Relations that are known from elsewhere than spans; they hold for the whole incident.",
+}
+
+_BUNDLE: Final = """\
+# Incident bundle, version {version}
+
+An incident travels as a *bundle*: a folder, or one `{suffix}` file of such a folder, with
+
+- `{incident}`: what happened and when, its labels, what telemetry is missing, and a manifest of the frames. Its JSON schema is
+  [incident.schema.json](incident.schema.json).
+- `<frame>.parquet`, one per frame of telemetry below that is not empty.
+
+`rca incidents export ID PATH` writes one, `rca incidents import PATH` and `rca triage PATH` read one. In Python:
+`rca.incidents.bundle.write_bundle` and `read_bundle`.
+
+## Rules
+
+- Times are integer nanoseconds since the Unix epoch, UTC, between the years 2000 and 2100; anything else (seconds, milliseconds)
+  is refused. Intervals are half-open: the start belongs to them, the end does not.
+- Names and units follow OpenTelemetry's semantic conventions; importers map older names to the newer ones.
+- Columns that are not required may be absent or null. Columns beside those below are ignored.
+- The manifest gives every file's frame, name, rows and SHA-256. A file that does not match is refused; files that it does not
+  list are ignored.
+- `{incident}` takes no keys but the schema's; the message names the nearest known one.
+- In an archive, the files lie at the top or in one folder, as plain files; one that unpacks to more than {limit} GiB is refused.
+- Rows need no order. Duplicate span ids, cycles of parents and spans that end before they start are taken out when a bundle is
+  read for ranking, and reported as gaps.
+- A root cause is a label: an entity (kind and name as the telemetry has them), a fault kind, and its provenance: `injected`,
+  `confirmed`, `inferred` or `disputed`. Several labels mean several causes. Disputed labels do not count.
+- `gaps` say what could not be collected. Missing telemetry is masked, never read as zero.
+
+## Versions
+
+`schema_version` is "{version}". Within a version, optional columns may be added, and a reader ignores columns that it does not
+know. New frames, keys of `{incident}`, required columns, and other units or meanings make a new version. A reader refuses
+versions that it does not know; a newer `rca` reads every older version.
+
+## {incident}
+
+{keys}
+
+## Frames
+
+{frames}
+## Fault kinds
+
+The vocabulary of labels. A team's own words are accepted too and count as the family `errors`. The kinds of the family `no_fault`
+name no entity.
+
+{faults}
+"""
+
+_METRICS: Final = """\
+# Canonical metrics
+
+What importers and collectors map metric names to, and what the features read. Other metrics stay in the bundle under their own
+name and count as the signal `other`, in both directions. "Deviates" says which direction counts as unusual, "scale" on which
+scale the deviation is measured.
+
+{table}
+"""
+
+
+def bundle_page() -> str:
+    """docs/bundle.md, from the schemas."""
+    frames = "\n".join(_frame_section(name) for name in SCHEMAS)
+    faults = _table(
+        ("fault kind", "family", "label may name", "where it shows"),
+        ((f"`{k.name}`", k.family, ", ".join(k.label_kinds) or "nothing", k.signature) for k in FAULT_KINDS.values()),
+    )
+    fields = IncidentFile.model_fields
+    keys = _table(
+        ("key", "required", "meaning"),
+        ((f"`{name}`", "yes" if field.is_required() else "", field.description or "") for name, field in fields.items()),
+    )
+    return _BUNDLE.format(
+        keys=keys,
+        version=SCHEMA_VERSION,
+        suffix=ARCHIVE_SUFFIX,
+        incident=INCIDENT_FILE,
+        limit=MAX_ARCHIVE_BYTES // 2**30,
+        frames=frames,
+        faults=faults,
+    )
+
+
+def _frame_section(name: str) -> str:
+    rows = (
+        (f"`{column}`", str(spec.dtype).lower(), spec.unit, "yes" if spec.required else "", spec.meaning)
+        for column, spec in SCHEMAS[name].items()
+    )
+    return f"### {name}\n\n{_FRAMES[name]}\n\n{_table(('column', 'type', 'unit', 'required', 'meaning'), rows)}\n"
+
+
+def incident_schema() -> str:
+    """docs/incident.schema.json, from the pydantic model."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **IncidentFile.model_json_schema()}
+    return json.dumps(schema, indent=2) + "\n"
+
+
+def metrics_page() -> str:
+    """docs/metrics.md, from the table of canonical metrics."""
+    head = ("metric", "unit", "signal", "deviates", "scale", "meaning")
+    return _METRICS.format(
+        table=_table(head, ((f"`{m.name}`", m.unit, m.signal, m.direction, m.scale, m.title) for m in METRICS.values()))
+    )
+
+
+PAGES: Final[dict[str, Callable[[], str]]] = {
+    "docs/bundle.md": bundle_page,
+    "docs/incident.schema.json": incident_schema,
+    "docs/metrics.md": metrics_page,
+}
+"""Every generated page by path, and what writes it."""
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def stale(root: Path = ROOT) -> list[str]:
+    """Pages whose committed text differs from what their source says, or that are absent."""
+    return [
+        page
+        for page, write in PAGES.items()
+        if not (root / page).is_file() or (root / page).read_text(encoding="utf-8") != write()
+    ]
+
+
+def main() -> None:
+    """Write all pages, or check them."""
+    if "--check" in sys.argv[1:]:
+        pages = stale()
+        for page in pages:
+            print(f"{page}: differs from its source; run `make docs`", file=sys.stderr)
+        sys.exit(bool(pages))
+    for page, write in PAGES.items():
+        (ROOT / page).parent.mkdir(parents=True, exist_ok=True)
+        (ROOT / page).write_text(write(), encoding="utf-8")
+        print(page)
+
+
+if __name__ == "__main__":
+    main()

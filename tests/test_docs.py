@@ -1,0 +1,56 @@
+"""Generated pages are current, and the published schema describes what is written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from rca.incidents.bundle import IncidentFile, write_bundle
+from rca.incidents.example import FAULTS, example_incident
+from rca.incidents.incident import GapModel, IntervalModel
+from rca.telemetry import SCHEMAS
+from scripts import docs
+
+SCHEMA = json.loads((docs.ROOT / "docs/incident.schema.json").read_text(encoding="utf-8"))
+
+
+def test_committed_pages_are_current() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "scripts.docs", "--check"], cwd=docs.ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_page_that_drifted_is_named(tmp_path: Path) -> None:
+    assert docs.stale(tmp_path) == list(docs.PAGES)
+    shutil.copytree(docs.ROOT / "docs", tmp_path / "docs")
+    assert docs.stale(tmp_path) == []
+    with (tmp_path / "docs/metrics.md").open("a") as page:
+        page.write("by hand")
+    assert docs.stale(tmp_path) == ["docs/metrics.md"]
+
+
+def test_every_frame_and_column_is_documented() -> None:
+    page = (docs.ROOT / "docs/bundle.md").read_text(encoding="utf-8")
+    assert all(field.description for field in IncidentFile.model_fields.values())
+    for name, columns in SCHEMAS.items():
+        section = page.split(f"### {name}\n")[1].split("\n##")[0]
+        assert all(f"| `{column}` |" in section for column in columns)
+
+
+@pytest.mark.parametrize("fault_kind", FAULTS)
+def test_a_written_incident_fits_the_schema(tmp_path: Path, fault_kind: str) -> None:
+    incident, telemetry = example_incident(fault_kind=fault_kind, requests_per_second=0.05)
+    gap = GapModel(source="logs", reason="none", interval=IntervalModel(**incident.window.model_dump()))
+    path = write_bundle(tmp_path / "b", incident.model_copy(update={"gaps": (gap,)}), telemetry)
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    body = json.loads((path / "incident.json").read_text())
+    jsonschema.validate(body, SCHEMA)
+    with pytest.raises(jsonschema.ValidationError, match="colour"):
+        jsonschema.validate(body | {"colour": "red"}, SCHEMA)
