@@ -18,6 +18,7 @@ from rca.errors import BadInput, UnknownName
 ENTRY_POINT_GROUP: Final = "rca.rankers"
 
 BUILT_IN: Final[dict[str, str]] = {
+    "floor": "rca.models.rules.floor:Floor",
     "random": "rca.models.rules.blind:Random",
     "most-frequent": "rca.models.rules.blind:MostFrequent",
     "max-z": "rca.models.rules.loudest:MaxZ",

@@ -1,0 +1,61 @@
+"""The label-free score: works on day one, and is what a learned ranker may correct but not unlearn."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from rca.contracts import Case
+from rca.features import FLOOR_FEATURE, Calibration, graph_of, loudest_signal
+from rca.graph import ServiceGraph
+from rca.models.rules.rule import Rule, Values
+from rca.ranking import Ranking, rank_by_score
+from rca.signals import NODE_COLUMN, NODE_SIGNALS
+
+_TEMPERATURE: Final = 0.4
+_UNCALIBRATED_NO_FAULT: Final = 1.0
+
+
+class Floor(Rule):
+    """Deviations above what quiet times of the same system show, summed with falling weight, less what callees explain.
+
+    Formulas: rca.features. The score of `no_fault` is what the loudest candidate reaches in a typical quiet stretch.
+    """
+
+    name = "floor"
+
+    def scores(self, case: Case) -> Values:
+        return floor_of(case.graph)
+
+    def rank(self, case: Case) -> Ranking:
+        return rank_by_score(
+            self.name,
+            case.window.incident,
+            case.graph.candidates,
+            self.scores(case),
+            temperature=_TEMPERATURE,
+            no_fault_score=no_fault_score(case),
+            families=families(case.graph),
+            gaps=case.window.gaps,
+        )
+
+
+def floor_of(graph: ServiceGraph) -> Values:
+    """Label-free score of every candidate, (C,)."""
+    scores: Values = graph.column(FLOOR_FEATURE)[graph.candidate_rows].astype(np.float64)
+    return scores
+
+
+def no_fault_score(case: Case) -> float:
+    """Median over quiet stretches of the loudest candidate's score; 1 where there is no quiet stretch."""
+    if not case.quiet or not case.graph.candidates:
+        return _UNCALIBRATED_NO_FAULT
+    calibration = Calibration.of(case.quiet, case.deviations)
+    return float(np.median([floor_of(graph_of(stretch, calibration)).max() for stretch in case.quiet]))
+
+
+def families(graph: ServiceGraph) -> list[str]:
+    """Fault family that each candidate's loudest signal points to, empty where none is above its threshold."""
+    signals = [loudest_signal(graph, int(row)) for row in graph.candidate_rows]
+    return [NODE_SIGNALS[NODE_COLUMN[signal]].family if signal else "" for signal in signals]
