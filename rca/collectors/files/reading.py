@@ -13,14 +13,11 @@ from typing import Final, Literal, Protocol
 
 from rca.errors import BadInput
 from rca.incidents.incident import Incident
-from rca.telemetry import MINUTE_NS, Telemetry
+from rca.telemetry import Telemetry
 
 BaselineChoice = Literal["all", "past"]
 Progress = Callable[[int, int | None, str], None]
 """Called with (incidents done, incidents in all where known, what is being read)."""
-
-DEFAULT_WINDOW_NS: Final = 15 * MINUTE_NS
-"""Incident window of formats that know neither a start nor an end."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +25,8 @@ class ReadOptions:
     """Options of all readers; None means the format's own default.
 
     `window_ns` is the length of the incident window, `baseline` whether quiet time after the incident may serve as a baseline.
-    `start_ns`, `end_ns`, `incident_at_ns`, `system` and `incident_id` are for formats that hold telemetry without a label.
+    The others are for formats that hold telemetry without a label: `start_ns` and `end_ns` of the window, or `incident_at_ns`
+    (its start), `baseline_ns` (how much of the time before it is kept), and the name of the system.
     """
 
     window_ns: int | None = None
@@ -36,8 +34,8 @@ class ReadOptions:
     start_ns: int | None = None
     end_ns: int | None = None
     incident_at_ns: int | None = None
+    baseline_ns: int | None = None
     system: str | None = None
-    incident_id: str | None = None
 
 
 DEFAULTS: Final = ReadOptions()
