@@ -93,7 +93,8 @@ SHAPES: Final[dict[str, Shape]] = {
     ),
     "errors": Shape(
         {"vanished_calls": 0.6, "vanished_templates": 0.6, "new_templates": 0.5, "error_lines": 0.5, "errors": 0.6,
-         "own_errors": 0.6, "metric_success": 0.7, "metric_errors": 0.7, "success_residual": 0.7, "quiet_callees": 0.5, "self_time_fall": 0.3},
+         "own_errors": 0.6, "metric_success": 0.7, "metric_errors": 0.7, "success_residual": 0.7,
+         "quiet_callees": 0.5, "self_time_fall": 0.3},
         _FAILING_CALLERS,
         callees={"-traffic": 0.4, "-metric_traffic": 0.4, "-log_volume": 0.3},
         into={"failed_calls": 0.7},
