@@ -19,11 +19,9 @@ from torch import Tensor
 
 from rca.errors import BadCheckpoint, BadGraph
 from rca.faults import FAMILIES
+from rca.features import FLOOR_FEATURE
 from rca.graph import RELATIONS, ServiceGraph
 from rca.telemetry import ENTITY_KINDS
-
-FLOOR_FEATURE: Final = "floor"
-"""Node feature that holds the label-free score; the network corrects it."""
 
 REVERSE: Final = "rev_"
 RELATION_NAMES: Final = tuple(RELATIONS) + tuple(REVERSE + name for name in RELATIONS)

@@ -101,7 +101,7 @@ def test_a_network_scores_alike_on_both_engines() -> None:
     tensors = batch([*graphs, random_graph(rng, 3, edges_per_service=0)])
     network = Network(tensors.schema, NetworkConfig(dropout=0), seed=1)
     with torch.no_grad():
-        network.gate.fill_(1)
+        network.correction.weight.normal_(generator=torch.Generator().manual_seed(0))
         network.null.weight.normal_(generator=torch.Generator().manual_seed(0))
     gradients = []
     outputs = []
@@ -139,7 +139,7 @@ def test_cpu_and_gpu_agree() -> None:
     tensors = batch([random_graph(rng, n, others={"pod": 4, "node": 2}) for n in (1, 8, 30, 300)])
     network = Network(tensors.schema, NetworkConfig(), seed=1).eval()
     with torch.no_grad():
-        network.gate.fill_(1)
+        network.correction.weight.normal_(generator=torch.Generator().manual_seed(0))
         on_cpu = network(tensors, engine_of("torch"))
         on_gpu = network.to("cuda")(tensors.to("cuda"), engine_of("torch"))
     for part in ("score", "null", "family"):

@@ -19,9 +19,10 @@ MIXED = {"pod": 5, "node": 2, "database": 2, "queue": 1, "external": 1}
 def opened(tensors: GraphTensors, **options: object) -> Network:
     """A network whose correction counts."""
     network = Network(tensors.schema, NetworkConfig(**options), seed=3).eval()  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        network.gate.fill_(0.7)
-        network.null.weight.normal_(generator=torch.Generator().manual_seed(0))
+        network.correction.weight.normal_(generator=generator)
+        network.null.weight.normal_(generator=generator)
     return network
 
 

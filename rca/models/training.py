@@ -1,0 +1,419 @@
+"""Training of the graph network: listwise, regularised, seeded, resumable.
+
+Every random draw of an epoch follows from (seed, epoch) alone, so a run that was interrupted and resumed ends with the same
+weights as one that was not. On a CPU, with the same number of threads, two runs are equal to the last bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from rca.errors import BadGraph, BadInput, TrainingDiverged
+from rca.faults import FAMILIES, NO_FAULT
+from rca.graph import ServiceGraph
+from rca.models.checkpoint import read_state, write_state
+from rca.models.engines import Engine, engine_of
+from rca.models.network import Corruption, Network, Output
+from rca.tensors import NO_FAMILY, GraphTensors, batch, chunks, feature_classes
+
+Device = Literal["auto", "cpu", "cuda"]
+Schedule = Literal["cosine", "plateau"]
+_MAX_BAD_STEPS: Final = 5
+_EVALUATION_GRAPHS: Final = 256
+_WATCHED_GRAPHS: Final = 32
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSet:
+    """G graphs with their answers.
+
+    `targets` are node rows of the true causes; none where nothing is wrong or the cause is no candidate, which `is_normal` says.
+    `families` are names of faults.FAMILIES, or faults.NO_FAULT. `weights` are the caller's own and are kept; balancing by
+    system and family comes on top (`balanced`).
+    """
+
+    graphs: tuple[ServiceGraph, ...]
+    targets: tuple[tuple[int, ...], ...]
+    families: tuple[str, ...]
+    weights: tuple[float, ...]
+    systems: tuple[str, ...]
+    is_normal: tuple[bool, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("targets", "families", "weights", "systems", "is_normal"):
+            found = len(getattr(self, name))
+            if found != len(self.graphs):
+                raise BadGraph(f"training set: {name}", expected=f"one per graph ({len(self.graphs)})", found=str(found))
+        for i, (rows, normal) in enumerate(zip(self.targets, self.is_normal, strict=True)):
+            if bool(rows) == normal:
+                wanted = "no target in a normal window" if normal else "a target, or is_normal"
+                raise BadGraph(f"training set: graph {i}", expected=wanted, found=f"{len(rows)} targets")
+
+    def __add__(self, other: TrainingSet) -> TrainingSet:
+        names = ("graphs", "targets", "families", "weights", "systems", "is_normal")
+        return TrainingSet(*(getattr(self, name) + getattr(other, name) for name in names))
+
+    def __len__(self) -> int:
+        return len(self.graphs)
+
+    @classmethod
+    def empty(cls) -> TrainingSet:
+        return cls((), (), (), (), (), ())
+
+    def tensors(self) -> GraphTensors:
+        """All graphs in one batch, weighted by `balanced`. Raises BadGraph, BadCheckpoint."""
+        return batch(
+            self.graphs,
+            targets=self.targets,
+            families=self.families,
+            weights=balanced(self).tolist(),
+            is_normal=self.is_normal,
+        )
+
+    def digest(self) -> str:
+        """SHA-256 over features, edges and answers: names the data a checkpoint was trained on."""
+        digest = hashlib.sha256()
+        for graph, rows, family in zip(self.graphs, self.targets, self.families, strict=True):
+            digest.update(graph.features.tobytes())
+            digest.update(np.packbits(graph.available).tobytes())
+            for relation in sorted(graph.edges):
+                digest.update(relation.encode())
+                digest.update(np.ascontiguousarray(graph.edges[relation]).tobytes())
+                digest.update(graph.edge_features[relation].tobytes())
+            digest.update(f"{sorted(rows)}{family}".encode())
+        return digest.hexdigest()
+
+
+def balanced(training: TrainingSet) -> npt.NDArray[np.float64]:
+    """Weight of every graph, mean 1: a system of n graphs counts √n, and within a system every fault family the same."""
+    systems, families = np.array(training.systems), np.array(training.families)
+    weights = np.array(training.weights, dtype=np.float64)
+    for system in np.unique(systems):
+        members = systems == system
+        kinds = np.unique(families[members])
+        for family in kinds:
+            same = members & (families == family)
+            weights[same] *= math.sqrt(members.sum()) / (len(kinds) * same.sum())
+    return weights / weights.mean() if len(weights) and weights.mean() > 0 else weights
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How to train. `patience` counts epochs without a better validation loss; without validation graphs all epochs are run."""
+
+    epochs: int = 60
+    batch_graphs: int = 64
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.03
+    noise: float = 0.1
+    class_dropout: float = 0.15
+    clip: float = 1.0
+    patience: int = 12
+    schedule: Schedule = "cosine"
+    family_weight: float = 0.2
+    seed: int = 0
+    device: Device = "auto"
+    engine: str = "torch"
+
+    def __post_init__(self) -> None:
+        if self.epochs < 0 or self.batch_graphs < 1:
+            raise BadInput(
+                "epochs, batch_graphs", expected="epochs >= 0, batch_graphs >= 1", found=f"{self.epochs}, {self.batch_graphs}"
+            )
+        if self.schedule not in ("cosine", "plateau"):
+            raise BadInput("schedule", expected="cosine or plateau", found=repr(self.schedule))
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch came to. `similarity` is the over-smoothing watch: mean cosine between nodes after every layer."""
+
+    number: int
+    loss: float
+    validation_loss: float | None
+    learning_rate: float
+    gate: float
+    similarity: tuple[float, ...]
+    skipped_steps: int
+
+
+@dataclass(frozen=True)
+class History:
+    """All epochs, and the one whose weights were kept."""
+
+    epochs: tuple[Epoch, ...]
+    best: int
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def device_of(name: str) -> torch.device:
+    """The device by that name; "auto" is a GPU where there is one. Raises BadInput."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise BadInput("device", expected="auto, cpu or cuda", found=repr(name))
+    if name == "cuda" and not torch.cuda.is_available():
+        raise BadInput("device", expected="a GPU that torch can use", found="none")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def listwise_loss(output: Output, tensors: GraphTensors, engine: Engine) -> Tensor:
+    """Negative logarithm of the probability given to the right answer, (G,).
+
+    The softmax runs over a graph's candidates and its null; several causes count together (logarithm of their sum).
+    """
+    rows = torch.arange(tensors.candidate.shape[0], device=tensors.x.device)
+    everyone = engine.links(rows, tensors.candidate_graph, rows.shape[0], tensors.graphs)
+    null = output.null.unsqueeze(1)
+    total = torch.logaddexp(engine.log_sum_exp(output.score.unsqueeze(1), everyone), null)  # (G, 1)
+    hit = tensors.target.nonzero().flatten()
+    right = engine.links(hit, tensors.candidate_graph[hit], rows.shape[0], tensors.graphs)
+    positive = engine.log_sum_exp(output.score[hit].unsqueeze(1), right)
+    answer = torch.where(tensors.is_normal.unsqueeze(1), null, positive)
+    return (total - answer).squeeze(1)
+
+
+def family_loss(output: Output, tensors: GraphTensors) -> Tensor:
+    """Cross-entropy of the fault family at the causes, weighted per graph; 0 where no family is known."""
+    family = tensors.family[tensors.candidate_graph]  # (C,)
+    rows = (tensors.target & (family != NO_FAMILY)).nonzero().flatten()
+    if not rows.shape[0]:
+        return output.family.sum() * 0
+    weight = tensors.weight[tensors.candidate_graph[rows]]
+    each = functional.cross_entropy(output.family[rows], family[rows], reduction="none")
+    return (weight * each).sum() / weight.sum().clamp(min=1e-12)
+
+
+def mean_loss(network: Network, tensors: GraphTensors, engine: Engine) -> float:
+    """Weighted mean listwise loss, without dropout and noise."""
+    network.eval()
+    total, weight = 0.0, 0.0
+    with torch.no_grad():
+        for part in chunks(tensors, _EVALUATION_GRAPHS):
+            total += float((listwise_loss(network(part, engine), part, engine) * part.weight).sum())
+            weight += float(part.weight.sum())
+    return total / weight if weight else 0.0
+
+
+@dataclass
+class _State:
+    """What an interrupted run needs to go on."""
+
+    epoch: int = 0
+    best: int = 0
+    best_loss: float = math.inf
+    bad_steps: int = 0
+    seconds: float = 0.0
+    plateau: int = 0
+    rate: float = 1.0
+    epochs: list[Epoch] = field(default_factory=list)
+
+
+class Trainer:
+    """Trains one network on one batch of graphs.
+
+    `progress` is called after every epoch. With `state_path` the state is written after every epoch, and a run that finds the
+    state of the same run there goes on from it. Raises TrainingDiverged when several steps in a row give no finite number.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        training: GraphTensors,
+        validation: GraphTensors | None,
+        config: TrainingConfig,
+        *,
+        state_path: Path | None = None,
+        progress: Callable[[Epoch], None] | None = None,
+    ) -> None:
+        self.config, self.state_path, self.progress = config, state_path, progress
+        self.device = device_of(config.device)
+        self.engine = engine_of(config.engine)
+        network.fit_inputs(training)
+        self.network = network.to(self.device)
+        self.training = training.to(self.device)
+        self.validation = validation.to(self.device) if validation is not None and validation.graphs else None
+        self.optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        names = sorted({*feature_classes(network.schema.features), *feature_classes(network.schema.edge_features)})
+        self._classes = len(names)
+        self._node_class, self._edge_class = (
+            torch.tensor([names.index(name) for name in feature_classes(columns)], dtype=torch.int64, device=self.device)
+            for columns in (network.schema.features, network.schema.edge_features)
+        )
+        self._state = _State()
+        self._best = deepcopy(self.network.state_dict())
+        self._fingerprint = self._identity()
+        self._watched = self.training.select(torch.arange(min(_WATCHED_GRAPHS, training.graphs), device=self.device))
+
+    def run(self) -> History:
+        """Train to the end, and leave the best weights in the network (the last ones without validation graphs)."""
+        if self.state_path is not None and self.state_path.exists():
+            self._restore(self.state_path)
+        while not self._finished():
+            started = time.perf_counter()
+            self._one_epoch()
+            self._state.seconds += time.perf_counter() - started
+            if self.state_path is not None:
+                self._save(self.state_path)
+            if self.progress is not None:
+                self.progress(self._state.epochs[-1])
+        self.network.load_state_dict(self._best)
+        self.network.eval()
+        return History(tuple(self._state.epochs), self._state.best, self._state.seconds)
+
+    def _finished(self) -> bool:
+        state = self._state
+        waited = state.epoch - state.best
+        return state.epoch >= self.config.epochs or (self.validation is not None and waited > self.config.patience)
+
+    def _one_epoch(self) -> None:
+        state, config = self._state, self.config
+        rate = self._rate()
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        generator = torch.Generator(self.device).manual_seed(config.seed * 1_000_003 + state.epoch)
+        order = np.random.default_rng([config.seed, state.epoch]).permutation(self.training.graphs)
+        shuffled = torch.from_numpy(order).to(self.device)
+        self.network.train()
+        self.network.seed_dropout(generator)
+        noise = Corruption(config.noise, config.class_dropout, self._node_class, self._edge_class, self._classes, generator)
+        losses, skipped = [], 0
+        for chosen in torch.split(shuffled, config.batch_graphs):
+            loss = self._step(self.training.select(chosen), noise)
+            if loss is None:
+                skipped += 1
+            else:
+                losses.append(loss)
+        validation = mean_loss(self.network, self.validation, self.engine) if self.validation is not None else None
+        self._keep(validation)
+        state.epoch += 1
+        mean = float(np.mean(losses)) if losses else math.nan
+        gate = float(torch.tanh(self.network.gate.detach()))
+        state.epochs.append(Epoch(state.epoch, mean, validation, rate, gate, self._similarity(), skipped))
+
+    def _step(self, part: GraphTensors, noise: Corruption) -> float | None:
+        """One step of the optimizer; None where loss or gradient is no finite number and the step was left out."""
+        output = self.network(part, self.engine, noise=noise)
+        listwise = (listwise_loss(output, part, self.engine) * part.weight).mean()
+        loss = listwise + self.config.family_weight * family_loss(output, part)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
+        if not bool(torch.isfinite(norm + loss.detach())):
+            self._state.bad_steps += 1
+            if self._state.bad_steps >= _MAX_BAD_STEPS:
+                raise TrainingDiverged(
+                    f"training: expected a finite loss, found {_MAX_BAD_STEPS} steps in a row without one "
+                    f"(epoch {self._state.epoch + 1}); try a lower learning rate, and look for extreme features"
+                )
+            return None
+        self._state.bad_steps = 0
+        self.optimizer.step()
+        return float(loss.detach())
+
+    def _keep(self, validation: float | None) -> None:
+        state = self._state
+        if validation is None or validation < state.best_loss:
+            state.best, state.plateau = state.epoch + 1, 0
+            state.best_loss = validation if validation is not None else math.inf
+            self._best = deepcopy(self.network.state_dict())
+            return
+        state.plateau += 1
+        if self.config.schedule == "plateau" and state.plateau > self.config.patience // 3:
+            state.plateau, state.rate = 0, state.rate / 2
+
+    def _rate(self) -> float:
+        """Learning rate of the next epoch: cosine from full to a hundredth, or halved on every plateau."""
+        if self.config.schedule == "plateau":
+            return self.config.learning_rate * self._state.rate
+        share = self._state.epoch / max(1, self.config.epochs - 1)
+        return self.config.learning_rate * (0.01 + 0.99 * (1 + math.cos(math.pi * min(1.0, share))) / 2)
+
+    def _similarity(self) -> tuple[float, ...]:
+        self.network.eval()
+        with torch.no_grad():
+            output: Output = self.network(self._watched, self.engine, watch=True)
+        return output.similarity
+
+    def _identity(self) -> str:
+        """What must be the same for a run to go on: configuration, first weights and data."""
+        digest = hashlib.sha256(json.dumps([asdict(self.config), self.network.config.to_json()], sort_keys=True).encode())
+        for tensors in (self.training, self.validation):
+            if tensors is not None:
+                for values in (tensors.x, tensors.target, tensors.weight, *tensors.edge_index.values()):
+                    digest.update(values.cpu().contiguous().numpy().tobytes())
+        for values in self.network.state_dict().values():
+            digest.update(values.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def _save(self, path: Path) -> None:
+        tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
+        tensors |= {f"best.{name}": value for name, value in self._best.items()}
+        for i, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{name}": value for name, value in state.items()}
+        write_state(path, tensors, {"fingerprint": self._fingerprint, **asdict(self._state)})
+
+    def _restore(self, path: Path) -> None:
+        tensors, facts = read_state(path, self._fingerprint)
+        self.network.load_state_dict(_under("network.", tensors))
+        self._best = {name: value.to(self.device) for name, value in _under("best.", tensors).items()}
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in _under("optimizer.", tensors).items():
+            number, moment = name.split(".", 1)
+            moments.setdefault(int(number), {})[moment] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        epochs = [Epoch(**{**epoch, "similarity": tuple(epoch["similarity"])}) for epoch in facts["epochs"]]
+        self._state = _State(**{**facts, "epochs": epochs})
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def known_family(family: str) -> str:
+    """`family` where a model can predict it, else NO_FAULT."""
+    return family if family in FAMILIES else NO_FAULT
+
+
+def calibrated_temperature(scores: Sequence[npt.NDArray[np.float64]], answers: Sequence[npt.NDArray[np.bool_]]) -> float:
+    """Temperature under which the answers are most likely: each item is one graph's logits, null last, and which are right.
+
+    Golden-section search over its logarithm; 1 without graphs.
+    """
+    if not scores:
+        return 1.0
+
+    def loss(log_temperature: float) -> float:
+        scale = math.exp(-log_temperature)
+        return float(np.mean([_surprise(values * scale, right) for values, right in zip(scores, answers, strict=True)]))
+
+    low, high, ratio = math.log(0.1), math.log(10.0), (math.sqrt(5) - 1) / 2
+    for _ in range(60):
+        left, right = high - ratio * (high - low), low + ratio * (high - low)
+        low, high = (low, right) if loss(left) < loss(right) else (left, high)
+    return math.exp((low + high) / 2)
+
+
+def _surprise(logits: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> float:
+    peak = logits.max()
+    return float(
+        np.log(np.exp(logits - peak).sum())
+        - np.log(np.exp(logits[right] - logits[right].max()).sum())
+        + peak
+        - logits[right].max()
+    )

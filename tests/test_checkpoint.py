@@ -1,0 +1,95 @@
+"""Model files: what is written reads back; what is damaged, foreign or of another time is refused; a full disk harms nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from rca.errors import BadCheckpoint
+from rca.models.checkpoint import MODEL_FILE, ModelCard, load_model, save_model
+
+
+def card(**changes: object) -> ModelCard:
+    facts = {"features": ("floor", "cpu.mean"), "edge_features": ("gap.mean",), "families": ("cpu",), "network": {"width": 8}}
+    return ModelCard(**{"ranker": "gnn", "training": {"seed": 1}, "metrics": {"loss": 0.5}, **facts, **changes})  # type: ignore[arg-type]
+
+
+def weights(seed: int = 0) -> dict[str, Tensor]:
+    return {"0.head": torch.randn(4, 3, generator=torch.Generator().manual_seed(seed))}
+
+
+def test_round_trip_and_replacement(tmp_path: Path) -> None:
+    folder = tmp_path / "models" / "mine"
+    save_model(folder, card(), weights())
+    save_model(folder, card(temperature=2.5), weights(1))
+    found, values = load_model(folder)
+    assert found == card(temperature=2.5)
+    assert torch.equal(values["0.head"], weights(1)["0.head"])
+    assert len(list(folder.iterdir())) == 2
+
+
+def edit(folder: Path, **changes: object) -> None:
+    path = folder / MODEL_FILE
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
+    save_model(tmp_path, card(), weights())
+    with pytest.raises(BadCheckpoint, match="readable file"):
+        load_model(tmp_path / "nowhere")
+    good = (tmp_path / MODEL_FILE).read_text()
+    for text, message in (("{", "expected JSON"), ("[]", "a JSON object"), ('{"version": "1"}', "fields of docs/model.md")):
+        (tmp_path / MODEL_FILE).write_text(text)
+        with pytest.raises(BadCheckpoint, match=message):
+            load_model(tmp_path)
+    (tmp_path / MODEL_FILE).write_text(good)
+    edit(tmp_path, version="2")
+    with pytest.raises(BadCheckpoint, match="expected version '1', found '2'"):
+        load_model(tmp_path)
+    (tmp_path / MODEL_FILE).write_text(good)
+    edit(tmp_path, relations=["calls", "rumours"])
+    with pytest.raises(BadCheckpoint, match=r"relations\[1\]: expected 'queries', found 'rumours'"):
+        load_model(tmp_path)
+    (tmp_path / MODEL_FILE).write_text(good)
+    edit(tmp_path, weights={"file": "../weights", "sha256": ""})
+    with pytest.raises(BadCheckpoint, match="same folder"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "gone"])
+def test_damaged_weights_are_refused(tmp_path: Path, damage: str) -> None:
+    save_model(tmp_path, card(), weights())
+    path = next(tmp_path.glob("*.safetensors"))
+    content = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(content[:-1] if damage == "cut" else content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(BadCheckpoint, match=r"SHA-256|readable"):
+        load_model(tmp_path)
+
+
+def test_a_full_disk_keeps_the_old_model(tmp_path: Path) -> None:
+    save_model(tmp_path, card(), weights())
+    script = f"""
+import resource, torch
+from pathlib import Path
+from rca.errors import StorageFull
+from rca.models.checkpoint import save_model
+from tests.test_checkpoint import card
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    save_model(Path({str(tmp_path)!r}), card(), {{"big": torch.zeros(100_000)}})
+except StorageFull as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "nothing was changed" in done.stdout
+    assert torch.equal(load_model(tmp_path)[1]["0.head"], weights()["0.head"])
+    assert len(list(tmp_path.iterdir())) == 2
