@@ -1,7 +1,8 @@
-"""The whole sentence: telemetry, window, deviations, graph, ranking."""
+"""The whole sentence: telemetry, cleaned, window, deviations, graph, ranking."""
 
 from __future__ import annotations
 
+from rca.cleaning import cleaned
 from rca.contracts import Case, Ranker
 from rca.deviations import measure
 from rca.features import Calibration, graph_of
@@ -14,7 +15,7 @@ from rca.window import Window, cut
 def window_of(incident: Incident, telemetry: Telemetry, interval: Interval | None = None) -> Window:
     """The incident's window, or another interval of the same telemetry, with its recorded baselines."""
     interval = interval or incident.window.interval()
-    return cut(telemetry, interval, [baseline.baseline() for baseline in incident.baselines])
+    return cut(cleaned(telemetry), interval, [baseline.baseline() for baseline in incident.baselines])
 
 
 def case_of_window(window: Window) -> Case:
