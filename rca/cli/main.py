@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from rca import __version__
-from rca.cli import incidents
+from rca.cli import imports, incidents
 from rca.errors import RcaError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app = typer.Typer(
 
 
 app.add_typer(incidents.app, name="incidents")
+app.command("import")(imports.import_)
 
 
 def _version(wanted: bool) -> None:
