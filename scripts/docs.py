@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
+from rca.evaluation.tables import markdown
 from rca.faults import FAULT_KINDS
 from rca.incidents.bundle import ARCHIVE_SUFFIX, INCIDENT_FILE, MAX_ARCHIVE_BYTES, IncidentFile
 from rca.incidents.incident import SCHEMA_VERSION
@@ -137,7 +138,26 @@ def metrics_page() -> str:
     )
 
 
+_ACCURACY = """# Accuracy
+
+Generated from docs/results by `python -m scripts.docs`; docs/evaluation.md says how the numbers come about and how to read them.
+
+"""
+
+
+def accuracy_page() -> str:
+    """docs/accuracy.md, from the summaries in docs/results."""
+    parts = []
+    for file in sorted((ROOT / "docs" / "results").glob("*.json")):
+        body = json.loads(file.read_text(encoding="utf-8"))
+        parts.append(f"## {body['dataset']}\n\n{markdown(body['runs'])}")
+        if "runs_per_service" in body:
+            parts.append(f"## {body['dataset']}, instances counted as their service\n\n{markdown(body['runs_per_service'])}")
+    return _ACCURACY + ("\n".join(parts) or "No results are kept yet.\n")
+
+
 PAGES: Final[dict[str, Callable[[], str]]] = {
+    "docs/accuracy.md": accuracy_page,
     "docs/bundle.md": bundle_page,
     "docs/incident.schema.json": incident_schema,
     "docs/metrics.md": metrics_page,

@@ -6,7 +6,7 @@ import hashlib
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -52,9 +52,9 @@ class RankerSpec:
 
 @dataclass(frozen=True, eq=False)
 class Exam:
-    """Incidents in parallel lists: the truth, the case to train on, the case to be tested on, and a digest of both.
+    """Incidents in parallel lists: the truth, the case to train on, the case to be tested on, and a digest of the recording.
 
-    The two cases differ when a transform spoils the tested one: models are trained on clean data.
+    The two cases differ when a transform spoils the tested one: models are trained on clean data. Splits look at the truth.
     """
 
     truths: tuple[Truth, ...]
@@ -62,6 +62,10 @@ class Exam:
     tested: tuple[LabelledCase, ...]
     transform: str = NONE
     digests: tuple[str, ...] = ()
+
+    def asked(self, place: int) -> Truth:
+        """The truth about the tested case: nothing is wrong in a quiet window."""
+        return replace(self.truths[place], causes=self.tested[place].causes, fault_kind=self.tested[place].fault_kind)
 
     def fingerprint(self) -> str:
         names = self.tested[0].case.graph.feature_names if self.tested else ()
@@ -87,7 +91,7 @@ def evaluate(
     loses the ranker in progress only. `step` is told what was done after every fold.
     Raises UnknownName for a ranker, parameter or split, BadInput if the incidents do not allow the split.
     """
-    folds = [fold for fold in split(split_name, exam.truths, seed) if _tested(fold, exam, systems)]
+    folds = folds_of(exam, split_name, seed, systems)
     for spec in specs:
         spec.create(seed)  # refuse a misspelt ranker before hours of work
     plan = _Plan(exam, split_name, tuple(folds), tuple(systems), seed)
@@ -114,6 +118,11 @@ class _Plan:
     folds: tuple[Fold, ...]
     systems: tuple[str, ...]
     seed: int
+
+
+def folds_of(exam: Exam, split_name: str, seed: int = 0, systems: Sequence[str] = ()) -> list[Fold]:
+    """Folds of a split that test an incident of one of the systems, or of any if none is given."""
+    return [fold for fold in split(split_name, exam.truths, seed) if _tested(fold, exam, systems)]
 
 
 def path_of(out: Path, system: str, split_name: str, transform: str, label: str) -> Path:
@@ -157,8 +166,8 @@ def _examine(exam: Exam, fold: Fold, places: Sequence[int], spec: RankerSpec, se
         validation = [exam.training[place] for place in fold.validation]
         ranker.fit([exam.training[place] for place in fold.train], validation or None)
     except Exception as error:
-        return [Prediction.failed(exam.truths[place], _said(error)) for place in places]
-    return [_answer(ranker, exam.tested[place], exam.truths[place]) for place in places]
+        return [Prediction.failed(exam.asked(place), _said(error)) for place in places]
+    return [_answer(ranker, exam.tested[place], exam.asked(place)) for place in places]
 
 
 def _answer(ranker: Ranker, labelled: LabelledCase, truth: Truth) -> Prediction:

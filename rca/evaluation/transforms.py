@@ -10,7 +10,6 @@ from typing import Final
 import polars as pl
 
 from rca.errors import BadInput, UnknownName
-from rca.faults import NO_FAULT
 from rca.incidents.incident import BaselineModel, Incident, IntervalModel
 from rca.telemetry import SECOND_NS, Gap, Telemetry, empty
 
@@ -35,8 +34,7 @@ def onset_off(seconds: int) -> Transform:
     def moved(incident: Incident, telemetry: Telemetry) -> Recording:
         baselines = tuple(_moved(b, shift) if b.provenance == "preceding" else b for b in incident.baselines)
         onset = None if incident.onset_ns is None else incident.onset_ns + shift
-        # the end stays: telemetry after it was not recorded
-        window = IntervalModel(start_ns=incident.window.start_ns + shift, end_ns=incident.window.end_ns)
+        window = IntervalModel(start_ns=incident.window.start_ns + shift, end_ns=incident.window.end_ns + shift)
         return incident.model_copy(update={"window": window, "baselines": baselines, "onset_ns": onset}), telemetry
 
     return moved
@@ -65,21 +63,24 @@ def sampled_traces(share: float) -> Transform:
 
 
 def quiet(incident: Incident, telemetry: Telemetry) -> Recording:
-    """A window in which nothing was wrong: the end of the last baseline takes the incident's place, without a label.
+    """A window in which nothing was wrong: the end of the nearest baseline takes the incident's place, without a label.
 
-    Raises BadInput if no baseline is at least twice as long as the incident.
+    Raises BadInput if the baselines are too short to give a window and to keep as much again for comparison.
     """
     length = incident.window.end_ns - incident.window.start_ns
-    long_enough = [b for b in incident.baselines if b.end_ns - b.start_ns >= 2 * length]
-    if not long_enough:
-        found = f"{len(incident.baselines)} baselines, none so long"
-        raise BadInput(f"incident {incident.id}", expected="a baseline twice as long as the incident", found=found)
-    last = long_enough[-1]
-    window = IntervalModel(start_ns=last.end_ns - length, end_ns=last.end_ns)
-    rest = BaselineModel(start_ns=last.start_ns, end_ns=window.start_ns, provenance=last.provenance)
-    changed = {"window": window, "baselines": (rest,), "onset_ns": window.start_ns, "labels": (), "alerting": ()}
+    long_enough = [b for b in incident.baselines if b.end_ns - b.start_ns >= length]
+    if not long_enough or sum(b.end_ns - b.start_ns for b in incident.baselines) < 2 * length:
+        found = f"{len(incident.baselines)} baselines, not that long"
+        raise BadInput(f"incident {incident.id}", expected="baselines at least twice as long as the incident", found=found)
+    nearest = min(long_enough, key=lambda b: abs(b.end_ns - incident.window.start_ns))
+    window = IntervalModel(start_ns=nearest.end_ns - length, end_ns=nearest.end_ns)
+    others = [b for b in incident.baselines if b is not nearest]
+    if nearest.start_ns < window.start_ns:
+        others.append(nearest.model_copy(update={"end_ns": window.start_ns}))
+    changed = {"window": window, "baselines": tuple(sorted(others, key=lambda b: b.start_ns)), "onset_ns": window.start_ns}
     alerts = telemetry.alerts.clear()  # they belong to the incident
-    return incident.model_copy(update=changed | {"detected_ns": None}), replace(telemetry, alerts=alerts)
+    calm = incident.model_copy(update=changed | {"labels": (), "alerting": (), "detected_ns": None})
+    return calm, replace(telemetry, alerts=alerts)
 
 
 TRANSFORMS: Final[dict[str, Transform]] = {
@@ -100,11 +101,6 @@ def transform(name: str) -> Transform:
     if name not in TRANSFORMS:
         raise UnknownName("transform", name, TRANSFORMS)
     return TRANSFORMS[name]
-
-
-def fault_kind_after(name: str, incident: Incident) -> str:
-    """Fault kind of the incident once it is transformed."""
-    return NO_FAULT if name == QUIET else incident.fault_kind()
 
 
 def _moved(baseline: BaselineModel, shift_ns: int) -> BaselineModel:

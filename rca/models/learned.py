@@ -64,27 +64,35 @@ class LambdaMart(_Learned):
     def _train(self, cases: Sequence[LabelledCase], validation: Sequence[LabelledCase]) -> None:
         import lightgbm
 
-        model = lightgbm.LGBMRanker(
-            n_estimators=self.trees,
-            num_leaves=self.leaves,
-            learning_rate=self.learning_rate,
-            min_child_samples=5,
-            random_state=self.seed,
-            deterministic=True,
-            force_row_wise=True,
-            n_jobs=1,
-            verbose=-1,
-        )
-        extra: dict[str, Any] = {}
+        settings = {
+            "objective": "lambdarank",
+            "metric": "ndcg",
+            "eval_at": [1],
+            "num_leaves": self.leaves,
+            "learning_rate": self.learning_rate,
+            "min_data_in_leaf": 5,
+            "seed": self.seed,
+            "deterministic": True,
+            "force_row_wise": True,
+            "num_threads": 1,
+            "verbosity": -1,
+        }
+        data = _dataset(cases)
+        watched: dict[str, Any] = {}
         if validation:
-            rows, answers, sizes = _stacked(validation)
             stop = lightgbm.early_stopping(30, verbose=False)
-            extra = {"eval_set": [(rows, answers)], "eval_group": [sizes], "eval_at": [1], "callbacks": [stop]}
-        rows, answers, sizes = _stacked(cases)
-        self._model = model.fit(rows, answers, group=sizes, **extra)
+            watched = {"valid_sets": [_dataset(validation, data)], "callbacks": [stop]}
+        self._model = lightgbm.train(settings, data, self.trees, **watched)
 
     def _predict(self, case: Case) -> Any:
-        return self._fitted(self._model).booster_.predict(_rows(case), num_threads=1)
+        return self._fitted(self._model).predict(_rows(case), num_threads=1)
+
+
+def _dataset(cases: Sequence[LabelledCase], reference: Any = None) -> Any:
+    import lightgbm
+
+    rows, answers, sizes = _stacked(cases)
+    return lightgbm.Dataset(rows, answers, group=sizes, reference=reference)
 
 
 class Logistic(_Learned):

@@ -67,16 +67,18 @@ def tracks(case: Case) -> list[Track]:
     """Every series of a candidate that has at least three values before and one during the incident."""
     place = {(e.kind, e.name): i for i, e in enumerate(case.graph.candidates)}
     keys = ["entity_kind", "entity", "signal"]
+    frame = series(case.window).filter(pl.col("value").is_finite()).sort([*keys, "time_unix_nano"])
+    ends = frame.group_by(keys, maintain_order=True).len().with_columns(pl.col("len").cum_sum().alias("end"))
+    during = frame["interval"].to_numpy() == INCIDENT
+    values, times = frame["value"].to_numpy(), frame["time_unix_nano"].to_numpy()
     found = []
-    for (kind, name, signal), part in series(case.window).sort([*keys, "time_unix_nano"]).group_by(keys, maintain_order=True):
-        if (kind, name) not in place:
-            continue
-        usable = part.filter(pl.col("value").is_finite())
-        during = usable["interval"].to_numpy() == INCIDENT
-        values, times = usable["value"].to_numpy(), usable["time_unix_nano"].to_numpy()
-        if during.any() and (~during).sum() >= _LEAST_BASELINE:
-            times = np.concatenate([times[~during], times[during]])
-            found.append(Track(place[kind, name], str(signal), values[~during], values[during], times))
+    for kind, name, signal, length, end in ends.iter_rows():
+        part = slice(end - length, end)
+        now = during[part]
+        if (kind, name) in place and now.any() and (~now).sum() >= _LEAST_BASELINE:
+            value, time = values[part], times[part]
+            ordered = np.concatenate([time[~now], time[now]])
+            found.append(Track(place[kind, name], signal, value[~now], value[now], ordered))
     return found
 
 

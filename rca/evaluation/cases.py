@@ -1,0 +1,162 @@
+"""Recorded incidents to labelled cases, with a cache: a case is built once for every transform and version of the code."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import pickle
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, Final
+
+import polars as pl
+
+import rca
+from rca.contracts import Case, LabelledCase
+from rca.errors import BadInput, UnknownName
+from rca.evaluation.predictions import Truth
+from rca.evaluation.runner import Exam
+from rca.evaluation.transforms import NONE, QUIET, transform
+from rca.faults import NO_FAULT
+from rca.incidents.bundle import IncidentFile, is_bundle, read_bundle, read_manifest
+from rca.incidents.incident import Incident
+from rca.incidents.store import IncidentStore
+from rca.pipeline import case_of
+from rca.telemetry import EntityId, Telemetry
+from rca.window import Window
+
+CACHE_FOLDER: Final = "cache/cases"
+_NOTHING_WRONG: Final[dict[str, Any]] = {"causes": (), "fault_kind": NO_FAULT}
+_NOT_ABOUT_CASES: Final = ("cli", "collectors", "evaluation", "models", "serve")
+
+
+@dataclass(frozen=True, eq=False)
+class Recorded:
+    """A recorded incident whose telemetry is read when it is needed. `digest` changes with its telemetry and its times."""
+
+    incident: Incident
+    digest: str
+    read: Callable[[], tuple[Incident, Telemetry]]
+
+    @classmethod
+    def of(cls, manifest: IncidentFile, read: Callable[[], tuple[Incident, Telemetry]]) -> Recorded:
+        facts = manifest.model_dump_json(include={"window", "baselines", "onset_ns", "gaps", "frames"})
+        return cls(manifest.incident(), hashlib.blake2b(facts.encode(), digest_size=12).hexdigest(), read)
+
+
+def from_folder(folder: Path, systems: Sequence[str] = ()) -> list[Recorded]:
+    """Bundles of a folder, or the one bundle that it is, of the given systems, by time. Raises BadInput if there is none."""
+    paths = [folder] if is_bundle(folder) else sorted(path for path in folder.glob("*") if is_bundle(path))
+    if not paths:
+        raise BadInput(str(folder), expected="an incident bundle, or a folder of them", found="none")
+    found = [Recorded.of(read_manifest(path), partial(read_bundle, path)) for path in paths]
+    return _chosen(found, systems)
+
+
+def from_store(systems: Sequence[str] = (), home: Path | None = None) -> list[Recorded]:
+    """Labelled incidents of the store, of the given systems, by time. Raises UnknownName for a system that it lacks."""
+    with IncidentStore(home) as store:
+        known = {incident.system for incident in store.list()}
+        for system in systems:
+            if system not in known:
+                raise UnknownName("system", system, known)
+        manifests = [store.manifest(incident.id) for incident in store.list(state="labelled")]
+    return _chosen([Recorded.of(m, partial(_get, m.id, home)) for m in manifests], systems)
+
+
+def _get(incident_id: str, home: Path | None) -> tuple[Incident, Telemetry]:
+    with IncidentStore(home) as store:
+        return store.get(incident_id)
+
+
+def _chosen(recorded: Iterable[Recorded], systems: Sequence[str]) -> list[Recorded]:
+    labelled = [one for one in recorded if one.incident.causes() and (not systems or one.incident.system in systems)]
+    return sorted(labelled, key=lambda one: (one.incident.system, one.incident.window.start_ns, one.incident.id))
+
+
+def exam_of(
+    recorded: Sequence[Recorded],
+    transform_name: str = NONE,
+    *,
+    home: Path | None = None,
+    step: Callable[[str], None] = lambda _: None,
+) -> Exam:
+    """Build, or fetch from the cache under `home`, the cases of labelled incidents: clean ones to train on, transformed to test.
+
+    Incidents that cannot be transformed (no baseline long enough for a quiet window) are left out of the test and the training.
+    """
+    truths, training, tested, digests = [], [], [], []
+    for one in recorded:
+        clean = case_for(one, NONE, home)
+        spoilt = clean if transform_name == NONE else case_for(one, transform_name, home)
+        step(one.incident.id)
+        if clean is None or spoilt is None:
+            continue
+        training.append(_labelled(clean, one.incident))
+        tested.append(replace(training[-1], case=spoilt, **(_NOTHING_WRONG if transform_name == QUIET else {})))
+        incident, causes = one.incident, training[-1].causes
+        truths.append(Truth(incident.id, incident.system, causes, training[-1].fault_kind, incident.window.start_ns))
+        digests.append(one.digest)
+    return Exam(tuple(truths), tuple(training), tuple(tested), transform_name, tuple(digests))
+
+
+def case_for(recorded: Recorded, transform_name: str = NONE, home: Path | None = None) -> Case | None:
+    """The case of an incident after a transform, from the cache if it is there; None if it cannot be transformed."""
+    change = transform(transform_name)
+    file = None if home is None else home / CACHE_FOLDER / f"{_key(recorded, transform_name)}.pickle"
+    if file is not None and (cached := _fetch(file)) is not None:
+        return cached
+    incident, telemetry = recorded.read()
+    try:
+        changed = change(incident, telemetry)
+    except BadInput:
+        return None
+    case = case_of(*changed)
+    if file is not None:
+        _keep(file, case)
+    return case
+
+
+def _labelled(case: Case, incident: Incident) -> LabelledCase:
+    causes = tuple(_rolled_up(incident.causes(), case.window))
+    return LabelledCase(case, incident.id, incident.system, causes, incident.fault_kind())
+
+
+def _rolled_up(causes: Sequence[EntityId], window: Window) -> list[EntityId]:
+    """Causes with pods replaced by the service that runs them."""
+    runs = window.topology.filter(pl.col("relation") == "runs").select("target", "source", "source_kind")
+    owner = {pod: EntityId(kind, name) for pod, name, kind in runs.iter_rows()}
+    return list(dict.fromkeys(owner.get(cause.name, cause) if cause.kind == "pod" else cause for cause in causes))
+
+
+def _key(recorded: Recorded, transform_name: str) -> str:
+    text = f"{recorded.digest} {transform_name} {code_digest()}"
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+@cache
+def code_digest() -> str:
+    """Digest of the code that turns telemetry into cases. Caches of an older one are never read."""
+    package = Path(rca.__file__).parent
+    sources = sorted(p for p in package.rglob("*.py") if p.relative_to(package).parts[0] not in _NOT_ABOUT_CASES)
+    return hashlib.blake2b(b"\x00".join(source.read_bytes() for source in sources), digest_size=12).hexdigest()
+
+
+def _fetch(file: Path) -> Case | None:
+    """A cached case; None if there is none that can be read. The cache is this user's own and may be dropped at any time."""
+    try:
+        found: Any = pickle.loads(file.read_bytes())
+    except Exception:
+        return None
+    return found if isinstance(found, Case) else None
+
+
+def _keep(file: Path, case: Case) -> None:
+    with contextlib.suppress(OSError):  # a full disk costs the cache, not the evaluation
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        unfinished = file.with_suffix(f".{os.getpid()}")
+        unfinished.write_bytes(pickle.dumps(case, protocol=pickle.HIGHEST_PROTOCOL))
+        unfinished.replace(file)
