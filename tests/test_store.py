@@ -18,10 +18,11 @@ import pytest
 
 from rca.errors import BadInput, RcaError, StorageFull, Unavailable, UnknownName
 from rca.incidents import store as store_module
+from rca.incidents.entities import find_entity, known_entities
 from rca.incidents.example import example_incident
 from rca.incidents.incident import EntityModel, Incident, Label
 from rca.incidents.store import BUNDLE_FOLDER, DATABASE_FILE, IncidentStore
-from rca.telemetry import Telemetry
+from rca.telemetry import EntityId, Telemetry
 
 INCIDENT, TELEMETRY = example_incident(requests_per_second=0.1)
 REDIS = EntityModel(kind="database", name="redis")
@@ -92,9 +93,9 @@ def test_a_damaged_bundle_can_be_repaired_by_adding_it_again(store: IncidentStor
     (store.home / BUNDLE_FOLDER / bundles(store)[0] / "spans.parquet").write_bytes(b"")
     with pytest.raises(RcaError, match="a whole Parquet file"):
         store.get(INCIDENT.id)
-    store.remove(INCIDENT.id)
-    store.add(INCIDENT, TELEMETRY)
+    store.add(INCIDENT, TELEMETRY, replace=True)
     assert equal(store.get(INCIDENT.id)[1], TELEMETRY)
+    assert len(bundles(store)) == 1
 
 
 def test_filters(store: IncidentStore) -> None:
@@ -166,6 +167,31 @@ def test_the_same_label_twice_is_one_and_another_is_refused(store: IncidentStore
     ]
 
 
+def test_an_inferred_label_may_be_confirmed(store: IncidentStore) -> None:
+    store.add(INCIDENT, TELEMETRY)
+    store.label(INCIDENT.id, label_of(CART, provenance="inferred"))
+    assert store.label(INCIDENT.id, label_of(CART))
+    assert [label.provenance for label in store.incident(INCIDENT.id).labels] == ["injected", "confirmed"]
+    assert [entry.action for entry in store.audit()] == ["added", "labelled", "confirmed"]
+    with pytest.raises(BadInput, match="without a label"):
+        store.label(INCIDENT.id, label_of(CART, provenance="inferred"))
+
+
+def test_entities_are_named_as_in_the_graph(store: IncidentStore) -> None:
+    namespaced = Telemetry.of(spans=TELEMETRY.spans.with_columns(pl.lit("shop").alias("service.namespace")))
+    store.add(named("plain"), TELEMETRY)
+    store.add(named("spaced", labels=()), namespaced)
+    known = known_entities(*store.get("plain"))
+    assert {entity.name for entity in known if entity.kind == "database"} == {"shop", "redis"}
+    assert find_entity("here", "redis", known) == find_entity("here", "database:redis", known)
+    spaced = find_entity("here", "cart", known_entities(*store.get("spaced")))
+    assert (spaced.namespace, find_entity("here", "shop/cart", known_entities(*store.get("spaced")))) == ("shop", spaced)
+    with pytest.raises(UnknownName, match=r"did you mean service:shop/cart"):
+        store.label("spaced", label_of(EntityModel(name="cart", namespace="shp")))
+    with pytest.raises(BadInput, match=r"which may be node:cart or service:cart"):
+        find_entity("here", "cart", known | {EntityId("node", "cart")})
+
+
 def test_a_label_that_names_an_unknown_service_is_refused_unless_forced(store: IncidentStore) -> None:
     store.add(INCIDENT, TELEMETRY)
     stranger = label_of(EntityModel(name="catalog"))
@@ -219,6 +245,7 @@ def test_export_carries_the_present_labels_and_imports_elsewhere(store: Incident
 _STREAM = """
 import itertools, sys
 from pathlib import Path
+from rca.incidents.entities import find_entity, known_entities
 from rca.incidents.example import example_incident
 from rca.incidents.incident import EntityModel, Label
 from rca.incidents.store import IncidentStore
@@ -346,9 +373,11 @@ def test_a_full_disk_keeps_what_was_there(small_disk: Path) -> None:
             store.add(named(f"i{i}"), TELEMETRY)
             added.append(f"i{i}")
 
-    with IncidentStore(small_disk) as store, pytest.raises(StorageFull):
-        add_until_full()
-    assert added
+    with IncidentStore(small_disk) as store:
+        with pytest.raises(StorageFull):
+            add_until_full()
+        assert added
+        assert len(bundles(store)) == len(added)
     with IncidentStore(small_disk) as store:
         assert sorted(incident.id for incident in store.list()) == sorted(added)
         assert all(equal(store.get(name)[1], TELEMETRY) for name in added)

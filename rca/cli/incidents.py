@@ -191,9 +191,9 @@ def _new_label(
     if fault not in FAULT_KINDS and not force:
         raise UnknownName("--fault (or your own word with --force)", fault, FAULT_KINDS)
     try:
-        known = known_entities(store.get(incident_id)[1])
+        known = known_entities(*store.get(incident_id))
         found = find_entity(f"label of incident {incident_id}", text, known)
-        entity = EntityModel(kind=found.kind, name=found.name)
+        entity = EntityModel(kind=found.kind, name=found.name, namespace=found.namespace)
     except UnknownName:
         if not force:
             raise

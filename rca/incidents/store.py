@@ -185,7 +185,8 @@ class IncidentStore:
     def add(self, incident: Incident, telemetry: Telemetry, *, replace: bool = False) -> Outcome:
         """Add an incident. An identical one changes nothing, labels given here included.
 
-        Raises BadInput if another incident has the id, unless `replace`; labels that were given here survive a replacement.
+        Raises BadInput if another incident has the id, unless `replace`, which also repairs a damaged bundle; labels that were
+        given here survive a replacement.
         """
         incident = incident.model_copy(update={"gaps": merged_gaps(incident, telemetry)})
         files = bundle_files(incident, telemetry)
@@ -193,7 +194,7 @@ class IncidentStore:
         folder = f"{incident.id}@{digest[:16]}"
         with _explained(self.home), self._writing():
             row = self._db.execute("SELECT digest, folder FROM incidents WHERE id = ?", (incident.id,)).fetchone()
-            if row and (row[0] == digest or self._holds(row[1], incident, telemetry)):
+            if row and ((row[0] == digest and not replace) or self._holds(row[1], incident, telemetry)):
                 return "unchanged"
             if row and not replace:
                 raise BadInput(
@@ -201,11 +202,12 @@ class IncidentStore:
                 )
             before = self._snapshot(incident.id) if row else None
             kept = self._own_labels(incident.id)
-            write_folder(self._bundles / folder, files)
-            self._db.execute("DELETE FROM incidents WHERE id = ?", (incident.id,))
-            self._insert(incident, digest, folder, kept)
-            self._note(incident.id, "replaced" if row else "added", before, self._snapshot(incident.id))
-        if row:
+            with self._kept_only_if_named(folder):
+                write_folder(self._bundles / folder, files)
+                self._db.execute("DELETE FROM incidents WHERE id = ?", (incident.id,))
+                self._insert(incident, digest, folder, kept)
+                self._note(incident.id, "replaced" if row else "added", before, self._snapshot(incident.id))
+        if row and row[1] != folder:
             shutil.rmtree(self._bundles / row[1], ignore_errors=True)
         return "replaced" if row else "added"
 
@@ -214,24 +216,28 @@ class IncidentStore:
 
         Raises UnknownName for an entity that the incident's telemetry does not mention, and BadInput for one that the fault
         cannot name, unless `force`; BadInput if the entity has another undisputed label, which has to be disputed or
-        withdrawn first.
+        withdrawn first. An inferred label may be confirmed directly.
         """
         where = f"label of incident {incident_id}"
         if not force:
-            check_label(where, label, known_entities(self.get(incident_id)[1]))
+            check_label(where, label, known_entities(*self.get(incident_id)))
         label = label.model_copy(update={"author": label.author or self._who, "at_ns": label.at_ns or time.time_ns()})
         with _explained(self.home), self._writing():
             labels = self._incident(incident_id).labels
-            for standing in (other for other in labels if other.entity == label.entity and other.provenance != "disputed"):
-                if (standing.fault_kind, standing.provenance) == (label.fault_kind, label.provenance):
-                    return False
-                raise BadInput(
-                    where,
-                    expected=f"{label.entity.name} without a label (dispute or withdraw the old one first)",
-                    found=f"{standing.fault_kind} ({standing.provenance})",
-                )
-            self._set_labels(incident_id, "labelled", (*labels, label))
-        return True
+            standing = next((x for x in labels if x.entity == label.entity and x.provenance != "disputed"), None)
+            if standing is None:
+                self._set_labels(incident_id, "labelled", (*labels, label))
+                return True
+            if (standing.fault_kind, standing.provenance) == (label.fault_kind, label.provenance):
+                return False
+            if (standing.fault_kind, standing.provenance, label.provenance) == (label.fault_kind, "inferred", "confirmed"):
+                self._set_labels(incident_id, "confirmed", tuple(label if x is standing else x for x in labels))
+                return True
+            raise BadInput(
+                where,
+                expected=f"{label.entity.name} without a label (dispute or withdraw the old one first)",
+                found=f"{standing.fault_kind} ({standing.provenance})",
+            )
 
     def dispute(self, incident_id: str, entity: EntityModel, note: str = "") -> None:
         """Mark the undisputed label of an entity as disputed: it stays visible, and no longer counts. Raises UnknownName."""
@@ -318,6 +324,18 @@ class IncidentStore:
                 raise
         finally:
             self._db.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
+
+    @contextlib.contextmanager
+    def _kept_only_if_named(self, folder: str) -> Iterator[None]:
+        """Give the room back at once if the row cannot be written: the disk may be full."""
+        try:
+            yield
+        except BaseException:
+            if self._db.in_transaction:  # SQLite itself rolls back on a full disk
+                self._db.execute("ROLLBACK")
+            if self._bundles / folder in self._orphans():
+                shutil.rmtree(self._bundles / folder, ignore_errors=True)
+            raise
 
     def _orphans(self) -> tuple[Path, ...]:
         present = tuple(self._bundles.iterdir())
