@@ -247,6 +247,13 @@ def test_quiet_exams_are_split_by_the_true_cause_and_test_nothing_wrong(bundles:
     assert "cause invented" in tables.markdown([tables.summary(run)])
 
 
+def test_before_the_fault_the_later_culprit_is_asked_for(bundles: Path) -> None:
+    exam = cases.exam_of(cases.from_folder(bundles), "before-fault")
+    (run,) = evaluate(exam, [RankerSpec("max-z")], "zero-shot")
+    assert [p.truth.causes for p in run.predictions] == [t.causes for t in exam.truths]
+    assert all(case.case.window.incident.end_ns <= t.start_ns for case, t in zip(exam.tested, exam.truths, strict=True))
+
+
 def test_pods_in_labels_become_their_services(bundles: Path) -> None:
     from rca.incidents.incident import EntityModel, Label
 

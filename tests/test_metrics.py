@@ -112,6 +112,15 @@ def test_interval_narrows_with_many_clusters() -> None:
     assert found.high == pytest.approx(0.5 + 1.96 * 0.025, abs=0.01)
 
 
+def test_nothing_but_hits_is_no_certainty() -> None:
+    hits = [answer({"a": 2, "b": 1}, "a", incident=str(i), kind=str(i)) for i in range(24)]
+    found = metrics.accuracy("ac1", hits)
+    assert (found.value, found.high) == (1.0, 1.0)
+    assert found.low == pytest.approx(0.858, abs=0.001)  # Clopper-Pearson, 24 of 24
+    misses = [answer({"a": 2, "b": 1}, "b", incident=str(i), kind=str(i)) for i in range(24)]
+    assert metrics.accuracy("ac1", misses) == metrics.Estimate(0.0, 0.0, pytest.approx(1 - 0.858, abs=0.001))
+
+
 def test_paired_difference_matches_incidents_and_ignores_the_rest() -> None:
     ours = [answer({"a": 2, "b": 1}, "a", incident=str(i), kind=str(i)) for i in range(4)]
     theirs = [answer({"a": 2, "b": 1}, "ab"[i % 2], incident=str(i), kind=str(i)) for i in reversed(range(5))]

@@ -80,8 +80,17 @@ def estimate(values: Values, clusters: Sequence[object], *, seed: int = 0, round
 
 
 def accuracy(metric: str, predictions: Sequence[Prediction], *, seed: int = 0) -> Estimate:
-    """Mean of a metric, its interval clustered by (system, service, fault kind)."""
-    return estimate(per_incident(metric, predictions), [p.truth.group for p in predictions], seed=seed)
+    """Mean of a metric, its interval clustered by (system, service, fault kind).
+
+    Where all incidents are right, or all wrong, a bootstrap has nothing to draw from: the open end is then the exact binomial
+    (Clopper and Pearson) bound with every group counted once.
+    """
+    values, groups = per_incident(metric, predictions), [p.truth.group for p in predictions]
+    found = estimate(values, groups, seed=seed)
+    if found.low is None or values.min() < values.max() or found.value not in (0.0, 1.0):
+        return found
+    bound = 0.025 ** (1 / len(set(groups)))
+    return Estimate(1.0, bound, 1.0) if found.value else Estimate(0.0, 0.0, 1.0 - bound)
 
 
 def paired_difference(metric: str, ours: Sequence[Prediction], theirs: Sequence[Prediction], *, seed: int = 0) -> Estimate:
