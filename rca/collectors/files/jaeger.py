@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from rca.collectors.files.otlp_json import ALIASES, OtlpReader, first, http_status
+from rca.collectors.files.otlp_json import OtlpReader, http_status, peers
 from rca.collectors.files.reading import DEFAULTS, Progress, ReadOptions, quiet
 from rca.collectors.files.recording import Recording, system_name
 from rca.collectors.files.streams import array_elements, has_array, json_files, json_lines
@@ -77,7 +77,7 @@ def _span(recording: Recording, process: tuple[str, Any, Any, Any], span: Mappin
     end_ns = start_ns + int(span.get("duration") or 0) * _MICROSECOND_NS
     kind = _KINDS.get(str(tags.get("span.kind")), 0)
     row = (trace_id, span_id, _parent(span), span.get("operationName") or "", kind, start_ns, end_ns, _status(tags))
-    recording.add("spans", (*row, *process, *(first(tags, names) for names in ALIASES), http_status(tags)))
+    recording.add("spans", (*row, *process, *peers(tags), http_status(tags)))
     for log in span.get("logs") or ():
         fields = _tags(log.get("fields"))
         kind_of_error = fields.get("exception.type") or fields.get("error.kind")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-import string
+import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -31,6 +31,8 @@ ALIASES: Final = (
 )
 """Text attributes of a span in the order of the frame's columns: the present name, then older ones."""
 
+_ALIAS_NAMES: Final = frozenset(name for names in ALIASES for name in names)
+_NO_PEERS: Final = (None,) * len(ALIASES)
 _HTTP_STATUS: Final = ("http.response.status_code", "http.status_code")
 _KINDS: Final = {
     f"SPAN_KIND_{name}": i for i, name in enumerate(("UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER"))
@@ -39,7 +41,6 @@ _STATUSES: Final = {"STATUS_CODE_UNSET": 0, "STATUS_CODE_OK": 1, "STATUS_CODE_ER
 _SEVERITIES: Final = ("TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL")
 _OWNERS: Final = ("service.name", "k8s.deployment.name", "k8s.statefulset.name", "k8s.daemonset.name")
 _EVENT_KINDS: Final[dict[str, EntityKind]] = {"Pod": "pod", "Node": "node"}
-_HEX: Final = frozenset(string.hexdigits)
 
 
 def read(path: Path, options: ReadOptions = DEFAULTS, progress: Progress = quiet) -> Iterator[tuple[Incident, Telemetry]]:
@@ -63,6 +64,13 @@ def attributes(pairs: Any) -> dict[str, Any]:
     return {pair["key"]: _scalar(pair.get("value") or {}) for pair in pairs or ()}
 
 
+def peers(values: Mapping[str, Any]) -> tuple[str | None, ...]:
+    """Text attributes of a span in the order of ALIASES."""
+    if _ALIAS_NAMES.isdisjoint(values):
+        return _NO_PEERS
+    return tuple(first(values, names) for names in ALIASES)
+
+
 def first(values: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
     """The first of several attributes that is there, as text."""
     value = next((values[name] for name in names if values.get(name) not in (None, "")), None)
@@ -71,8 +79,11 @@ def first(values: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
 
 def http_status(values: Mapping[str, Any]) -> int | None:
     """HTTP status code of a span, if it has a sensible one."""
-    text = first(values, _HTTP_STATUS) or ""
-    return int(text) if text.isdecimal() and len(text) == 3 else None
+    for name in _HTTP_STATUS:
+        text = str(values.get(name, ""))
+        if len(text) == 3 and text.isdecimal():
+            return int(text)
+    return None
 
 
 class OtlpReader:
@@ -122,7 +133,7 @@ class OtlpReader:
         values = attributes(span.get("attributes"))
         kind, status = _enum(span.get("kind"), _KINDS), _enum((span.get("status") or {}).get("code"), _STATUSES)
         head = (trace_id, span_id, _hex_id(span.get("parentSpanId")), span.get("name") or "", kind, start_ns, end_ns, status)
-        self._recording.add("spans", (*head, *emitter, *(first(values, names) for names in ALIASES), http_status(values)))
+        self._recording.add("spans", (*head, *emitter, *peers(values), http_status(values)))
         for event in span.get("events") or ():
             if event.get("name") == "exception":
                 details = attributes(event.get("attributes"))
@@ -190,10 +201,8 @@ def _hex_id(text: Any) -> str | None:
     """An id in lower-case hex. Some writers use base64, as protobuf's own JSON does. All zeros means none."""
     if not text:
         return None
-    if not _HEX.issuperset(text) or len(text) not in (16, 32):
-        try:
-            decoded = base64.b64decode(text, validate=True).hex()
-        except (binascii.Error, ValueError):
-            decoded = ""
-        text = decoded if len(decoded) in (16, 32) else text
+    if len(text) not in (16, 32):  # ids of 8 and 16 bytes are 12 and 24 characters in base64
+        with contextlib.suppress(binascii.Error, ValueError):
+            decoded = base64.b64decode(text, validate=True)
+            text = decoded.hex() if len(decoded) in (8, 16) else text
     return text.lower() if text.strip("0") else None

@@ -16,6 +16,7 @@ import zstandard
 from rca.errors import BadTelemetry
 
 _CHUNK: Final = 1 << 20
+_SEPARATORS: Final = re.compile(r"[\s,]*")
 _HEAD: Final = 1 << 12
 _SUFFIXES: Final = (".json", ".jsonl", ".ndjson")
 
@@ -65,21 +66,21 @@ def array_elements(path: Path, key: str) -> Iterator[Any]:
     """Elements of the array under `key` of a JSON object, one at a time. Raises BadTelemetry."""
     decoder = json.JSONDecoder()
     with _opened(path) as file:
-        buffer = _after_key(path, file, key)
+        buffer, at = _after_key(path, file, key), 0
         while True:
-            buffer = buffer.lstrip(" \t\r\n,")
-            if buffer.startswith("]"):
+            at = _SEPARATORS.match(buffer, at).end()  # type: ignore[union-attr]  # it matches the empty string too
+            if buffer.startswith("]", at):
                 return
             try:
-                value, end = decoder.raw_decode(buffer)
+                value, at = decoder.raw_decode(buffer, at)
             except ValueError as error:
+                buffer, at = buffer[at:], 0
                 more = _read(path, file, max(_CHUNK, len(buffer)))
                 if not more:
                     raise _damaged(path, 0, buffer, error) from error
                 buffer += more
             else:
                 yield value
-                buffer = buffer[end:]
 
 
 def _after_key(path: Path, file: TextIO, key: str) -> str:
