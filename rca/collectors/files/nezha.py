@@ -28,6 +28,7 @@ _CONTAMINATED_NS: Final = 140 * SECOND_NS  # symptoms appear this long before th
 _LEAD_NS, _TAIL_NS = 5 * MINUTE_NS, 10 * MINUTE_NS  # of a day, before its first and after its last injection
 _MARGIN_NS: Final = 3 * MINUTE_NS  # kept around the window so that it can be moved
 _METRIC_REACH_NS: Final = 180 * MINUTE_NS
+_SHORTEST_GAP_NS: Final = 10 * SECOND_NS  # quiet for less than this is no gap in the recording
 _SHORTEST_BASELINE_NS: Final = 10 * SECOND_NS
 
 _SPAN_COLUMNS: Final = (
@@ -85,6 +86,7 @@ class _Day:
     metrics: pl.DataFrame
     calls: pl.DataFrame
     topology: pl.DataFrame
+    recorded: tuple[Interval, ...]  # when spans were recorded: some minutes around every injection
     gaps: tuple[Gap, ...]
 
 
@@ -180,7 +182,9 @@ def _read_day(path: Path, day: str, injections: Sequence[_Injection]) -> _Day:
         raise BadTelemetry(str(folder), expected="a folder with the telemetry of that day", found="nothing")
     folders = (folder, path / "construct_data" / day)  # the latter holds a fault-free minute
     gaps: list[Gap] = []
-    spans, minutes = _read_spans([file for f in folders for file in matching(f / "trace", "_trace.csv").items()], day, gaps)
+    spans, minutes, recorded = _read_spans(
+        [file for f in folders for file in matching(f / "trace", "_trace.csv").items()], day, gaps
+    )
     log_files = {key: file for f in folders for key, file in matching(f / "log", "_log.csv").items()}
     lines = _read_lines(list(log_files.values()), spans, gaps)
     listed = set(matching(folder / "traceid", "_traceid.csv")) | {m for injection in injections for m in injection.minutes}
@@ -189,22 +193,30 @@ def _read_day(path: Path, day: str, injections: Sequence[_Injection]) -> _Day:
     metrics, pods = _read_metrics(folder / "metric", gaps)
     services = {_service_of(pod) for pod in pods}
     calls, edges = _read_edges(folder / "metric", services, gaps)
-    return _Day(spans, lines, metrics, calls, _topology(pods, edges | _dependencies(folder / "metric", services)), tuple(gaps))
+    topology = _topology(pods, edges | _dependencies(folder / "metric", services))
+    return _Day(spans, lines, metrics, calls, topology, tuple(recorded), tuple(gaps))
 
 
-def _read_spans(files: Sequence[tuple[str, Path]], day: str, gaps: list[Gap]) -> tuple[pl.DataFrame, dict[str, int]]:
-    """Spans without repeats, sorted by start, and for each minute file how far its first root span is from its name."""
-    parts, offsets = [empty("spans")], {}
+def _read_spans(
+    files: Sequence[tuple[str, Path]], day: str, gaps: list[Gap]
+) -> tuple[pl.DataFrame, dict[str, int], list[Interval]]:
+    """Spans without repeats, sorted by start; how far the first root span of each file is from its name; what files cover."""
+    parts, offsets, recorded = [empty("spans")], {}, []
     for minute, file in files:
         part = _spans_of(read_csv(file, _SPAN_COLUMNS), file)
-        first = part.filter(pl.col("parent_span_id").is_null())["start_time_unix_nano"].min()
-        offsets[minute] = (first if isinstance(first, int) else _minute_ns(day, minute)) - _minute_ns(day, minute)
+        roots = part.filter(pl.col("parent_span_id").is_null())["start_time_unix_nano"]
+        first, last = roots.min(), roots.max()
+        if isinstance(first, int) and isinstance(last, int):
+            offsets[minute] = first - _minute_ns(day, minute)
+            recorded.append(Interval(first, last + _SHORTEST_GAP_NS))
+        else:
+            offsets[minute] = 0
         parts.append(part)
     spans = pl.concat(parts).unique(["trace_id", "span_id"], keep="first", maintain_order=True)
     forward = spans.filter(pl.col("end_time_unix_nano") >= pl.col("start_time_unix_nano"))
     if len(forward) < len(spans):
         gaps.append(Gap("spans", f"{len(spans) - len(forward)} spans end before they start and were skipped"))
-    return forward.sort("start_time_unix_nano", maintain_order=True), offsets
+    return forward.sort("start_time_unix_nano", maintain_order=True), offsets, merged(recorded)
 
 
 def _spans_of(frame: pl.DataFrame, file: Path) -> pl.DataFrame:
@@ -388,6 +400,9 @@ def _cut(day: _Day, injection: _Injection, injections: Sequence[_Injection], opt
     metrics = rows_within(day.metrics, "time_unix_nano", near)
     spans = rows_within(day.spans, "start_time_unix_nano", held)
     gaps = [gap for gap in day.gaps if gap.interval is None or any(gap.interval.overlaps(part) for part in [window, *baselines])]
+    missing = [gap.interval for gap in day.gaps if gap.source == "spans" and gap.interval]
+    uncovered = without([window], [*day.recorded, *missing])
+    gaps += [Gap("spans", "not recorded", part) for part in uncovered if part.end_ns - part.start_ns >= _SHORTEST_GAP_NS]
     if not any(_any_within(frame, time, baselines) for frame, time in _timed(metrics, spans)):
         baselines = []
         gaps.append(Gap("baseline", f"no quiet telemetry {'before' if options.baseline == 'past' else 'around'} the incident"))
