@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rca.contracts import Case
+from rca.contracts import Case, Ranker
 from rca.errors import BadInput, UnknownName
 from rca.models import registry
 from rca.models.rules.prism import INSIDE, OUTSIDE
@@ -20,9 +20,14 @@ from rca.testing import check_ranker, check_ranking, permuted, renamed, shuffled
 from tests.cases import CULPRITS, example, example_case, example_cases
 
 
+def quick(name: str) -> Ranker:
+    """A ranker whose training, if it has epochs, is short."""
+    return registry.create(name, **({"epochs": 2} if registry.takes(name, "epochs") else {}))
+
+
 @pytest.mark.parametrize("name", registry.names())
 def test_contract(name: str) -> None:
-    check_ranker(registry.create(name), example_cases())
+    check_ranker(quick(name), example_cases())
 
 
 @pytest.mark.parametrize("name", ["max-z", "baro", "prism-additive", "prism-conjunctive", "pagerank-z", "hypothesis-test"])
@@ -199,7 +204,7 @@ def test_no_candidates_no_complaint() -> None:
     )
     bare = Case(case.window, nothing, (), graph)
     for name in registry.BUILT_IN:
-        ranker = registry.create(name)
+        ranker = quick(name)
         if ranker.learned:
             ranker.fit(example_cases())
         check_ranking(ranker.rank(bare), bare)

@@ -34,6 +34,10 @@ BUILT_IN: Final[dict[str, str]] = {
     "names-only": "rca.models.learned:NamesOnly",
     "logistic": "rca.models.learned:Logistic",
     "lambdamart": "rca.models.learned:LambdaMart",
+    "gnn": "rca.models.gnn:NetworkRanker",
+    "gnn-dgl": "rca.models.gnn:DglNetworkRanker",
+    "gnn-shuffled": "rca.models.gnn:ShuffledNetworkRanker",
+    "mlp": "rca.models.gnn:MlpRanker",
 }
 """Name -> `module:class`."""
 

@@ -23,7 +23,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from rca.errors import BadGraph, BadInput, TrainingDiverged
-from rca.faults import FAMILIES, NO_FAULT
 from rca.graph import ServiceGraph
 from rca.models.checkpoint import read_state, write_state
 from rca.models.engines import Engine, engine_of
@@ -42,7 +41,7 @@ class TrainingSet:
     """G graphs with their answers.
 
     `targets` are node rows of the true causes; none where nothing is wrong or the cause is no candidate, which `is_normal` says.
-    `families` are names of faults.FAMILIES, or faults.NO_FAULT. `weights` are the caller's own and are kept; balancing by
+    `families` are names of faults.FAMILIES or faults.NO_FAULT. `weights` are the caller's own and are kept; balancing by
     system and family comes on top (`balanced`).
     """
 
@@ -74,13 +73,13 @@ class TrainingSet:
     def empty(cls) -> TrainingSet:
         return cls((), (), (), (), (), ())
 
-    def tensors(self) -> GraphTensors:
-        """All graphs in one batch, weighted by `balanced`. Raises BadGraph, BadCheckpoint."""
+    def tensors(self, weights: npt.NDArray[np.float64] | None = None) -> GraphTensors:
+        """All graphs in one batch, weighted by `balanced` unless told otherwise. Raises BadGraph, BadCheckpoint."""
         return batch(
             self.graphs,
             targets=self.targets,
             families=self.families,
-            weights=balanced(self).tolist(),
+            weights=(balanced(self) if weights is None else weights).tolist(),
             is_normal=self.is_normal,
         )
 
@@ -109,6 +108,15 @@ def balanced(training: TrainingSet) -> npt.NDArray[np.float64]:
             same = members & (families == family)
             weights[same] *= math.sqrt(members.sum()) / (len(kinds) * same.sum())
     return weights / weights.mean() if len(weights) and weights.mean() > 0 else weights
+
+
+def mixed(labelled: TrainingSet, invented: TrainingSet, share: float) -> tuple[TrainingSet, npt.NDArray[np.float64]]:
+    """Both sets, each balanced within itself, and weights under which the invented one counts `share` of the whole, mean 1."""
+    both = labelled + invented
+    if not len(labelled) or not len(invented):
+        return both, balanced(both)
+    parts = [balanced(part) * fraction / len(part) for part, fraction in ((labelled, 1 - share), (invented, share))]
+    return both, np.concatenate(parts) * len(both)
 
 
 @dataclass(frozen=True)
@@ -383,11 +391,6 @@ class Trainer:
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def known_family(family: str) -> str:
-    """`family` where a model can predict it, else NO_FAULT."""
-    return family if family in FAMILIES else NO_FAULT
 
 
 def calibrated_temperature(scores: Sequence[npt.NDArray[np.float64]], answers: Sequence[npt.NDArray[np.bool_]]) -> float:

@@ -1,0 +1,327 @@
+"""The graph network as a ranker: one or several networks that differ in their seed, averaged and calibrated."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar, Final, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from rca.contracts import Case, LabelledCase
+from rca.errors import BadCheckpoint, BadInput
+from rca.faults import FAMILIES
+from rca.graph import ServiceGraph
+from rca.models.augmentation import Augment, invented_incidents, labelled_incidents, normal_windows
+from rca.models.checkpoint import ModelCard, load_model, save_model
+from rca.models.engines import engine_of
+from rca.models.network import Edges, Gates, Network, NetworkConfig
+from rca.models.training import (
+    Device,
+    Epoch,
+    History,
+    Schedule,
+    Trainer,
+    TrainingConfig,
+    TrainingSet,
+    calibrated_temperature,
+    mixed,
+)
+from rca.ranking import Ranking, rank_by_score
+from rca.tensors import GraphTensors, Schema, batch
+
+Progress = Callable[[int, Epoch], None]
+"""Called after every epoch with the number of the ensemble's member and the epoch."""
+
+_NULL: Final = "no candidates: nothing could be ranked"
+_SEED_STRIDE: Final = 7919
+
+
+class NetworkRanker:
+    """Ranks with the heterogeneous graph network of docs/model.md.
+
+    `invented` incidents are made on the quiet stretches of the training cases and count `invented_share` of the training;
+    `normals` quiet stretches per case teach it to say that nothing is wrong. `ensemble` networks of different seeds are
+    averaged. Ranking computes in float64 on the CPU, so that neither the order of nodes nor the engine shows in the scores.
+    `threads` are used while fitting and ranking; results are repeatable for the same number.
+    """
+
+    name: ClassVar[str] = "gnn"
+    uses_names: ClassVar[bool] = False
+    learned: ClassVar[bool] = True
+    _engine: ClassVar[str] = "torch"
+    _edges: ClassVar[Edges] = "real"
+
+    def __init__(
+        self,
+        *,
+        engine: str | None = None,
+        width: int = 48,
+        layers: int = 2,
+        heads: int = 4,
+        dropout: float = 0.3,
+        bound: float = 4.0,
+        edges: Edges | None = None,
+        gates: Gates = "sigmoid",
+        epochs: int = 60,
+        batch_graphs: int = 64,
+        learning_rate: float = 3e-3,
+        weight_decay: float = 0.03,
+        noise: float = 0.1,
+        class_dropout: float = 0.15,
+        patience: int = 12,
+        schedule: Schedule = "cosine",
+        family_weight: float = 0.2,
+        seed: int = 0,
+        device: Device = "cpu",
+        threads: int = 1,
+        invented: int = 0,
+        invented_share: float = 0.5,
+        normals: int = 2,
+        ensemble: int = 1,
+        augment: Augment = invented_incidents,
+    ) -> None:
+        self.engine, self.width, self.layers, self.heads = engine or self._engine, width, layers, heads
+        self.dropout, self.bound, self.edges, self.gates = dropout, bound, edges or self._edges, gates
+        self.epochs, self.batch_graphs, self.learning_rate = epochs, batch_graphs, learning_rate
+        self.weight_decay, self.noise, self.class_dropout = weight_decay, noise, class_dropout
+        self.patience, self.schedule, self.family_weight = patience, schedule, family_weight
+        self.seed, self.device, self.threads = seed, device, threads
+        self.invented, self.invented_share, self.normals = invented, invented_share, normals
+        self.ensemble, self.augment = ensemble, augment
+        self.temperature = 1.0
+        self.histories: tuple[History, ...] = ()
+        self.data: dict[str, Any] = {}
+        self._networks: tuple[Network, ...] = ()
+
+    def network_config(self) -> NetworkConfig:
+        """Raises BadInput for options that contradict each other."""
+        return NetworkConfig(
+            width=self.width,
+            layers=self.layers,
+            heads=self.heads,
+            dropout=self.dropout,
+            bound=self.bound,
+            edges=self.edges,
+            gates=self.gates,
+            shuffle_seed=self.seed,
+        )
+
+    def training_config(self, member: int) -> TrainingConfig:
+        return TrainingConfig(
+            epochs=self.epochs,
+            batch_graphs=self.batch_graphs,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            noise=self.noise,
+            class_dropout=self.class_dropout,
+            patience=self.patience,
+            schedule=self.schedule,
+            family_weight=self.family_weight,
+            seed=self.seed + _SEED_STRIDE * member,
+            device=self.device,
+            engine=self.engine,
+        )
+
+    def fit(self, cases: Sequence[LabelledCase], validation: Sequence[LabelledCase] | None = None) -> Self:
+        """Train on labelled cases, and stop early and calibrate on the validation cases if there are any.
+
+        Cases without a cause give their quiet stretches only. Raises BadInput if nothing is left to learn from.
+        """
+        return self.train(cases, validation)
+
+    def train(
+        self,
+        cases: Sequence[LabelledCase],
+        validation: Sequence[LabelledCase] | None = None,
+        *,
+        state_folder: Path | None = None,
+        progress: Progress | None = None,
+    ) -> Self:
+        """As `fit`; a run that was interrupted goes on from the states in `state_folder`."""
+        training, weights = self._training_set(cases)
+        checked = labelled_incidents(validation or ()) if validation else TrainingSet.empty()
+        self.data = {"training": training.digest(), "validation": checked.digest(), "graphs": len(training)}
+        with _threads(self.threads):
+            tensors = training.tensors(weights)
+            held_out = checked.tensors() if len(checked) else None
+            networks, histories = [], []
+            for member in range(self.ensemble):
+                network, history = self._train_member(member, tensors, held_out, state_folder, progress)
+                networks.append(network)
+                histories.append(history)
+            self._networks, self.histories = tuple(networks), tuple(histories)
+            self.temperature = self._calibrate(checked)
+        return self
+
+    def _training_set(self, cases: Sequence[LabelledCase]) -> tuple[TrainingSet, npt.NDArray[np.float64]]:
+        labelled = labelled_incidents(cases)
+        invented = self.augment(cases, self.invented, self.seed) if self.invented else TrainingSet.empty()
+        if all(labelled.is_normal) and not len(invented):
+            expected = "labelled cases whose cause is a candidate, or invented incidents"
+            raise BadInput(f"training {self.name}", expected=expected, found="none")
+        normal = normal_windows(cases, self.normals, self.seed)
+        return mixed(labelled + normal, invented, self.invented_share)
+
+    def _train_member(
+        self,
+        member: int,
+        training: GraphTensors,
+        validation: GraphTensors | None,
+        state_folder: Path | None,
+        progress: Progress | None,
+    ) -> tuple[Network, History]:
+        config = self.training_config(member)
+        network = Network(training.schema, self.network_config(), seed=config.seed)
+        trainer = Trainer(
+            network,
+            training,
+            validation,
+            config,
+            state_path=state_folder / f"member-{member}.safetensors" if state_folder else None,
+            progress=(lambda epoch: progress(member, epoch)) if progress else None,
+        )
+        history = trainer.run()
+        return _for_ranking(network), history
+
+    def _calibrate(self, validation: TrainingSet) -> float:
+        scores, answers = [], []
+        for graph, rows in zip(validation.graphs, validation.targets, strict=True):
+            candidates, null, _ = self._scores(graph)
+            scores.append(np.append(candidates, null))
+            right = np.isin(graph.candidate_rows, np.array(rows, dtype=np.int64))
+            answers.append(np.append(right, not rows))
+        return calibrated_temperature(scores, answers)
+
+    def rank(self, case: Case) -> Ranking:
+        """Raises BadInput before training, BadCheckpoint for a graph with other features."""
+        graph, interval = case.graph, case.window.incident
+        if not self._networks:
+            raise BadInput(f"ranker {self.name}", expected="training before ranking", found="none")
+        self._networks[0].schema.check(Schema.of(graph), f"ranker {self.name}")
+        if not graph.candidates:
+            return rank_by_score(self.name, interval, (), np.zeros(0), no_fault_score=0.0, gaps=case.window.gaps, notes=(_NULL,))
+        with _threads(self.threads):
+            scores, null, families = self._scores(graph)
+        return rank_by_score(
+            self.name,
+            interval,
+            graph.candidates,
+            scores,
+            temperature=self.temperature,
+            no_fault_score=null,
+            families=[FAMILIES[row] for row in families.argmax(axis=1)],
+            gaps=case.window.gaps,
+        )
+
+    def _scores(self, graph: ServiceGraph) -> tuple[npt.NDArray[np.float64], float, npt.NDArray[np.float64]]:
+        """Mean logits of the candidates, (C,), and of the null, and mean probabilities of the families, (C, K)."""
+        tensors = batch([graph]).to("cpu", torch.float64)
+        engine = engine_of(self.engine)
+        with torch.no_grad():
+            outputs = [network(tensors, engine) for network in self._networks]
+        score = torch.stack([output.score for output in outputs]).mean(0)
+        null = torch.stack([output.null for output in outputs]).mean()
+        family = torch.stack([output.family.softmax(1) for output in outputs]).mean(0)
+        return score.numpy(), float(null), np.round(family.numpy(), 9)
+
+    def save(self, folder: Path) -> None:
+        """Write the trained networks as a checkpoint. Raises BadInput before training, StorageFull."""
+        if not self._networks:
+            raise BadInput(f"ranker {self.name}", expected="training before saving", found="none")
+        schema = self._networks[0].schema
+        card = ModelCard(
+            ranker=self.name,
+            features=schema.features,
+            edge_features=schema.edge_features,
+            families=FAMILIES,
+            network=self.network_config().to_json(),
+            training={
+                **asdict(self.training_config(0)),
+                "invented": self.invented,
+                "invented_share": self.invented_share,
+                "normals": self.normals,
+            },
+            members=len(self._networks),
+            temperature=self.temperature,
+            data=self.data,
+            metrics={"members": [_summary(history) for history in self.histories]},
+        )
+        states = [(i, name, value) for i, network in enumerate(self._networks) for name, value in network.state_dict().items()]
+        save_model(folder, card, {f"{i}.{name}": value.float() for i, name, value in states})
+
+    @classmethod
+    def load(cls, folder: Path, *, engine: str = "torch", threads: int = 1) -> NetworkRanker:
+        """A trained ranker from a checkpoint. Raises BadCheckpoint."""
+        card, weights = load_model(folder)
+        if card.families != FAMILIES:
+            raise BadCheckpoint(f"{folder}: families", expected=", ".join(FAMILIES), found=", ".join(card.families))
+        try:
+            config = NetworkConfig(**card.network)
+            networks = []
+            for i in range(card.members):
+                network = Network(card.schema, config)
+                prefix = f"{i}."
+                network.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
+                networks.append(_for_ranking(network))
+        except (TypeError, RuntimeError) as error:
+            raise BadCheckpoint(str(folder), expected="weights that fit the network", found=str(error).splitlines()[0]) from error
+        ranker = cls(engine=engine, threads=threads, ensemble=card.members, seed=int(card.training.get("seed", 0)))
+        ranker.width, ranker.layers, ranker.heads, ranker.dropout = config.width, config.layers, config.heads, config.dropout
+        ranker.bound, ranker.edges, ranker.gates = config.bound, config.edges, config.gates
+        ranker.temperature, ranker.data = card.temperature, dict(card.data)
+        ranker._networks = tuple(networks)
+        return ranker
+
+
+class DglNetworkRanker(NetworkRanker):
+    """The same network on the dgl engine."""
+
+    name = "gnn-dgl"
+    _engine = "dgl"
+
+
+class MlpRanker(NetworkRanker):
+    """Ablation: the same network without any message."""
+
+    name = "mlp"
+    _edges = "none"
+
+
+class ShuffledNetworkRanker(NetworkRanker):
+    """Ablation: the same network on edges whose ends were exchanged at random."""
+
+    name = "gnn-shuffled"
+    _edges = "shuffled"
+
+
+def _for_ranking(network: Network) -> Network:
+    return deepcopy(network).to("cpu", torch.float64).eval()
+
+
+def _summary(history: History) -> dict[str, Any]:
+    kept = history.epochs[history.best - 1] if history.best else None
+    return {
+        "epochs": len(history.epochs),
+        "best_epoch": history.best,
+        "loss": kept.loss if kept else None,
+        "validation_loss": kept.validation_loss if kept else None,
+        "similarity": list(kept.similarity) if kept else [],
+        "seconds": round(history.seconds, 3),
+    }
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Compute with this many threads for a while; small graphs are slower, and less repeatable, with more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
