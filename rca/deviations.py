@@ -542,15 +542,12 @@ def robust_scores(metrics: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
     return metrics.join(stats, on=keys).with_columns(((pl.col("x") - pl.col("median")) / scale).alias("z"))
 
 
-def _measure_call_metrics(sheet: _Sheet, window: Window, topology: Topology, blocks: _Blocks, stretches: list[int]) -> None:
-    """Calls that arrive aggregated: the gap between the client's and the server's median, as a series of its own."""
-    calls = window.calls.filter(pl.col("value").is_finite())
-    if calls.is_empty():
-        return
+def client_gaps(calls: pl.DataFrame) -> pl.DataFrame:
+    """Calls that arrive aggregated: the client's median minus the server's, as a series of its own (`value`, s)."""
     ends = ["caller", "callee_kind", "callee"]
     client = calls.filter(pl.col("metric") == "call.client.duration.p50").sort("time_unix_nano")
     server = calls.filter(pl.col("metric") == "call.server.duration.p50").sort("time_unix_nano")
-    gaps = (
+    return (
         client.join_asof(
             server.select(*ends, "time_unix_nano", pl.col("value").alias("server")),
             on="time_unix_nano",
@@ -562,6 +559,14 @@ def _measure_call_metrics(sheet: _Sheet, window: Window, topology: Topology, blo
         .filter(pl.col("server").is_not_null())
         .with_columns((pl.col("value") - pl.col("server")).alias("value"), pl.lit("server.request.duration.p50").alias("metric"))
     )
+
+
+def _measure_call_metrics(sheet: _Sheet, window: Window, topology: Topology, blocks: _Blocks, stretches: list[int]) -> None:
+    calls = window.calls.filter(pl.col("value").is_finite())
+    if calls.is_empty():
+        return
+    ends = ["caller", "callee_kind", "callee"]
+    gaps = client_gaps(calls)
     if gaps.filter(pl.col("interval") >= 0).is_empty():
         return
     scores = robust_scores(blocks.assign(gaps, "time_unix_nano"), [*ends, "metric"])

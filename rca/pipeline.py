@@ -6,8 +6,10 @@ from rca.cleaning import cleaned
 from rca.contracts import Case, Ranker
 from rca.deviations import measure
 from rca.features import Calibration, graph_of
+from rca.incidents.entities import find_entity
 from rca.incidents.incident import Incident
 from rca.ranking import Ranking
+from rca.report import Subject, TriageReport, is_empty, report_of
 from rca.telemetry import Interval, Telemetry
 from rca.window import Window, cut
 
@@ -32,3 +34,30 @@ def case_of(incident: Incident, telemetry: Telemetry, interval: Interval | None 
 def triage(incident: Incident, telemetry: Telemetry, ranker: Ranker) -> Ranking:
     """Rank the candidates of one incident."""
     return ranker.rank(case_of(incident, telemetry))
+
+
+def report_on(
+    incident: Incident,
+    telemetry: Telemetry,
+    ranker: Ranker,
+    *,
+    interval: Interval | None = None,
+    top: int = 5,
+    why_not: str | None = None,
+) -> TriageReport:
+    """Rank one incident, or another interval of its telemetry, and explain the ranking.
+
+    `why_not` names a candidate to compare with the first one, as `name` or `kind:name`. Raises UnknownName if it is none.
+    """
+    case = case_of(incident, telemetry, interval)
+    ranking = Ranking(ranker.name, case.window.incident, ()) if is_empty(case.window) else ranker.rank(case)
+    compared = find_entity("--why-not", why_not, frozenset(case.graph.candidates)) if why_not else None
+    return report_of(subject_of(incident, case), case, ranking, top=top, why_not=compared)
+
+
+def subject_of(incident: Incident, case: Case) -> Subject:
+    """What a report says about the incident itself."""
+    alerting = tuple(entity.entity() for entity in incident.alerting)
+    return Subject(
+        incident.id, incident.title, incident.system, case.window.incident, incident.detected_ns, alerting, incident.links
+    )

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from rca import __version__
-from rca.cli import evaluate, imports, incidents
+from rca.cli import evaluate, imports, incidents, triage
 from rca.errors import RcaError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app = typer.Typer(
 )
 
 
+app.command()(triage.triage)
 app.add_typer(incidents.app, name="incidents")
 app.command("import")(imports.import_)
 app.command("evaluate")(evaluate.evaluate)

@@ -1,0 +1,128 @@
+"""`rca triage`: which service most likely caused an incident, why, and how sure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rca.contracts import Ranker
+    from rca.incidents.incident import Incident
+    from rca.report import TriageReport
+    from rca.telemetry import Interval, Telemetry
+
+EMPTY_EXIT_CODE = 3
+"""Exit code where the window holds no telemetry: nothing failed, and nothing could be ranked."""
+_WIDTH = 80
+
+
+def triage(
+    incident: Annotated[str, typer.Argument(metavar="INCIDENT", help="A bundle (folder or .tar.zst), or an id in the store.")],
+    *,
+    top: Annotated[int, typer.Option(min=1, help="How many candidates to show.")] = 5,
+    ranker: Annotated[str, typer.Option(metavar="NAME", help="Ranker that needs no training.")] = "floor",
+    why_not: Annotated[str | None, typer.Option(metavar="SERVICE", help="Compare this candidate with the first one.")] = None,
+    start: Annotated[str | None, typer.Option("--from", metavar="TIME", help="Start of the window (RFC 3339).")] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="End of the window (RFC 3339).")] = None,
+    onset: Annotated[str | None, typer.Option(metavar="TIME", help="When it began; the same as --from.")] = None,
+    store: Annotated[Path | None, typer.Option(metavar="FOLDER", help="The store of incidents. Default: $RCA_HOME.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON (docs/ranking.schema.json).")] = False,
+) -> None:
+    """Rank what most likely caused an incident, and say why.
+
+    Exits with 0 if candidates were ranked, 3 if the window holds no telemetry, 2 if the input is wrong.
+    """
+    from rca.pipeline import report_on
+
+    recorded, telemetry = _load(incident, store)
+    interval = _interval(recorded, start, until, onset)
+    chosen = _ranker(ranker)
+    report = report_on(recorded, telemetry, chosen, interval=interval, top=top, why_not=why_not)
+    _print(report, top=top, json=json)
+    if not report.ranking.candidates:
+        raise typer.Exit(EMPTY_EXIT_CODE)
+
+
+def _load(text: str, home: Path | None) -> tuple[Incident, Telemetry]:
+    """A bundle where the text is a path that exists, else an incident of the store."""
+    from rca.incidents.bundle import read_bundle
+
+    if Path(text).exists():
+        return read_bundle(Path(text))
+    from rca.errors import BadBundle
+    from rca.incidents.store import IncidentStore
+
+    if "/" in text:
+        raise BadBundle(text, expected="an incident bundle, or the id of an incident in the store", found="nothing there")
+    with IncidentStore(home) as store:
+        return store.get(text)
+
+
+def _ranker(name: str) -> Ranker:
+    from rca.errors import BadInput
+    from rca.models.registry import create
+
+    ranker = create(name)
+    if ranker.learned:
+        raise BadInput("--ranker", expected="a ranker that needs no training", found=f"{name}, which learns from labels")
+    return ranker
+
+
+def _interval(incident: Incident, start: str | None, until: str | None, onset: str | None) -> Interval | None:
+    """The window asked for; None for the incident's own."""
+    from rca.errors import BadInput
+    from rca.telemetry import Interval
+
+    if start and onset:
+        raise BadInput("options", expected="--from or --onset", found="both")
+    first = start or onset
+    if first is None and until is None:
+        return None
+    start_ns = _time_ns("--from" if start else "--onset", first) if first else incident.window.start_ns
+    end_ns = _time_ns("--until", until) if until else incident.window.end_ns
+    if end_ns <= start_ns:
+        raise BadInput("window", expected="an end after its start", found=f"{_moment(start_ns)} to {_moment(end_ns)}")
+    return Interval(start_ns, end_ns)
+
+
+def _time_ns(where: str, text: str) -> int:
+    from datetime import datetime
+
+    from rca.errors import BadInput
+
+    expected = "a time with its offset, such as 2026-01-15T10:10:00Z"
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise BadInput(where, expected=expected, found=repr(text)) from None
+    if moment.tzinfo is None:
+        raise BadInput(where, expected=expected, found=f"{text!r}, without an offset")
+    return int(moment.timestamp()) * 10**9 + moment.microsecond * 1000
+
+
+def _moment(time_ns: int) -> str:
+    from rca.wording import clock
+
+    return clock(time_ns, date=True)
+
+
+def _print(report: TriageReport, *, top: int, json: bool) -> None:
+    if json:
+        from json import dumps
+
+        typer.echo(dumps(report.to_json(), indent=2))  # ASCII alone: names from elsewhere must not reach the terminal raw
+        return
+    from rich.console import Console
+
+    from rca.report import rendered
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    if console.is_terminal:
+        console.print(rendered(report, top=top))
+        return
+    piped = Console(highlight=False, markup=False, emoji=False, width=_WIDTH, no_color=True)
+    with piped.capture() as capture:
+        piped.print(rendered(report, top=top))
+    typer.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))

@@ -1,0 +1,685 @@
+"""Why a candidate is suspected: its loud signals, recomputed from the window in the telemetry's own units.
+
+A signal is stated only where it strays above what quiet times show. Of several operations, edges, templates, metrics or pods the
+one that strays most is named. Every number is read off the window again, none is turned back from a feature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from rca.bins import BIN_NS, BUCKET_WIDTH, seconds_of, split_key
+from rca.contracts import Case
+from rca.deviations import alert_signal, anscombe, client_gaps, robust_scores
+from rca.features import ALERT_SIGNAL, FLOOR_SIGNALS, loudest_signal
+from rca.graph import RELATIONS, ServiceGraph
+from rca.metrics import Metric, metric_of
+from rca.ranking import Evidence, RankedCandidate, Ranking
+from rca.residuals import latency_account, success_account
+from rca.series import entity_key, series
+from rca.signals import NODE_COLUMN, NODE_SIGNALS, Signal
+from rca.telemetry import SECOND_NS, EntityId
+from rca.topology import Topology, key_of
+from rca.window import INCIDENT
+from rca.wording import clock, count, number, percent, printable, quantity, seconds
+
+Array = npt.NDArray[np.float64]
+
+MOST_STATEMENTS: Final = 4
+_LONGEST_QUOTE: Final = 90
+_FEWEST_FOR_P99: Final = 50
+_SAME_STORY: Final = (
+    frozenset({"gap_in", "gap_in_all", "metric_gap"}),
+    frozenset({"own_errors", "errors", "metric_errors"}),
+    frozenset({"server_latency", "latency_residual", "metric_server_latency"}),
+    frozenset({"metric_success", "success_residual"}),
+    frozenset({"traffic", "metric_traffic", "log_volume"}),
+)
+"""Signals that tell the same in other words: only the first is stated."""
+_ERROR_SEVERITIES: Final = ("ERROR", "FATAL")
+
+
+def explained(ranking: Ranking, case: Case, most_candidates: int | None = None) -> Ranking:
+    """The ranking with evidence and the likely fault family of its first candidates, where the ranker gave none."""
+    facts = Facts(case)
+    most = len(ranking.candidates) if most_candidates is None else most_candidates
+    first = [_explained(candidate, case, facts) for candidate in ranking.candidates[:most]]
+    return replace(ranking, candidates=(*first, *ranking.candidates[most:]))
+
+
+def _explained(candidate: RankedCandidate, case: Case, facts: Facts) -> RankedCandidate:
+    signal = loudest_signal(case.graph, case.graph.rows[candidate.entity])
+    family = NODE_SIGNALS[NODE_COLUMN[signal]].family if signal else ""
+    evidence = candidate.evidence or facts.evidence(candidate.entity)
+    return replace(candidate, evidence=evidence, fault_family=candidate.fault_family or family)
+
+
+def loud_signals(case: Case, entity: EntityId) -> tuple[Signal, ...]:
+    """Signals of an entity above their thresholds, those that speak of it alone first, then by how far they stray."""
+    graph = case.graph
+    row = graph.rows[entity]
+    heard = heard_signals(graph)
+    above = {signal.name: float(graph.column(f"{signal.name}.above")[row]) for signal in NODE_SIGNALS}
+    loud = [signal for signal in NODE_SIGNALS if above[signal.name] > 0 and (signal.name != ALERT_SIGNAL or signal.name in heard)]
+    return tuple(sorted(loud, key=lambda signal: (signal.name not in heard, -above[signal.name])))
+
+
+def heard_signals(graph: ServiceGraph) -> tuple[str, ...]:
+    """Signals that the label-free score listens to in this graph; alerts where nothing else was observed."""
+    some = any(graph.available[:, graph.feature_names.index(f"{name}.above")].any() for name in FLOOR_SIGNALS)
+    return FLOOR_SIGNALS if some else (ALERT_SIGNAL,)
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One sentence about an entity, the two numbers in it, and traces that show it."""
+
+    text: str
+    observed: float | None = None
+    baseline: float | None = None
+    unit: str = "1"
+    trace_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Histogram:
+    """Durations of one kind in one stretch of time, in the buckets of rca.bins: buckets rising (B,), counts (B,)."""
+
+    buckets: Array
+    counts: Array
+
+    @property
+    def n(self) -> float:
+        return float(self.counts.sum())
+
+    def bucket(self, share: float) -> float:
+        """Bucket of a quantile: the first that at least this share of the durations does not exceed."""
+        position = np.searchsorted(np.cumsum(self.counts), share * self.n - 1e-9, side="left")
+        return float(self.buckets[min(int(position), len(self.buckets) - 1)])
+
+    def seconds(self, share: float) -> float:
+        """A quantile, in seconds."""
+        return float(seconds_of(np.array([self.bucket(share)]))[0])
+
+    def shift_from(self, before: Histogram) -> float:
+        """The deviation that rca.deviations measures: difference of the medians of ln duration over its standard error."""
+        spread, spread_before = self._spread(), before._spread()
+        error = np.sqrt(spread_before**2 / min(before.n, 60) + spread**2 / min(self.n, 20))
+        return float((self.bucket(0.5) - before.bucket(0.5)) * BUCKET_WIDTH / error)
+
+    def _spread(self) -> float:
+        return max((self.bucket(0.75) - self.bucket(0.25)) * BUCKET_WIDTH / 1.349, 0.15)
+
+
+@dataclass(eq=False)
+class Facts:
+    """What a case's window says about its entities. Frames that several entities need are prepared once, when first needed."""
+
+    case: Case
+    _of_entity: dict[EntityId, tuple[Evidence, ...]] = field(default_factory=dict)
+
+    def evidence(self, entity: EntityId) -> tuple[Evidence, ...]:
+        """Evidence of one entity, at most MOST_STATEMENTS."""
+        if entity not in self._of_entity:
+            self._of_entity[entity] = tuple(self._collect(entity))
+        return self._of_entity[entity]
+
+    def _collect(self, entity: EntityId) -> Iterable[Evidence]:
+        deviations = self.case.deviations.node[self._deviation_rows[entity]]
+        told: set[str] = set()
+        left = MOST_STATEMENTS
+        for signal in loud_signals(self.case, entity):
+            if left == 0:
+                return
+            if signal.name in told:
+                continue
+            statement = self.state(entity, signal.name)
+            if statement is None:
+                continue
+            told |= next((group for group in _SAME_STORY if signal.name in group), frozenset({signal.name}))
+            left -= 1
+            yield Evidence(
+                signal.name,
+                statement.text,
+                statement.observed,
+                statement.baseline,
+                statement.unit,
+                float(deviations[NODE_COLUMN[signal.name]]),
+                statement.trace_ids,
+            )
+
+    def state(self, entity: EntityId, signal: str) -> Statement | None:
+        """What the window shows of one signal at one entity; None where it holds nothing of it."""
+        if signal.startswith("alert_"):
+            return _alerts(self, entity, signal)
+        return _STATES[signal](self, entity, signal)
+
+    @cached_property
+    def _deviation_rows(self) -> dict[EntityId, int]:
+        return {entity: row for row, entity in enumerate(self.case.deviations.entities)}
+
+    # --- what statements are read from --------------------------------------------------------------------------
+
+    def related(self, entity: EntityId, relation: str) -> list[EntityId]:
+        """Targets of an entity's relation."""
+        graph = self.case.graph
+        if relation not in graph.edges or entity not in graph.rows:
+            return []
+        sources, targets = graph.edges[relation]
+        return [graph.entities[row] for row in targets[sources == graph.rows[entity]]]
+
+    def about(self, entity: EntityId) -> pl.Expr:
+        """Rows of a frame that has `kind` and `key` about an entity or its pods."""
+        expression = (pl.col("entity_kind") == entity.kind) & (pl.col("key") == key_of(entity))
+        pods = [key_of(pod) for pod in self.related(entity, "runs")]
+        return expression | ((pl.col("entity_kind") == "pod") & pl.col("key").is_in(pods))
+
+    @cached_property
+    def metric_scores(self) -> pl.DataFrame:
+        """Samples with their robust z against the whole baseline; block -1 is the incident."""
+        metrics = self.case.window.metrics.filter(pl.col("value").is_finite())
+        metrics = metrics.with_columns(entity_key(), pl.col("interval").cast(pl.Int32).alias("block"))
+        return robust_scores(metrics, ["entity_kind", "key", "metric"])
+
+    @cached_property
+    def gap_scores(self) -> pl.DataFrame:
+        """Client-minus-server medians of calls that arrived aggregated, with their robust z."""
+        gaps = client_gaps(self.case.window.calls.filter(pl.col("value").is_finite()))
+        return robust_scores(
+            gaps.with_columns(pl.col("interval").cast(pl.Int32).alias("block")), ["caller", "callee_kind", "callee", "metric"]
+        )
+
+    @cached_property
+    def topology(self) -> Topology:
+        graph = self.case.graph
+        edges = {relation: graph.edges.get(relation, np.zeros((2, 0), dtype=np.int64)) for relation in RELATIONS}
+        return Topology(graph.entities, edges)
+
+    @cached_property
+    def series(self) -> pl.DataFrame:
+        return series(self.case.window, self.topology)
+
+    def level(self, entity: EntityId, signal: str) -> tuple[float, float] | None:
+        """(mean now, median before) of one series of an entity."""
+        row = self.case.graph.rows[entity]
+        mine = self.series.filter((pl.col("row") == row) & (pl.col("signal") == signal))
+        now = mine.filter(pl.col("interval") == INCIDENT)["value"].to_numpy()
+        before = mine.filter(pl.col("interval") >= 0)["value"].to_numpy()
+        return (float(np.mean(now)), float(np.median(before))) if len(now) and len(before) else None
+
+    @cached_property
+    def covered_seconds(self) -> tuple[float, float]:
+        """Time that spans cover, in the incident and in the baselines."""
+        bins = self.case.window.bins.counts.filter(pl.col("what") == "span").select("interval", "bin_ns").unique()
+        now = bins.filter(pl.col("interval") == INCIDENT).height
+        return now * BIN_NS / SECOND_NS, (bins.height - now) * BIN_NS / SECOND_NS
+
+    @cached_property
+    def logs(self) -> pl.DataFrame:
+        return self.case.window.logs.with_columns(entity_key())
+
+    @cached_property
+    def events(self) -> pl.DataFrame:
+        return self.case.window.events.with_columns(entity_key())
+
+    @cached_property
+    def alerts(self) -> pl.DataFrame:
+        return self.case.window.alerts.filter(pl.col("interval") == INCIDENT).with_columns(entity_key())
+
+    def histograms(self, chosen: pl.Expr, by: str) -> dict[str, tuple[Histogram, Histogram]]:
+        """Durations now and before by the value of one column, for those that have both."""
+        frame = self.case.window.bins.durations.filter(chosen)
+        frame = frame.group_by(by, pl.col("interval") == INCIDENT, "bucket").agg(pl.col("count").sum()).sort("bucket")
+        found = {}
+        for (name,), part in frame.group_by(by, maintain_order=True):
+            now, before = (
+                Histogram(side["bucket"].to_numpy().astype(float), side["count"].to_numpy().astype(float))
+                for side in (part.filter("interval"), part.filter(~pl.col("interval")))
+            )
+            if now.n >= 3 and before.n >= 8:
+                found[str(name)] = (now, before)
+        return dict(sorted(found.items()))
+
+    def tally(self, what: str, chosen: pl.Expr, by: Sequence[str] = ()) -> dict[tuple[str, ...], tuple[float, float]]:
+        """Counts of one kind, now and before, by the values of some columns."""
+        return tally(self.case.window.bins.counts.filter((pl.col("what") == what) & chosen), by)
+
+    def traces(self, service: str, *, failed: bool = False, operation: str | None = None) -> tuple[str, ...]:
+        """The slowest or the failed requests that were kept of a service, of one operation where any was kept."""
+        kept = self.case.window.bins.exemplars.filter((pl.col("service") == service) & (pl.col("interval") == INCIDENT))
+        if failed:
+            kept = kept.filter("error")
+        of_operation = kept.filter(pl.col("operation") == operation) if operation is not None else kept
+        chosen = (of_operation if not of_operation.is_empty() else kept).sort("duration_ns", "trace_id", descending=True)
+        return tuple(chosen["trace_id"].unique(maintain_order=True).to_list())
+
+
+def tally(frame: pl.DataFrame, by: Sequence[str]) -> dict[tuple[str, ...], tuple[float, float]]:
+    """Sums of `count`, now and before, by the values of some columns."""
+    now = pl.col("interval") == INCIDENT
+    sums = [pl.col("count").filter(now).sum().alias("now"), pl.col("count").filter(~now).sum().alias("before")]
+    if not by:
+        row = frame.select(sums).row(0)
+        return {(): (float(row[0]), float(row[1]))}
+    table = frame.group_by(by).agg(sums).sort(by, nulls_last=True)
+    return {tuple(row[:-2]): (float(row[-2]), float(row[-1])) for row in table.iter_rows()}
+
+
+# --- durations ----------------------------------------------------------------------------------------------------------
+
+
+def _clearest(now: Histogram, before: Histogram, *, falling: bool = False) -> tuple[str, float, float]:
+    """(name, observed, baseline) of the median or, where it shows more of a rise and rests on enough durations, the p99."""
+    median = ("median", now.seconds(0.5), before.seconds(0.5))
+    tail = ("p99", now.seconds(0.99), before.seconds(0.99))
+    if falling or min(now.n, before.n) < _FEWEST_FOR_P99 or tail[1] * median[2] < median[1] * tail[2]:
+        return median
+    return tail
+
+
+def _durations(
+    facts: Facts, chosen: pl.Expr, by: str, *, least: bool = False, falling: bool = False
+) -> tuple[str, Statement] | None:
+    """The key that strays most (or least, where the least over keys is the signal), and what is to be said of it."""
+    found = facts.histograms(chosen, by)
+    if not found:
+        return None
+    sign = -1 if falling else 1
+    ordered = sorted(found, key=lambda name: sign * found[name][0].shift_from(found[name][1]))
+    name = ordered[0 if least else -1]
+    statistic, observed, baseline = _clearest(*found[name], falling=falling)
+    return name, Statement(f"{statistic} {seconds(observed)}, baseline {seconds(baseline)}", observed, baseline, "s")
+
+
+def _own_durations(facts: Facts, entity: EntityId, signal: str) -> Statement | None:
+    if signal == "leaf_latency" and entity.kind != "service":
+        return _seen_by_callers(facts, entity)
+    what, title = _DURATIONS[signal]
+    chosen = (pl.col("what") == what) & (pl.col("source") == key_of(entity))
+    found = _durations(facts, chosen, "operation", falling=signal == "self_time_fall")
+    if found is None:
+        return None
+    operation, statement = found
+    traces = facts.traces(key_of(entity), operation=operation)
+    return replace(statement, text=f"{title} {_quoted(operation)}: {statement.text}", trace_ids=traces)
+
+
+_DURATIONS: Final = {
+    "self_time": ("self", "self time of"),
+    "self_time_fall": ("self", "less self time in"),
+    "server_latency": ("server", "latency of"),
+    "leaf_latency": ("leaf", "latency of its outgoing call"),
+}
+"""Signal -> kind of duration, and how it is called."""
+
+
+def _seen_by_callers(facts: Facts, entity: EntityId) -> Statement | None:
+    """Entities without spans of their own are judged by what the least affected caller sees."""
+    chosen = (pl.col("what") == "client") & (pl.col("target") == key_of(entity)) & (pl.col("target_kind") == entity.kind)
+    found = _durations(facts, chosen, "source", least=True)
+    if found is None:
+        return None
+    caller, statement = found
+    text = f"latency seen by {shown(caller)}: {statement.text}"
+    return replace(statement, text=text, trace_ids=facts.traces(caller))
+
+
+def _network_gap(facts: Facts, entity: EntityId, signal: str) -> Statement | None:
+    end, other = ("source", "target") if signal == "gap_out" else ("target", "source")
+    chosen = (pl.col("what") == "gap") & (pl.col(end) == key_of(entity)) & (pl.col("target_kind") == "service")
+    found = _durations(facts, chosen, other, least=signal != "gap_in")
+    if found is None:
+        return None
+    peer, statement = found
+    caller, callee = (shown(key_of(entity)), shown(peer)) if end == "source" else (shown(peer), shown(key_of(entity)))
+    extent = {"gap_in": "", "gap_in_all": ", and no less from other callers", "gap_out": ", and no less to other callees"}[signal]
+    return replace(statement, text=f"network gap {caller} -> {callee}: {statement.text}{extent}", trace_ids=facts.traces(peer))
+
+
+# --- counts -------------------------------------------------------------------------------------------------------------
+
+
+def _expected(now_exposure: float, before: float, before_exposure: float) -> float:
+    return before * now_exposure / before_exposure if before_exposure else float("nan")
+
+
+def _deviation(now: float, expected: float, share: float) -> float:
+    return float(anscombe(np.float64(now), np.float64(expected), np.float64(share)))  # type: ignore[arg-type]
+
+
+def _most(
+    counted: dict[tuple[str, ...], tuple[float, float]],
+    exposure: Callable[[tuple[str, ...]], tuple[float, float]],
+    sign: int,
+) -> tuple[tuple[str, ...], float, float] | None:
+    """(key, seen, expected) of the count that strays most in one direction."""
+    best, largest = None, 0.0
+    for name, (now, before) in counted.items():
+        now_exposure, before_exposure = exposure(name)
+        if now_exposure < 3 or before_exposure < 8:
+            continue
+        expected = _expected(now_exposure, before, before_exposure)
+        deviation = sign * _deviation(now, expected, now_exposure / before_exposure)
+        if deviation > largest:
+            best, largest = (name, now, expected), deviation
+    return best
+
+
+def _failures(facts: Facts, entity: EntityId, signal: str) -> Statement | None:
+    if entity.kind != "service":
+        return _failed_calls(facts, entity)
+    mine = pl.col("source") == key_of(entity)
+    failed, failed_before = facts.tally("own_error" if signal == "own_errors" else "error", mine)[()]
+    total, total_before = facts.tally("span" if signal == "own_errors" else "request", mine)[()]
+    if not total or not total_before:
+        return None
+    title = "spans that failed by themselves" if signal == "own_errors" else "failed requests"
+    expected = _expected(total, failed_before, total_before)
+    text = f"{title}: {number(failed)} of {number(total)}, expected {number(expected)}"
+    return Statement(text, failed, expected, "1", facts.traces(key_of(entity), failed=True))
+
+
+def _failed_calls(facts: Facts, entity: EntityId) -> Statement | None:
+    """What the least affected caller sees fail."""
+    chosen = (pl.col("target") == key_of(entity)) & (pl.col("target_kind") == entity.kind)
+    calls, failed = facts.tally("call", chosen, ["source"]), facts.tally("call_error", chosen, ["source"])
+    seen = []
+    for caller, (now, before) in calls.items():
+        if now >= 3 and before >= 8:
+            bad, bad_before = failed.get(caller, (0.0, 0.0))
+            expected = _expected(now, bad_before, before)
+            seen.append((_deviation(bad, expected, now / before), caller[0], bad, now, expected))
+    if not seen:
+        return None
+    _, source, bad, now, expected = min(seen)
+    text = f"failed calls from {shown(source)}: {number(bad)} of {number(now)}, expected {number(expected)}"
+    return Statement(text, bad, expected, "1", facts.traces(source, failed=True))
+
+
+def _traffic(facts: Facts, entity: EntityId, _signal: str) -> Statement | None:
+    now, before = facts.tally("request", pl.col("source") == key_of(entity))[()]
+    return _rates("requests served", now, before, facts)
+
+
+def _rates(title: str, now: float, before: float, facts: Facts) -> Statement | None:
+    seconds_now, seconds_before = facts.covered_seconds
+    if not seconds_now or not seconds_before:
+        return None
+    observed, baseline = now / seconds_now, before / seconds_before
+    text = f"{title}: {quantity(observed, '1/s')}, baseline {quantity(baseline, '1/s')}"
+    return Statement(text, observed, baseline, "1/s")
+
+
+def _vanished_calls(facts: Facts, entity: EntityId, _signal: str) -> Statement | None:
+    mine = pl.col("source") == key_of(entity)
+    spans = facts.tally("span", mine, ["operation"])
+    children = facts.tally("child", mine, ["operation", "target", "target_operation"])
+    found = _most(children, lambda name: spans.get((name[0],), (0.0, 0.0)), -1)
+    if found is None:
+        return None
+    (operation, target, target_operation), now, expected = found
+    step = f"{_quoted(operation)} -> {_step(entity, target, target_operation)}"
+    verb = "usual call vanished" if now == 0 else "usual call became rare"
+    text = f"{verb}: {step} (expected {number(expected)}, seen {number(now)})"
+    return Statement(text, now, expected, "1", facts.traces(key_of(entity), operation=operation))
+
+
+def _step(entity: EntityId, target: str, operation: str) -> str:
+    """A child of a span: an outgoing call of the service itself, or the callee's operation."""
+    return _quoted(operation) if target == key_of(entity) else f"{shown(target)} {_quoted(operation)}"
+
+
+def _new_calls(facts: Facts, entity: EntityId, _signal: str) -> Statement | None:
+    into = (pl.col("target") == key_of(entity)) & (pl.col("source") != key_of(entity))
+    children = facts.tally("child", into, ["source", "operation", "target_operation"])
+    spans = facts.tally("span", pl.col("source").is_in([name[0] for name in children]), ["source", "operation"])
+    found = _most(children, lambda name: spans.get(name[:2], (0.0, 0.0)), 1)
+    if found is None:
+        return None
+    (caller, operation, called), now, expected = found
+    title = "new call" if expected == 0 else "more calls"
+    step = f"{shown(caller)} {_quoted(operation)} -> {_quoted(called)}"
+    return Statement(
+        f"{title}: {step} (expected {number(expected)}, seen {number(now)})", now, expected, "1", facts.traces(caller)
+    )
+
+
+# --- logs ---------------------------------------------------------------------------------------------------------------
+
+
+def _templates(facts: Facts, entity: EntityId, signal: str) -> Statement | None:
+    lines = facts.logs.filter(facts.about(entity))
+    vanished = signal == "vanished_templates"
+    total = tally(lines, ())[()]
+    if vanished:
+        lines = lines.filter(~pl.col("severity").is_in(_ERROR_SEVERITIES))
+    spans = facts.tally("span", pl.col("source") == key_of(entity), ["operation"])
+    counted = tally(lines, ["operation", "severity", "template"])
+    found = _most(counted, lambda name: spans.get((name[0],), total), -1 if vanished else 1)
+    if found is None:
+        return None
+    (_, severity, template), now, expected = found
+    numbers = f"(expected {number(expected)}, seen {number(now)})"
+    if vanished:
+        title = "usual log line vanished" if now == 0 else "usual log line became rare"
+    else:
+        title = f"{'new log line' if expected == 0 else 'log line more frequent'}, {printable(severity)}"
+    return Statement(f"{title}: {_quoted(template)} {numbers}", now, expected, "1")
+
+
+def _error_lines(facts: Facts, entity: EntityId, _signal: str) -> Statement | None:
+    lines = facts.logs.filter(facts.about(entity) & pl.col("severity").is_in(_ERROR_SEVERITIES))
+    now, before = tally(lines, ())[()]
+    spans, spans_before = facts.tally("span", pl.col("source") == key_of(entity))[()]
+    exposure = (spans, spans_before) if spans_before else facts.covered_seconds
+    expected = _expected(exposure[0], before, exposure[1])
+    return Statement(f"ERROR lines: {number(now)}, expected {number(expected)}", now, expected, "1")
+
+
+def _log_volume(facts: Facts, entity: EntityId, _signal: str) -> Statement | None:
+    now, before = tally(facts.logs.filter(facts.about(entity)), ())[()]
+    return _rates("log lines", now, before, facts)
+
+
+# --- metrics ------------------------------------------------------------------------------------------------------------
+
+
+def _metric(facts: Facts, entity: EntityId, signal: str) -> Statement | None:
+    """The metric, of the entity or one of its pods, whose samples stray most on average."""
+    scores = facts.metric_scores.filter(facts.about(entity) & (pl.col("block") == INCIDENT))
+    means = scores.group_by("entity_kind", "key", "metric").agg(pl.col("z").mean(), pl.col("value").mean())
+    signed = NODE_SIGNALS[NODE_COLUMN[signal]].signed
+    best: tuple[float, str, str, Metric, float] | None = None
+    for kind, name, metric, z, value in means.sort("entity_kind", "key", "metric").iter_rows():
+        known = metric_of(metric)
+        if known.signal != signal or not np.isfinite(z):
+            continue
+        loudness = abs(z) if signed else (-z if known.direction == "down" else z)
+        if best is None or loudness > best[0]:
+            best = (loudness, kind, name, known, value)
+    if best is None:
+        return None
+    _, kind, name, known, observed = best
+    mine = (pl.col("entity_kind") == kind) & (pl.col("key") == name) & (pl.col("metric") == known.name)
+    baseline = float(np.median(facts.metric_scores.filter(mine & (pl.col("block") >= 0))["value"].to_numpy()))
+    where = f" (pod {shown(name)})" if kind == "pod" and entity.kind != "pod" else ""
+    return _compared(known, observed, baseline, where)
+
+
+def _compared(metric: Metric, observed: float, baseline: float, where: str = "") -> Statement:
+    share = metric.name.endswith(("utilization", "_ratio"))
+    written = [quantity(value, "%" if share else metric.unit) for value in (observed, baseline)]
+    title = printable(metric.title)
+    return Statement(f"{title} {written[0]}, baseline {written[1]}{where}", observed, baseline, metric.unit)
+
+
+def _metric_gap(facts: Facts, entity: EntityId, _signal: str) -> Statement | None:
+    into = (pl.col("callee") == entity.name) & (pl.col("callee_kind") == entity.kind)
+    scores = facts.gap_scores.filter(into)
+    means = scores.filter(pl.col("block") == INCIDENT).group_by("caller").agg(pl.col("z").mean(), pl.col("value").mean())
+    means = means.filter(pl.col("z").is_finite()).sort("z", "caller")
+    if means.is_empty():
+        return None
+    caller, _, observed = means.row(-1)
+    before = scores.filter((pl.col("caller") == caller) & (pl.col("block") >= 0))["value"].to_numpy()
+    baseline = float(np.median(before))
+    text = f"network gap {shown(caller)} -> {shown(key_of(entity))}: {seconds(observed)}, baseline {seconds(baseline)}"
+    return Statement(text, observed, baseline, "s")
+
+
+def _quiet_callees(facts: Facts, entity: EntityId, _signal: str) -> Statement | None:
+    """The callee whose rate fell most beside the caller's own."""
+    own = facts.level(entity, "server.request.rate")
+    best: tuple[float, EntityId, float, float] | None = None
+    for callee in facts.related(entity, "calls"):
+        rates = facts.level(callee, "server.request.rate")
+        if own is None or rates is None or not all((own[0], own[1], rates[1])):
+            continue
+        ratio, ratio_before = rates[0] / own[0], rates[1] / own[1]
+        if best is None or ratio / ratio_before < best[0]:
+            best = (ratio / ratio_before, callee, ratio, ratio_before)
+    if best is None:
+        return None
+    _, callee, ratio, ratio_before = best
+    text = f"callee {shown(key_of(callee))} serves {number(ratio)} per request here, baseline {number(ratio_before)}"
+    return Statement(text, ratio, ratio_before, "1")
+
+
+def _residual(facts: Facts, entity: EntityId, signal: str) -> Statement | None:
+    row = facts.case.graph.rows[entity]
+    if signal == "success_residual":
+        shares = success_account(facts.series, facts.topology, row)
+        if shares is None:
+            return None
+        now, before, accounted = map(percent, shares)
+        text = f"success ratio {now}, baseline {before}, {accounted} expected from its callees"
+        return Statement(text, shares[0], shares[1], "1")
+    latencies = latency_account(facts.series, facts.topology, row)
+    if latencies is None:
+        return None
+    now, before, accounted = map(seconds, latencies)
+    own = facts.level(entity, "self_time")
+    if own is not None:  # spans say where the time is spent, which beats a prediction
+        beside = f"; self time {seconds(own[0])}, baseline {seconds(own[1])}"
+    else:
+        beside = f", {accounted} expected from its callees"
+    text = f"latency {now}, baseline {before}{beside}"
+    return Statement(text, latencies[0], latencies[1], "s", facts.traces(key_of(entity)))
+
+
+# --- events and alerts --------------------------------------------------------------------------------------------------
+
+
+def _events(facts: Facts, entity: EntityId, signal: str) -> Statement | None:
+    is_warning = (pl.col("severity") == "Warning").fill_null(False)
+    mine = facts.events.filter(facts.about(entity) & (is_warning if signal == "warnings" else ~is_warning))
+    counts = tally(mine.with_columns(pl.lit(1).alias("count")), ["reason"])
+    if not counts:
+        return None
+    (reason,), (now, before) = max(counts.items(), key=lambda item: (item[1][0], item[0]))
+    lengths = sum(baseline.interval.seconds for baseline in facts.case.window.baselines)
+    expected = _expected(facts.case.window.incident.seconds, before, lengths) if lengths else 0.0
+    first = mine.filter((pl.col("reason") == reason) & (pl.col("interval") == INCIDENT)).sort("time_unix_nano")
+    if first.is_empty():
+        return None
+    message = first["message"].drop_nulls()
+    words = f": {printable(message[0], _LONGEST_QUOTE)}" if len(message) else ""
+    usual = f", expected {number(expected)}" if before else ""
+    text = f"{count(now, printable(reason) + ' event')}, first at {clock(first['time_unix_nano'][0])}{usual}{words}"
+    return Statement(text, now, expected, "1")
+
+
+def _alerts(facts: Facts, entity: EntityId, signal: str) -> Statement | None:
+    title = NODE_SIGNALS[NODE_COLUMN[signal]].title
+    if signal == "alert_rarity":
+        return _rare_alerts(facts, entity)
+    if signal.startswith(("alert_slow_", "alert_failed_")):
+        return _call_alerts(facts, entity, signal, title)
+    mine = facts.alerts.filter(facts.about(entity) & (pl.col("source") != "trace"))
+    names = [
+        f"{printable(name)}{f' {direction}' if direction else ''}"
+        for name, source, direction in mine.select("name", "source", "direction").iter_rows()
+        if signal == ("alert_logs" if source == "log" else alert_signal(name))
+    ]
+    return Statement(f"{title}: {_listed(names)}", float(len(names)), None, "1") if names else None
+
+
+def _call_alerts(facts: Facts, entity: EntityId, signal: str, title: str) -> Statement | None:
+    about = facts.alerts.filter(pl.col("source") == "trace")
+    about = about.filter(pl.col("name").str.to_lowercase().str.contains("slow", literal=True) == signal.startswith("alert_slow"))
+    if signal.endswith("_in"):
+        about, peers = about.filter((pl.col("peer") == entity.name) & (pl.col("entity") != entity.name)), "key"
+    else:
+        about, peers = about.filter(facts.about(entity)), "peer"
+        inside = pl.col("peer").is_null() | (pl.col("peer") == pl.col("entity"))
+        about = about.filter(inside if signal.endswith("_own") else ~inside)
+        peers = "name" if signal.endswith("_own") else "peer"
+    names = [shown(name) for name in about[peers].to_list()]
+    return Statement(f"{title}: {_listed(names)}", float(len(names)), None, "1") if names else None
+
+
+def _rare_alerts(facts: Facts, entity: EntityId) -> Statement | None:
+    deviations = facts.case.deviations.node
+    row = facts._deviation_rows[entity]
+    kinds = []
+    for column, signal in enumerate(NODE_SIGNALS):
+        has = np.nan_to_num(deviations[:, column]) != 0
+        if signal.source == "alerts" and signal.name != "alert_rarity" and has[row]:
+            kinds.append((int(has.sum()), signal.title))
+    if not kinds:
+        return None
+    words = [f"{title} ({n} of {len(deviations)} entities)" for n, title in sorted(kinds)]
+    return Statement(f"rare alerts: {_listed(words)}", float(len(kinds)), None, "1")
+
+
+def _listed(names: Sequence[str], most: int = 4) -> str:
+    """Distinct names with how often each occurs, the most frequent first; the rest is counted."""
+    times = {name: names.count(name) for name in dict.fromkeys(names)}
+    ordered = sorted(times, key=lambda name: -times[name])
+    words = [f"{name} x{times[name]}" if times[name] > 1 else name for name in ordered[:most]]
+    return ", ".join(words) + (f" and {len(ordered) - most} more" if len(ordered) > most else "")
+
+
+def shown(text: str) -> str:
+    """A key of rca.bins, as people read it."""
+    namespace, name = split_key(text)
+    return printable(f"{namespace}/{name}" if namespace else name)
+
+
+def _quoted(text: str) -> str:
+    """A log template or operation: quoted where it has spaces at all, cut where it is long."""
+    return printable(text, _LONGEST_QUOTE)
+
+
+_STATES: Final[dict[str, Callable[[Facts, EntityId, str], Statement | None]]] = {
+    **dict.fromkeys(
+        ("cpu", "memory", "disk", "network", "sockets", "metric_server_latency", "metric_client_latency", "metric_success"),
+        _metric,
+    ),
+    **dict.fromkeys(("metric_errors", "metric_traffic", "metric_client_traffic", "other"), _metric),
+    "metric_gap": _metric_gap,
+    "quiet_callees": _quiet_callees,
+    "latency_residual": _residual,
+    "success_residual": _residual,
+    **dict.fromkeys(_DURATIONS, _own_durations),
+    **dict.fromkeys(("gap_in", "gap_in_all", "gap_out"), _network_gap),
+    "own_errors": _failures,
+    "errors": _failures,
+    "traffic": _traffic,
+    "vanished_calls": _vanished_calls,
+    "new_calls": _new_calls,
+    "vanished_templates": _templates,
+    "new_templates": _templates,
+    "error_lines": _error_lines,
+    "log_volume": _log_volume,
+    "warnings": _events,
+    "changes": _events,
+}
+"""What states each signal; those of alerts are told by their name."""

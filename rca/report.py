@@ -1,0 +1,586 @@
+"""The triage report: a ranking with what an engineer needs to judge it. Pure: values in, values and text out.
+
+`report_of` builds it, `TriageReport.to_json` is its machine form (docs/ranking.schema.json), `rendered` its form for people.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from rca.contracts import Case
+from rca.evidence import Facts, explained, heard_signals, loud_signals
+from rca.features import FLOOR_FEATURE
+from rca.graph import CALL_RELATIONS, ServiceGraph
+from rca.ranking import Evidence, Ranking
+from rca.signals import NODE_COLUMN, NODE_SIGNALS
+from rca.telemetry import EntityId, Interval
+from rca.window import INCIDENT, Window
+from rca.wording import clock, count, number, printable, probability, seconds
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+SCHEMA_VERSION: Final = "1"
+MOST_NEIGHBOURS: Final = 6
+"""Neighbours that the map shows on each side; hubs have hundreds."""
+_MOST_NOTES: Final = 8
+
+Health = Literal["disturbed", "quiet", "unobserved"]
+Certainty = Literal["clear", "likely", "close", "unsure", "nothing"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What the report is about: the incident's own words."""
+
+    id: str
+    title: str
+    system: str
+    window: Interval
+    detected_ns: int | None = None
+    alerting: tuple[EntityId, ...] = ()
+    links: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """How far to trust the first candidate, as a level and in words."""
+
+    level: Certainty
+    words: str
+
+
+@dataclass(frozen=True)
+class Path:
+    """The way from where the incident was noticed to the first candidate, caller before callee. Empty where there is none."""
+
+    noticed_by: Literal["alert", "symptoms", "unknown"]
+    entities: tuple[EntityId, ...]
+    words: str
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """An entity beside the first candidate: its health, its rank, and the loudest thing about it."""
+
+    entity: EntityId
+    health: Health
+    rank: int | None
+    signal: str = ""
+
+
+@dataclass(frozen=True)
+class Side:
+    """Neighbours on one side, the most disturbed first; `cut` more were left out, `cut_disturbed` of them disturbed."""
+
+    neighbours: tuple[Neighbour, ...] = ()
+    cut: int = 0
+    cut_disturbed: int = 0
+
+
+@dataclass(frozen=True)
+class Map:
+    """The surroundings of the first candidate."""
+
+    centre: EntityId
+    callers: Side
+    callees: Side
+    pods: tuple[EntityId, ...]
+    nodes: tuple[EntityId, ...]
+
+
+@dataclass(frozen=True)
+class Missed:
+    """A loud signal of the winner, and where the other candidate stands on it. Deviations in robust standard deviations."""
+
+    signal: str
+    title: str
+    deviation: float | None
+    threshold: float | None
+    winner_deviation: float
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Why one candidate is not the first."""
+
+    entity: EntityId
+    rank: int
+    probability: float
+    evidence: tuple[Evidence, ...]
+    missed: tuple[Missed, ...]
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TriageReport:
+    """Everything that `rca triage` says about one incident."""
+
+    incident: Subject
+    ranking: Ranking
+    confidence: Confidence
+    path: Path | None
+    map: Map | None
+    missing: tuple[str, ...]
+    why_not: Contrast | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Versioned JSON form; the ranking has its own version."""
+        body = asdict(self)
+        body["ranking"] = self.ranking.to_json()
+        if self.why_not is not None:
+            body["why_not"]["probability"] = round(self.why_not.probability, 6)
+        return {"schema_version": SCHEMA_VERSION, **body}
+
+
+def report_of(subject: Subject, case: Case, ranking: Ranking, *, top: int, why_not: EntityId | None = None) -> TriageReport:
+    """The report on a ranking of a case; the first `top` candidates get evidence. `why_not` must be a candidate."""
+    if is_empty(case.window):
+        words = "There is no telemetry in the window, so there is nothing to rank."
+        empty = Ranking(ranking.ranker, case.window.incident, (), gaps=ranking.gaps)
+        return TriageReport(subject, empty, Confidence("nothing", words), None, None, missing_of(case.window))
+    ranking = explained(ranking, case, max(top, 1))
+    first = ranking.candidates[0].entity if ranking.candidates else None
+    return TriageReport(
+        incident=subject,
+        ranking=ranking,
+        confidence=confidence_of(ranking),
+        path=path_of(case.graph, subject.alerting, first) if first else None,
+        map=map_of(case, ranking, first) if first else None,
+        missing=missing_of(case.window),
+        why_not=contrast_of(case, ranking, why_not) if why_not and first else None,
+    )
+
+
+def is_empty(window: Window) -> bool:
+    """True if no frame holds a row of the incident interval."""
+    frames = (window.bins.counts, window.metrics, window.events, window.logs, window.alerts, window.calls)
+    return all(INCIDENT not in frame["interval"] for frame in frames)
+
+
+# --- how sure -----------------------------------------------------------------------------------------------------------
+
+
+def confidence_of(ranking: Ranking) -> Confidence:
+    """How sure the ranking is, from the distance between its first candidates and `no_fault`."""
+    if not ranking.candidates:
+        return Confidence("nothing", "There is no candidate to rank.")
+    first, *rest = ranking.candidates
+    name, share = shown(first.entity), probability(first.probability)
+    second = rest[0] if rest else None
+    if not first.evidence:
+        return Confidence("nothing", f"Nothing stands out: {name} is first, and no signal of it strays from quiet times.")
+    if ranking.no_fault > first.probability:
+        return Confidence("unsure", f"Perhaps no fault at all ({probability(ranking.no_fault)}); {name} comes next with {share}.")
+    if second is not None and second.probability * 1.5 > first.probability:
+        runner_up = f"{shown(second.entity)} ({probability(second.probability)})"
+        return Confidence("close", f"A close call between {name} ({share}) and {runner_up}: check both.")
+    behind = f", the runner-up {shown(second.entity)} {probability(second.probability)}" if second else ""
+    if first.probability >= 0.8:
+        return Confidence("clear", f"{name} stands out: {share}{behind}.")
+    if first.probability >= 0.4:
+        return Confidence("likely", f"{name} is likely, not certain: {share}{behind}.")
+    return Confidence("unsure", f"Weak evidence: {name} leads with only {share}{behind}.")
+
+
+# --- the path from the alert to the cause -------------------------------------------------------------------------------
+
+
+def path_of(graph: ServiceGraph, alerting: Sequence[EntityId], cause: EntityId) -> Path:
+    """Shortest way along calls, then to pods and their nodes, from an alerting entity to the cause.
+
+    Where no alerting entity is known: from a service without callers that shows symptoms.
+    """
+    known = [entity for entity in alerting if entity in graph.rows]
+    noticed: Literal["alert", "symptoms", "unknown"] = "alert" if known else "symptoms"
+    starts = known or _disturbed_entries(graph)
+    if not starts:
+        return Path("unknown", (), "It is not known where the incident was noticed.")
+    if cause in starts:
+        what = "alerts itself" if known else "is itself where requests enter"
+        return Path(noticed, (cause,), f"{shown(cause)} {what}.")
+    found = shortest_path(_steps(graph), [graph.rows[start] for start in starts], graph.rows[cause])
+    if found:
+        return Path(noticed, tuple(graph.entities[row] for row in found), " -> ".join(shown(graph.entities[r]) for r in found))
+    names = _listed([shown(start) for start in starts])
+    back = shortest_path(_steps(graph), [graph.rows[cause]], *[graph.rows[start] for start in starts])
+    where = "it is further up: it calls what alerts" if back else "no chain of calls joins them"
+    return Path(noticed, (), f"There is no path from {names} down to {shown(cause)}: {where}.")
+
+
+def _disturbed_entries(graph: ServiceGraph) -> list[EntityId]:
+    callers = set(graph.call_edges()[1].tolist())
+    callees = set(graph.call_edges()[0].tolist())
+    entries = [row for row in sorted(callees - callers) if loud_rows(graph)[row]]
+    return [graph.entities[row] for row in entries]
+
+
+def _steps(graph: ServiceGraph) -> dict[int, list[int]]:
+    """Rows that can be reached in one step: callees, then pods, then nodes."""
+    steps: dict[int, list[int]] = {}
+    for relation in (*CALL_RELATIONS, "runs", "hosted_on"):
+        for source, target in graph.edges.get(relation, np.zeros((2, 0), dtype=np.int64)).T.tolist():
+            steps.setdefault(source, []).append(target)
+    return steps
+
+
+def shortest_path(steps: dict[int, list[int]], starts: Iterable[int], *goals: int) -> list[int]:
+    """Rows from one of the starts to one of the goals, both included; empty where there is no way. Earlier steps win ties."""
+    came_from: dict[int, int | None] = dict.fromkeys(starts)
+    queue = deque(came_from)
+    while queue:
+        row = queue.popleft()
+        if row in goals:
+            path: list[int] = []
+            at: int | None = row
+            while at is not None:
+                path.append(at)
+                at = came_from[at]
+            return path[::-1]
+        for target in steps.get(row, []):
+            if target not in came_from:
+                came_from[target] = row
+                queue.append(target)
+    return []
+
+
+# --- the map ------------------------------------------------------------------------------------------------------------
+
+
+def loud_rows(graph: ServiceGraph) -> npt.NDArray[np.bool_]:
+    """Entities of which some signal strays above its threshold, (N,)."""
+    columns = [graph.feature_names.index(f"{signal.name}.above") for signal in NODE_SIGNALS]
+    return np.any(graph.features[:, columns] > 0, axis=1)  # type: ignore[no-any-return]
+
+
+def map_of(case: Case, ranking: Ranking, centre: EntityId) -> Map:
+    """Callers, callees, pods and nodes of an entity."""
+    graph = case.graph
+    row = graph.rows[centre]
+    callers, callees = graph.call_edges()
+    ranks = {candidate.entity: candidate.rank for candidate in ranking.candidates}
+    facts = Facts(case)
+    pods = facts.related(centre, "runs")
+    hosts = {node: None for pod in pods for node in facts.related(pod, "hosted_on")}
+    return Map(
+        centre,
+        _side(case, np.unique(callers[(callees == row) & (callers != row)]), ranks),
+        _side(case, np.unique(callees[(callers == row) & (callees != row)]), ranks),
+        tuple(pods),
+        tuple(hosts),
+    )
+
+
+def _side(case: Case, rows: npt.NDArray[np.int64], ranks: dict[EntityId, int]) -> Side:
+    graph = case.graph
+    loud = loud_rows(graph)
+    floor = graph.column(FLOOR_FEATURE)
+    ordered = sorted(rows.tolist(), key=lambda row: (not loud[row], ranks.get(graph.entities[row], len(ranks) + 1), -floor[row]))
+    kept, cut = ordered[:MOST_NEIGHBOURS], ordered[MOST_NEIGHBOURS:]
+    return Side(tuple(_neighbour(case, row, ranks) for row in kept), len(cut), int(loud[cut].sum()))
+
+
+def _neighbour(case: Case, row: int, ranks: dict[EntityId, int]) -> Neighbour:
+    graph = case.graph
+    entity = graph.entities[row]
+    rank = ranks.get(entity)
+    if not any(graph.available[row, graph.feature_names.index(f"{signal.name}.z")] for signal in NODE_SIGNALS):
+        return Neighbour(entity, "unobserved", rank)
+    signals = loud_signals(case, entity)
+    return Neighbour(entity, "disturbed" if signals else "quiet", rank, signals[0].title if signals else "")
+
+
+# --- what was missing ---------------------------------------------------------------------------------------------------
+
+
+def missing_of(window: Window) -> tuple[str, ...]:
+    """What the ranking could not see, in sentences."""
+    return tuple(dict.fromkeys([*_missing_baseline(window), *_missing_kinds(window), *_gaps(window)]))
+
+
+def _missing_baseline(window: Window) -> Iterator[str]:
+    frames = (window.bins.counts, window.metrics, window.logs, window.calls)
+    if not window.baselines:
+        yield "no baseline: nothing says what is usual here"
+    elif all((frame["interval"] < 0).all() for frame in frames) and any(not frame.is_empty() for frame in frames):
+        yield "no telemetry in the baseline: nothing says what is usual here"
+
+
+def _missing_kinds(window: Window) -> Iterator[str]:
+    kinds = {
+        "spans": window.bins.counts,
+        "metrics": window.metrics,
+        "logs": window.logs,
+        "events": window.events,
+        "alerts": window.alerts,
+    }
+    absent = [name for name, frame in kinds.items() if frame.is_empty()]
+    if absent:
+        yield f"no {_listed(absent, 'or')} at all"
+    for name in ("spans", "metrics", "logs"):
+        frame = kinds[name]
+        if not frame.is_empty() and INCIDENT not in frame["interval"]:
+            yield f"no {name} in the incident, though there were some before"
+    orphans, parents = window.bins.orphans, window.bins.pairs
+    if orphans:
+        yield f"{count(orphans, 'span')} of {number(orphans + parents)} with a parent that was not seen"
+
+
+def _gaps(window: Window) -> Iterator[str]:
+    for gap in window.gaps:
+        when = f" ({clock(gap.interval.start_ns)} to {clock(gap.interval.end_ns)})" if gap.interval else ""
+        yield f"{printable(gap.source)}: {printable(gap.reason)}{when}"
+
+
+# --- why not ------------------------------------------------------------------------------------------------------------
+
+
+def contrast_of(case: Case, ranking: Ranking, entity: EntityId) -> Contrast:
+    """What separates a candidate from the first one. The entity must be a candidate."""
+    mine = next(candidate for candidate in ranking.candidates if candidate.entity == entity)
+    winner = ranking.candidates[0]
+    facts = Facts(case)
+    missed = tuple(_missed(case, entity, winner.entity)) if mine.rank > 1 else ()
+    reasons = tuple(_reasons(case, ranking, entity)) if mine.rank > 1 else ("it is first",)
+    return Contrast(entity, mine.rank, mine.probability, mine.evidence or facts.evidence(entity), missed, reasons)
+
+
+def _missed(case: Case, entity: EntityId, winner: EntityId) -> Iterator[Missed]:
+    """Loud signals of the winner that stay below the other's threshold."""
+    graph, deviations = case.graph, case.deviations
+    rows = {known: row for row, known in enumerate(deviations.entities)}
+    heard = heard_signals(graph)
+    own = {signal.name for signal in loud_signals(case, entity)}
+    for signal in loud_signals(case, winner):
+        if signal.name in own or signal.name not in heard:
+            continue
+        column = NODE_COLUMN[signal.name]
+        z = float(deviations.node[rows[entity], column])
+        loudness = float(np.log1p(abs(z)))
+        above = float(graph.column(f"{signal.name}.above")[graph.rows[entity]])
+        observed = bool(np.isfinite(z))
+        threshold = float(np.expm1(loudness - above)) if observed else None
+        yield Missed(signal.name, signal.title, z if observed else None, threshold, float(deviations.node[rows[winner], column]))
+
+
+def _reasons(case: Case, ranking: Ranking, entity: EntityId) -> Iterator[str]:
+    graph = case.graph
+    row, winner = graph.rows[entity], graph.rows[ranking.candidates[0].entity]
+    callers, callees = graph.call_edges()
+    floor = graph.column("own.loudest")
+    mine = np.unique(callees[(callers == row) & (callees != row)])
+    louder = sorted((r for r in mine.tolist() if floor[r] > max(float(floor[row]), 0)), key=lambda r: -floor[r])
+    if louder:
+        names = _listed([shown(graph.entities[r]) for r in louder[:3]])
+        yield f"its callee{'s' * (len(louder[:3]) > 1)} {names} stray{'s' * (len(louder[:3]) == 1)} further than it does"
+    elif shortest_path(_steps(graph), [row], winner):
+        yield f"it depends on {shown(graph.entities[winner])}, so it suffers with it"
+    if shortest_path(_steps(graph), [winner], row):
+        yield f"{shown(graph.entities[winner])} depends on it: if it were the cause, it would show first"
+    if not graph.column("path.on")[row]:
+        yield "no call touches it: it is off the path of requests"
+    if graph.column("own.loudest")[row] < 0 or not loud_rows(graph)[row]:
+        yield "no signal that speaks of it alone strays from quiet times"
+
+
+# --- for people ---------------------------------------------------------------------------------------------------------
+
+_MARKS: Final[dict[Health, tuple[str, str]]] = {"disturbed": ("!", "bold red"), "quiet": (".", "dim"), "unobserved": ("?", "dim")}
+_LEVEL_STYLES: Final[dict[Certainty, str]] = {
+    "clear": "bold green",
+    "likely": "bold yellow",
+    "close": "bold yellow",
+    "unsure": "bold yellow",
+    "nothing": "bold yellow",
+}
+
+
+def rendered(report: TriageReport, *, top: int) -> RenderableType:
+    """The report for a terminal: rich renderables without boxes, so that it reads the same piped."""
+    from rich.console import Group
+
+    parts = [_header(report)]
+    if report.ranking.candidates:
+        parts += [_candidates(report, top), _why(report)]
+        parts += [part for part in (_path(report), _surroundings(report)) if part is not None]
+    if report.why_not is not None:
+        parts.append(_why_not(report.why_not, report.ranking))
+    parts.append(_missing(report))
+    return Group(*parts)
+
+
+def _header(report: TriageReport) -> RenderableType:
+    from rich.console import Group
+    from rich.text import Text
+
+    incident, window = report.incident, report.ranking.window
+    title = Text(printable(incident.title or incident.id), style="bold")
+    day = clock(window.start_ns, date=True)
+    same_day = clock(window.end_ns, date=True)[:10] == day[:10]
+    end = clock(window.end_ns, date=not same_day)
+    rows = [
+        ("incident", f"{printable(incident.id)} in {printable(incident.system)}"),
+        ("window", f"{day} to {end} UTC, {seconds(window.seconds)}"),
+    ]
+    if incident.alerting:
+        rows.append(("alerting", _listed([shown(entity) for entity in incident.alerting])))
+    rows.append(("ranked by", printable(report.ranking.ranker)))
+    verdict = Text(report.confidence.words, style=_LEVEL_STYLES[report.confidence.level])
+    return Group(title, _rows(rows), Text(), verdict)
+
+
+def _candidates(report: TriageReport, top: int) -> RenderableType:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", collapse_padding=True)
+    table.add_column("#", justify="right", no_wrap=True)
+    table.add_column("candidate", overflow="fold", max_width=30)
+    table.add_column("prob.", justify="right", no_wrap=True)
+    table.add_column("fault", no_wrap=True)
+    table.add_column("why", overflow="fold")
+    for candidate in report.ranking.candidates[:top]:
+        why = candidate.evidence[0].statement if candidate.evidence else "nothing strays"
+        table.add_row(
+            str(candidate.rank),
+            Text(shown(candidate.entity), style="bold" if candidate.rank == 1 else ""),
+            probability(candidate.probability),
+            Text(candidate.fault_family or "-"),
+            Text(why),
+        )
+    left = len(report.ranking.candidates) - top
+    tail = [f"{count(left, 'more candidate')}" if left > 0 else ""]
+    if report.ranking.no_fault:
+        tail.append(f"no fault, or outside the map: {probability(report.ranking.no_fault)}")
+    return _section("Candidates", table, Text("; ".join(words for words in tail if words), style="dim"))
+
+
+def _why(report: TriageReport) -> RenderableType:
+    from rich.text import Text
+
+    first = report.ranking.candidates[0]
+    title = f"Why {shown(first.entity)}"
+    if not first.evidence:
+        return _section(title, Text("  no signal of it strays from quiet times"))
+    return _section(title, _bullets([_sentence(evidence) for evidence in first.evidence]), *_traces(first.evidence))
+
+
+def _sentence(evidence: Evidence) -> str:
+    return evidence.statement
+
+
+def _traces(evidence: Sequence[Evidence]) -> list[RenderableType]:
+    from rich.text import Text
+
+    ids = list(dict.fromkeys(trace for item in evidence for trace in item.trace_ids))[:2]
+    return [_rows([("traces", " ".join(map(printable, ids)))], style="dim")] if ids else [Text(end="")]
+
+
+def _path(report: TriageReport) -> RenderableType | None:
+    from rich.text import Text
+
+    path = report.path
+    if path is None:
+        return None
+    title = {"alert": "From the alert to the cause", "symptoms": "From the entry to the cause", "unknown": "Path"}
+    return _section(title[path.noticed_by], Text(f"  {path.words}"))
+
+
+def _surroundings(report: TriageReport) -> RenderableType | None:
+    from rich.text import Text
+
+    around = report.map
+    if around is None:
+        return None
+    width = max((len(shown(n.entity)) for side in (around.callers, around.callees) for n in side.neighbours), default=0)
+    text = Text()
+    for title, side in (("called by", around.callers), ("calls", around.callees)):
+        for position, neighbour in enumerate(side.neighbours):
+            mark, style = _MARKS[neighbour.health]
+            text.append(f"  {title if position == 0 else '':<10} ", style="dim")
+            text.append(f"{mark} ", style=style)
+            text.append(f"{shown(neighbour.entity):<{min(width, 32)}}")
+            text.append(f"  {neighbour.signal}\n" if neighbour.signal else "\n", style="dim")
+        if side.cut:
+            text.append(f"  {'':<10}   and {side.cut} more, {side.cut_disturbed} of them disturbed\n", style="dim")
+        if not side.neighbours:
+            text.append(f"  {title:<10}   nothing that was seen\n", style="dim")
+    for title, places in (("pods", around.pods), ("nodes", around.nodes)):
+        if places:
+            text.append(f"  {title:<10}   ", style="dim")
+            text.append(_listed([printable(place.name) for place in places]) + "\n")
+    text.rstrip()
+    return _section(f"Around {shown(around.centre)}  (! disturbed, . quiet, ? not observed)", text)
+
+
+def _why_not(contrast: Contrast, ranking: Ranking) -> RenderableType:
+    winner = ranking.candidates[0]
+    name = shown(contrast.entity)
+    lines = [f"rank {contrast.rank} of {len(ranking.candidates)}, {probability(contrast.probability)}"]
+    if contrast.rank > 1:
+        lines[0] += f" ({shown(winner.entity)}: {probability(winner.probability)})"
+    lines += [f"for it: {evidence.statement}" for evidence in contrast.evidence]
+    lines += [f"against it: {reason}" for reason in contrast.reasons]
+    for missed in contrast.missed:
+        if missed.deviation is None or missed.threshold is None:
+            where = "not observed"
+        else:
+            where = f"strays {number(abs(missed.deviation))}, unusual from {number(missed.threshold)}"
+        lines.append(f"lacks: {missed.title} {where} ({shown(winner.entity)}: {number(abs(missed.winner_deviation))})")
+    return _section(f"Why not {name}", _bullets(lines))
+
+
+def _missing(report: TriageReport) -> RenderableType:
+    if not report.missing and not report.ranking.notes:
+        return _section("What was missing", _bullets(["nothing that is known of"]))
+    lines = [*report.missing, *map(printable, report.ranking.notes)]
+    more = [f"and {len(lines) - _MOST_NOTES} more (see --json)"] if len(lines) > _MOST_NOTES else []
+    return _section("What was missing", _bullets([*lines[:_MOST_NOTES], *more]))
+
+
+def shown(entity: EntityId) -> str:
+    """Name of an entity for people: its namespace and, unless it is a service, its kind with it."""
+    name = printable(f"{entity.namespace}/{entity.name}" if entity.namespace else entity.name)
+    return name if entity.kind == "service" else f"{entity.kind} {name}"
+
+
+def _listed(names: Sequence[str], joint: str = "and", most: int = 4) -> str:
+    names = [*names[:most], f"{len(names) - most} more"] if len(names) > most else names
+    return f" {joint} ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
+
+
+def _section(title: str, *parts: RenderableType) -> RenderableType:
+    from rich.console import Group
+    from rich.text import Text
+
+    return Group(Text(), Text(title, style="bold"), *parts)
+
+
+def _rows(rows: Sequence[tuple[str, str]], style: str = "") -> RenderableType:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(f"  {name}", Text(value, style=style))
+    return table
+
+
+def _bullets(lines: Sequence[str]) -> RenderableType:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 1, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for line in lines:
+        table.add_row("  -", Text(line))
+    return table
