@@ -146,13 +146,15 @@ def paired(ours: Sequence[Predictions], theirs: Sequence[Predictions], metric: s
 
 
 def markdown(runs: Sequence[Summary], level: int = 3) -> str:
-    """Tables per data set, split and transform: rankers by AC@1, then AC@1 by fault kind."""
+    """Tables per data set, split and transform: rankers by AC@1, then AC@1 by fault kind, then confidence."""
     parts = []
     for title, rows in grouped(runs).items():
         parts.append(f"{'#' * level} {title}\n\n{note(rows)}\n\n{_table(*overview(rows, wide=True))}")
         parts += [f"- {line}" for line in failed(rows)]
         if has_kinds(rows):
             parts.append(f"AC@1 by fault kind (incidents):\n\n{_table(*by_kind(rows))}")
+        if rows[0]["transform"] != QUIET:
+            parts.append(f"Confidence:\n\n{_table(*confidence(rows))}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -186,6 +188,26 @@ def by_kind(rows: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
     kinds = [kind for kind in rows[0]["by_fault_kind"] if kind != ALL]
     head = ["ranker", *(f"{kind.replace('_', ' ')} ({rows[0]['by_fault_kind'][kind]['incidents']})" for kind in kinds)]
     return head, [[_marked(row), *(_share(row["by_fault_kind"][kind]["ac1"]["value"]) for kind in kinds)] for row in rows]
+
+
+def confidence(rows: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the table of how far probabilities can be trusted, and what abstaining buys."""
+    shares = list(rows[0]["selective_accuracy"])
+    head = [
+        "ranker",
+        "ECE",
+        "Brier",
+        "90 % set holds the cause",
+        "its size",
+        *(f"AC@1 of the surest {float(s):.0%}" for s in shares),
+    ]
+    body = []
+    for row in rows:
+        size = "-" if row["set_size"] is None else f"{row['set_size']:.1f}"
+        values = [row["calibration_error"], row["brier"], row["set_coverage"]]
+        sure = [_share(row["selective_accuracy"][share]) for share in shares]
+        body.append([_marked(row), *map(_share, values), size, *sure])
+    return head, body
 
 
 def has_kinds(rows: Sequence[Summary]) -> bool:
