@@ -7,14 +7,20 @@ resolution small.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from rca.cleaning import parent_rows
 from rca.telemetry import SECOND_NS
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 BIN_NS: Final = 10 * SECOND_NS
 BUCKET_WIDTH: Final = 0.02
@@ -24,6 +30,7 @@ _SEPARATOR: Final = "\x1f"  # between namespace and name in a key; no name holds
 _SERVER_KINDS: Final = (2, 5)
 _CLIENT_KINDS: Final = (3, 4)
 _ERROR: Final = 2
+_FAR: Final = 2**62  # beyond every time and duration
 
 COUNTS: Final = {
     "interval": pl.Int16(),
@@ -110,10 +117,10 @@ def split_key(text: str) -> tuple[str, str]:
     return namespace, name
 
 
-def bucket(duration_ns: pl.Expr) -> pl.Expr:
-    """Bucket of a duration. Negative ones, which only clocks can make, count as zero."""
-    seconds = duration_ns.clip(lower_bound=0) / SECOND_NS
-    return ((seconds + OFFSET_SECONDS).log() / BUCKET_WIDTH).round().cast(pl.Int32)
+def buckets_of(durations_ns: Ints) -> Ints:
+    """Bucket of every duration. Negative ones, which only clocks can make, count as zero."""
+    seconds = np.maximum(durations_ns, 0) / SECOND_NS
+    return np.rint(np.log(seconds + OFFSET_SECONDS) / BUCKET_WIDTH).astype(np.int64)
 
 
 def seconds_of(buckets: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -131,77 +138,148 @@ def bins_of(spans: pl.DataFrame, bin_ns: int = BIN_NS) -> Bins:
     """
     if spans.is_empty():
         return Bins.empty()
-    base = _joined(spans, bin_ns)
+    joined = _Joined.of(spans, bin_ns)
+    calls = _calls(joined, spans)
     return Bins(
-        _counts(base),
-        _durations(base),
-        _exemplars(base),
+        _counts(joined, calls),
+        _durations(joined, calls),
+        _exemplars(joined, spans["trace_id"]),
         spans.select(
             key(pl.col("service.name"), pl.col("service.namespace")).alias("service"),
             pl.col("k8s.pod.name").alias("pod"),
             pl.col("k8s.node.name").alias("node"),
         ).unique(),
-        pairs=int(base["parent_service"].is_not_null().sum()),
-        orphans=int((base["parent_service"].is_null() & base["parent_span_id"].is_not_null()).sum()),
+        pairs=len(joined.child_rows),
+        orphans=int(spans["parent_span_id"].count()) - len(joined.child_rows),
     )
 
 
-def _joined(spans: pl.DataFrame, bin_ns: int) -> pl.DataFrame:
-    text = pl.col("service.name"), pl.col("service.namespace")
-    start, end = pl.col("start_time_unix_nano"), pl.col("end_time_unix_nano")
-    base = spans.select(
-        "interval",
-        "trace_id",
-        "span_id",
-        "parent_span_id",
-        (start // bin_ns * bin_ns).alias("bin_ns"),
-        key(*text).cast(pl.Categorical).alias("service"),
-        pl.col("name").cast(pl.Categorical).alias("operation"),
-        pl.col("kind").fill_null(0),
-        start.alias("start"),
-        end.alias("end"),
-        (end - start).alias("duration"),
-        ((pl.col("status_code") == _ERROR) | (pl.col("http.response.status_code") >= 500)).fill_null(False).alias("error"),
-        _peer_kind().alias("peer_kind"),
-        _peer().alias("peer"),
-    )
-    parents = base.select(
-        "trace_id",
-        pl.col("span_id").alias("parent_span_id"),
-        pl.col("service").alias("parent_service"),
-        pl.col("operation").alias("parent_operation"),
-        pl.col("kind").alias("parent_kind"),
-        pl.col("duration").alias("parent_duration"),
-    )
-    base = base.join(parents, on=["trace_id", "parent_span_id"], how="left")
-    base = base.with_columns(
-        (pl.col("parent_service").is_not_null() & (pl.col("parent_service") != pl.col("service"))).alias("remote")
-    )
-    children = (
-        base.filter(pl.col("parent_service").is_not_null())
-        .group_by("trace_id", pl.col("parent_span_id").alias("span_id"))
-        .agg(
-            pl.len().alias("children"),
-            pl.col("remote").sum().alias("remote_children"),
-            pl.col("duration").sum().alias("child_sum"),
-            (pl.col("end").max() - pl.col("start").min()).alias("child_extent"),
-            pl.col("error").any().alias("child_error"),
+@dataclass(frozen=True, eq=False)
+class _Codes:
+    """A column as integers below `size`; `labels` turns codes back into the columns they stand for."""
+
+    values: Ints  # (n,)
+    size: int
+    labels: Callable[[Ints], dict[str, pl.Series]]
+
+    def take(self, rows: Ints) -> _Codes:
+        return replace(self, values=self.values[rows])
+
+    def named(self, *columns: str) -> _Codes:
+        """The same under other column names."""
+        return replace(self, labels=lambda codes: dict(zip(columns, self.labels(codes).values(), strict=True)))
+
+
+def _text(column: str, text: pl.Series) -> _Codes:
+    names = text.unique().sort()
+    return _Codes(_physical(text, names), len(names), lambda codes: {column: names.gather(codes)})
+
+
+def _physical(text: pl.Series, names: pl.Series) -> Ints:
+    return text.cast(pl.Enum(names)).to_physical().cast(pl.Int64).to_numpy()
+
+
+def _paired(first: _Codes, second: _Codes) -> _Codes:
+    """One column for two, with as many codes as there are different pairs."""
+    pairs, values = np.unique(first.values * second.size + second.values, return_inverse=True)
+
+    def labels(codes: Ints) -> dict[str, pl.Series]:
+        a, b = np.divmod(pairs[codes], second.size)
+        return first.labels(a) | second.labels(b)
+
+    return _Codes(values, len(pairs), labels)
+
+
+def _grouped(*columns: _Codes) -> tuple[dict[str, pl.Series], Ints]:
+    """The different rows of some columns, and how often each occurs. Sorting one packed integer is what makes bins fast."""
+    packed = columns[0].values
+    for column in columns[1:]:
+        packed = packed * column.size + column.values
+    groups, counts = np.unique(packed, return_counts=True)
+    found: dict[str, pl.Series] = {}
+    for column in reversed(columns[1:]):
+        groups, codes = np.divmod(groups, column.size)
+        found |= column.labels(codes)
+    return found | columns[0].labels(groups), counts
+
+
+def _times(intervals: Ints, starts: Ints, bin_ns: int) -> _Codes:
+    """Interval and bin of every span."""
+    bins = starts // bin_ns
+    first = int(bins.min())
+    width = int(bins.max()) - first + 1
+    least = int(intervals.min())
+
+    def labels(codes: Ints) -> dict[str, pl.Series]:
+        interval, position = np.divmod(codes, width)
+        return {"interval": pl.Series(interval + least), "bin_ns": pl.Series((position + first) * bin_ns)}
+
+    return _Codes((intervals - least) * width + bins - first, width * (int(intervals.max()) - least + 1), labels)
+
+
+@dataclass(frozen=True, eq=False)
+class _Joined:
+    """Spans beside their parents and children, (n,) each."""
+
+    at: _Codes
+    service: _Codes
+    operation: _Codes  # service and operation
+    kind: Ints
+    duration: Ints
+    self_time: Ints
+    error: Bools
+    child_error: Bools
+    entry: Bools  # receives a request
+    client: Bools  # only waits for a call
+    parent: Ints  # row of the parent, -1 without one
+    children: Ints
+    remote: Bools  # its parent is of another service
+    remote_children: Ints
+
+    @cached_property
+    def child_rows(self) -> Ints:
+        """Rows whose parent is there."""
+        return np.flatnonzero(self.parent >= 0)
+
+    @classmethod
+    def of(cls, spans: pl.DataFrame, bin_ns: int) -> _Joined:
+        n = len(spans)
+        start, end = spans["start_time_unix_nano"].to_numpy(), spans["end_time_unix_nano"].to_numpy()
+        duration, parent = end - start, parent_rows(spans)
+        kind = spans["kind"].fill_null(0).to_numpy().astype(np.int64)
+        failed = (pl.col("status_code") == _ERROR) | (pl.col("http.response.status_code") >= 500)
+        error = spans.select(failed.fill_null(False)).to_series().to_numpy()
+        service = _text("source", spans.select(key(pl.col("service.name"), pl.col("service.namespace"))).to_series())
+        rows = np.flatnonzero(parent >= 0)
+        above = parent[rows]  # (children,)
+        remote = np.zeros(n, dtype=np.bool_)
+        remote[rows] = service.values[above] != service.values[rows]
+        children = np.bincount(above, minlength=n)
+        remote_children = np.bincount(parent[remote], minlength=n)
+        child_sum = np.bincount(above, weights=duration[rows], minlength=n).astype(np.int64)
+        first, last = np.full(n, _FAR), np.full(n, -_FAR)
+        np.minimum.at(first, above, start[rows])
+        np.maximum.at(last, above, end[rows])
+        covered = np.where(children > 0, np.minimum(child_sum, last - first), 0)
+        child_error = np.zeros(n, dtype=np.bool_)
+        child_error[above[error[rows]]] = True
+        waits = (kind == 0) & (remote_children == 1) & (children == 1)
+        return cls(
+            at=_times(spans["interval"].to_numpy().astype(np.int64), start, bin_ns),
+            service=service,
+            operation=_paired(service, _text("operation", spans["name"])),
+            kind=kind,
+            duration=duration,
+            self_time=np.maximum(duration - covered, 0),
+            error=error,
+            child_error=child_error,
+            entry=np.isin(kind, _SERVER_KINDS) | ((kind == 0) & ((parent < 0) | remote)),
+            client=np.isin(kind, _CLIENT_KINDS) | waits,
+            parent=parent,
+            children=children,
+            remote=remote,
+            remote_children=remote_children,
         )
-    )
-    base = base.join(children, on=["trace_id", "span_id"], how="left").with_columns(
-        pl.col("children", "remote_children").fill_null(0), pl.col("child_error").fill_null(False)
-    )
-    siblings = children.select("trace_id", pl.col("span_id").alias("parent_span_id"), pl.col("children").alias("siblings"))
-    base = base.join(siblings, on=["trace_id", "parent_span_id"], how="left")
-    kind, own_root = pl.col("kind"), pl.col("parent_service").is_null() | pl.col("remote")
-    covered = pl.min_horizontal("child_sum", "child_extent").fill_null(0)
-    waits = (kind == 0) & (pl.col("remote_children") == 1) & (pl.col("children") == 1)
-    return base.with_columns(
-        (kind.is_in(_SERVER_KINDS) | ((kind == 0) & own_root)).alias("entry"),
-        (kind.is_in(_CLIENT_KINDS) | waits).alias("client"),
-        (pl.col("duration") - covered).clip(lower_bound=0).alias("self"),
-        pl.col("service", "operation", "parent_service", "parent_operation").cast(pl.String),
-    )
 
 
 def _peer_kind() -> pl.Expr:
@@ -228,94 +306,104 @@ def _peer() -> pl.Expr:
     )
 
 
-def _calls(base: pl.DataFrame) -> pl.DataFrame:
-    """Calls between entities: seen from both ends where a child span exists, from the client alone otherwise."""
-    waiting = pl.col("parent_kind").is_in(_CLIENT_KINDS) | ((pl.col("parent_kind") == 0) & (pl.col("siblings") == 1))
-    paired = base.filter("remote").select(
-        "interval",
-        "bin_ns",
-        pl.col("parent_service").alias("source"),
-        pl.lit("service").alias("target_kind"),
-        pl.col("service").alias("target"),
-        "error",
-        pl.when(waiting).then("parent_duration").alias("client"),
-        pl.col("duration").alias("called"),
-    )
-    alone = base.filter(pl.col("kind").is_in(_CLIENT_KINDS) & (pl.col("remote_children") == 0) & pl.col("peer").is_not_null())
-    outgoing = alone.select(
-        "interval",
-        "bin_ns",
-        pl.col("service").alias("source"),
-        pl.col("peer_kind").alias("target_kind"),
-        pl.col("peer").alias("target"),
-        "error",
-        pl.col("duration").alias("client"),
-        pl.lit(None, dtype=pl.Int64).alias("called"),
-    )
-    consumed = base.filter((pl.col("kind") == _SERVER_KINDS[1]) & (pl.col("peer_kind") == "queue")).select(
-        "interval",
-        "bin_ns",
-        pl.col("service").alias("source"),
-        pl.lit("consumed_queue").alias("target_kind"),
-        pl.col("peer").alias("target"),
-        "error",
-        pl.col("duration").alias("client"),
-        pl.lit(None, dtype=pl.Int64).alias("called"),
-    )
-    return pl.concat([paired, outgoing, consumed]).with_columns((pl.col("client") - pl.col("called")).alias("gap"))
+@dataclass(frozen=True, eq=False)
+class _Calls:
+    """Calls of one sort, (m,) each: pairs of a span and its child in another service, or client spans whose callee shows none."""
+
+    ends: tuple[_Codes, ...]  # at, source, target_kind, target
+    error: Bools
+    client: Ints  # duration seen by the caller
+    called: Ints  # duration of the callee; empty where it shows none
+    waits: Bools  # the caller only waits for this call, so that the difference is the network's
 
 
-def _counts(base: pl.DataFrame) -> pl.DataFrame:
-    calls = _calls(base)
-    own = base.with_columns(pl.col("service").alias("source"))
-    # An error counts where it starts: a span whose child failed too only passes it on.
-    failed = own.filter("error")
-    children = base.filter(pl.col("parent_service").is_not_null()).select(
-        "interval",
-        "bin_ns",
-        pl.col("parent_service").alias("source"),
-        pl.col("parent_operation").alias("operation"),
-        pl.lit("service").alias("target_kind"),
-        pl.col("service").alias("target"),
-        pl.col("operation").alias("target_operation"),
-    )
-    parts = [
-        _tally(own, "span"),
-        _tally(own.filter("entry"), "request"),
-        _tally(failed.filter("entry"), "error"),
-        _tally(failed.filter(~pl.col("child_error")), "own_error"),
-        _tally(children, "child"),
-        _tally(calls, "call"),
-        _tally(calls.filter("error"), "call_error"),
+def _calls(joined: _Joined, spans: pl.DataFrame) -> list[_Calls]:
+    peers = spans.select(_peer_kind().alias("kind"), _peer().alias("name"))
+    is_client = np.isin(joined.kind, _CLIENT_KINDS)
+    outgoing = np.flatnonzero(is_client & (joined.remote_children == 0) & peers["name"].is_not_null().to_numpy())
+    from_queue = (peers["kind"] == "queue").fill_null(False).to_numpy()
+    consumed = np.flatnonzero((joined.kind == _SERVER_KINDS[1]) & from_queue)
+    into_queue = pl.Series(["consumed_queue"] * len(consumed), dtype=pl.String)
+    return [
+        _answered(joined),
+        _unanswered(joined, outgoing, peers["kind"].gather(outgoing), peers["name"].gather(outgoing)),
+        _unanswered(joined, consumed, into_queue, peers["name"].gather(consumed)),
     ]
+
+
+def _answered(joined: _Joined) -> _Calls:
+    rows = np.flatnonzero(joined.remote)
+    parent = joined.parent[rows]
+    kind = joined.kind[parent]
+    names = pl.Series(["service"])
+    to_service = _Codes(np.zeros(len(rows), dtype=np.int64), 1, lambda codes: {"target_kind": names.gather(codes)})
+    return _Calls(
+        (joined.at.take(rows), joined.service.take(parent), to_service, joined.service.take(rows).named("target")),
+        joined.error[rows],
+        joined.duration[parent],
+        joined.duration[rows],
+        np.isin(kind, _CLIENT_KINDS) | ((kind == 0) & (joined.children[parent] == 1)),
+    )
+
+
+def _unanswered(joined: _Joined, rows: Ints, kinds: pl.Series, names: pl.Series) -> _Calls:
+    ends = (joined.at.take(rows), joined.service.take(rows), _text("target_kind", kinds), _text("target", names))
+    nothing = np.zeros(0, dtype=np.int64)
+    return _Calls(ends, joined.error[rows], joined.duration[rows], nothing, np.ones(len(rows), dtype=np.bool_))
+
+
+def _counts(joined: _Joined, calls: Sequence[_Calls]) -> pl.DataFrame:
+    def own(what: str, chosen: Bools) -> pl.DataFrame:
+        rows = np.flatnonzero(chosen)
+        return _tally(what, joined.at.take(rows), joined.operation.take(rows))
+
+    rows = joined.child_rows
+    target = joined.operation.take(rows).named("target", "target_operation")
+    child = _tally("child", joined.at.take(rows), joined.operation.take(joined.parent[rows]), target)
+    parts = [
+        own("span", np.ones(len(joined.kind), dtype=np.bool_)),
+        own("request", joined.entry),
+        own("error", joined.error & joined.entry),
+        own("own_error", joined.error & ~joined.child_error),
+        child.with_columns(pl.lit("service").alias("target_kind")),
+    ]
+    for sort in calls:
+        failed = np.flatnonzero(sort.error)
+        parts += [_tally("call", *sort.ends), _tally("call_error", *(end.take(failed) for end in sort.ends))]
     return pl.concat(parts)
 
 
-def _tally(frame: pl.DataFrame, what: str) -> pl.DataFrame:
-    keys = [column for column in COUNTS if column not in ("what", "count") and column in frame.columns]
-    tallied = frame.group_by(keys).agg(pl.len().cast(pl.Int64).alias("count"))
-    return _filled(tallied.with_columns(pl.lit(what).alias("what")), COUNTS)
+def _tally(what: str, *columns: _Codes) -> pl.DataFrame:
+    groups, counts = _grouped(*columns)
+    return _filled(pl.DataFrame({**groups, "what": [what] * len(counts), "count": counts}), COUNTS)
 
 
-def _durations(base: pl.DataFrame) -> pl.DataFrame:
-    calls = _calls(base)
-    own = base.with_columns(pl.col("service").alias("source"))
+def _durations(joined: _Joined, calls: Sequence[_Calls]) -> pl.DataFrame:
+    def own(what: str, chosen: Bools, durations: Ints) -> pl.DataFrame:
+        rows = np.flatnonzero(chosen)
+        return _histogram(what, durations[rows], joined.at.take(rows), joined.operation.take(rows))
+
     parts = [
-        _histogram(own.filter("entry"), "server", "duration"),
-        _histogram(own.filter(~pl.col("client")), "self", "self"),
-        _histogram(own.filter(pl.col("client") & (pl.col("children") == 0)), "leaf", "duration"),
-        _histogram(calls, "client", "client"),
-        _histogram(calls, "called", "called"),
-        _histogram(calls, "gap", "gap"),
+        own("server", joined.entry, joined.duration),
+        own("self", ~joined.client, joined.self_time),
+        own("leaf", joined.client & (joined.children == 0), joined.duration),
     ]
+    for sort in calls:
+        rows = np.flatnonzero(sort.waits)
+        waiting = [end.take(rows) for end in sort.ends]
+        parts.append(_histogram("client", sort.client[rows], *waiting))
+        if len(sort.called):
+            parts.append(_histogram("called", sort.called, *sort.ends))
+            parts.append(_histogram("gap", sort.client[rows] - sort.called[rows], *waiting))
     return pl.concat(parts)
 
 
-def _histogram(frame: pl.DataFrame, what: str, duration: str) -> pl.DataFrame:
-    frame = frame.filter(pl.col(duration).is_not_null()).with_columns(bucket(pl.col(duration)).alias("bucket"))
-    keys = [column for column in DURATIONS if column not in ("what", "count") and column in frame.columns]
-    counted = frame.group_by(keys).agg(pl.len().cast(pl.Int64).alias("count"))
-    return _filled(counted.with_columns(pl.lit(what).alias("what")), DURATIONS)
+def _histogram(what: str, durations_ns: Ints, *columns: _Codes) -> pl.DataFrame:
+    buckets = buckets_of(durations_ns)
+    least, most = (int(buckets.min()), int(buckets.max())) if len(buckets) else (0, 0)
+    bucket = _Codes(buckets - least, most - least + 1, lambda codes: {"bucket": pl.Series(codes + least)})
+    groups, counts = _grouped(*columns, bucket)
+    return _filled(pl.DataFrame({**groups, "what": [what] * len(counts), "count": counts}), DURATIONS)
 
 
 def _filled(frame: pl.DataFrame, schema: dict[str, pl.DataType]) -> pl.DataFrame:
@@ -325,19 +413,38 @@ def _filled(frame: pl.DataFrame, schema: dict[str, pl.DataType]) -> pl.DataFrame
     )
 
 
+def _exemplars(joined: _Joined, trace_ids: pl.Series) -> pl.DataFrame:
+    """Only spans among the few largest (failed, duration) of their service and interval are sorted out in full."""
+    rows = np.flatnonzero(joined.entry)
+    at = joined.at.labels(joined.at.values[rows])
+    interval = at["interval"].to_numpy()
+    group = (interval - interval.min(initial=0)) * joined.service.size + joined.service.values[rows]
+    weight = joined.duration[rows] + np.where(joined.error[rows], _FAR // 2, 0)
+    bound = np.full(int(group.max(initial=0)) + 1, _FAR)
+    for _ in range(_EXEMPLARS_KEPT):
+        below = weight < bound[group]
+        bound = np.full(len(bound), -_FAR)
+        np.maximum.at(bound, group[below], weight[below])
+    kept = weight >= bound[group]
+    rows = rows[kept]
+    taken = joined.operation.labels(joined.operation.values[rows])
+    slow = {
+        "interval": at["interval"].filter(kept),
+        "service": taken["source"],
+        "operation": taken["operation"],
+        "trace_id": trace_ids.gather(rows),
+        "duration_ns": joined.duration[rows],
+        "error": joined.error[rows],
+    }
+    return _slowest(_filled(pl.DataFrame(slow), EXEMPLARS))
+
+
 def _summed(frame: pl.DataFrame) -> pl.DataFrame:
     keys = [column for column in frame.columns if column != "count"]
     return frame.group_by(keys).agg(pl.col("count").sum()).select(frame.columns)
 
 
-def _exemplars(base: pl.DataFrame) -> pl.DataFrame:
-    entries = base.filter("entry").select(
-        "interval", "service", "operation", "trace_id", pl.col("duration").alias("duration_ns"), "error"
-    )
-    return _slowest(entries)
-
-
 def _slowest(entries: pl.DataFrame) -> pl.DataFrame:
     """The slowest entry spans per (interval, service), failing ones first."""
-    ordered = entries.sort("error", "duration_ns", "trace_id", descending=[True, True, False])
+    ordered = entries.sort("error", "duration_ns", "trace_id", "operation", descending=[True, True, False, False])
     return ordered.group_by("interval", "service", maintain_order=True).head(_EXEMPLARS_KEPT).select(list(EXEMPLARS))

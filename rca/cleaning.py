@@ -47,12 +47,21 @@ def _clean_spans(spans: pl.DataFrame) -> tuple[pl.DataFrame, list[Gap]]:
 
 
 def parent_rows(spans: pl.DataFrame) -> npt.NDArray[np.int64]:
-    """Row of every span's parent in its trace, (n,); -1 where there is none. Span ids must be unique in their trace."""
-    ids = spans.select("trace_id", pl.col("span_id").alias("parent_span_id")).with_row_index("parent")
-    joined = spans.select("trace_id", "parent_span_id").join(
-        ids, on=["trace_id", "parent_span_id"], how="left", maintain_order="left"
+    """Row of every span's parent in its trace, (n,); -1 where there is none; the first of several with its id."""
+    trace = pl.col("trace_id").hash(seed=1)
+    ids = spans.select(
+        (trace ^ pl.col("span_id").hash(seed=2)).alias("own"),
+        pl.when(pl.col("parent_span_id").is_not_null()).then(trace ^ pl.col("parent_span_id").hash(seed=2)).alias("parent"),
     )
-    rows: npt.NDArray[np.int64] = joined["parent"].cast(pl.Int64).fill_null(-1).to_numpy()
+    # Sorted 64-bit hashes join several times faster than two texts. A false parent among a million spans: once in 20 million windows.
+    own, named = ids["own"].to_numpy(), ids["parent"].fill_null(0).to_numpy()
+    order, asked = np.argsort(own), np.argsort(named)
+    if (np.diff(own[order]) == 0).any():
+        order = np.argsort(own, kind="stable")
+    position = np.searchsorted(own[order], named[asked])
+    found = np.append(order, -1)[position]
+    rows = np.empty(len(spans), dtype=np.int64)
+    rows[asked] = np.where((found >= 0) & (own[found] == named[asked]), found, -1)
     return rows
 
 
