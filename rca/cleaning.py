@@ -53,7 +53,7 @@ def parent_rows(spans: pl.DataFrame) -> npt.NDArray[np.int64]:
         (trace ^ pl.col("span_id").hash(seed=2)).alias("own"),
         pl.when(pl.col("parent_span_id").is_not_null()).then(trace ^ pl.col("parent_span_id").hash(seed=2)).alias("parent"),
     )
-    # Sorted 64-bit hashes join several times faster than two texts. A false parent among a million spans: once in 20 million windows.
+    # Sorted 64-bit hashes join several times faster than two texts. Of a million spans, one in 20 million windows is misled.
     own, named = ids["own"].to_numpy(), ids["parent"].fill_null(0).to_numpy()
     order, asked = np.argsort(own), np.argsort(named)
     if (np.diff(own[order]) == 0).any():
