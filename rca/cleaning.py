@@ -30,7 +30,7 @@ def cleaned(telemetry: Telemetry) -> Telemetry:
 
 def _clean_spans(spans: pl.DataFrame) -> tuple[pl.DataFrame, list[Gap]]:
     spans, gaps = _without("spans", spans, spans[_END] < spans[_START], "spans end before they start: a clock ran backwards")
-    repeated = ~spans.select(pl.struct("trace_id", "span_id").is_first_distinct()).to_series()
+    repeated = ~spans.select(_hash_in_trace("span_id").is_first_distinct()).to_series()
     spans, more = _without("spans", spans, repeated, "spans repeat the id of another span of their trace")
     gaps += more
     if spans["parent_span_id"].is_in(_NO_PARENT).any():
@@ -48,10 +48,9 @@ def _clean_spans(spans: pl.DataFrame) -> tuple[pl.DataFrame, list[Gap]]:
 
 def parent_rows(spans: pl.DataFrame) -> npt.NDArray[np.int64]:
     """Row of every span's parent in its trace, (n,); -1 where there is none; the first of several with its id."""
-    trace = pl.col("trace_id").hash(seed=1)
     ids = spans.select(
-        (trace ^ pl.col("span_id").hash(seed=2)).alias("own"),
-        pl.when(pl.col("parent_span_id").is_not_null()).then(trace ^ pl.col("parent_span_id").hash(seed=2)).alias("parent"),
+        _hash_in_trace("span_id").alias("own"),
+        pl.when(pl.col("parent_span_id").is_not_null()).then(_hash_in_trace("parent_span_id")).alias("parent"),
     )
     # Sorted 64-bit hashes join several times faster than two texts. Of a million spans, one in 20 million windows is misled.
     own, named = ids["own"].to_numpy(), ids["parent"].fill_null(0).to_numpy()
@@ -63,6 +62,10 @@ def parent_rows(spans: pl.DataFrame) -> npt.NDArray[np.int64]:
     rows = np.empty(len(spans), dtype=np.int64)
     rows[asked] = np.where((found >= 0) & (own[found] == named[asked]), found, -1)
     return rows
+
+
+def _hash_in_trace(span_id: str) -> pl.Expr:
+    return pl.col("trace_id").hash(seed=1) ^ pl.col(span_id).hash(seed=2)
 
 
 def _closes_a_cycle(parents: npt.NDArray[np.int64], starts: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:

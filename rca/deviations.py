@@ -13,7 +13,7 @@ import polars as pl
 from rca.bins import BUCKET_WIDTH, key
 from rca.graph import Indices
 from rca.metrics import METRICS, metric_of
-from rca.residuals import latency_residuals, success_residuals
+from rca.residuals import RESIDUAL_SIGNALS, latency_residuals, success_residuals
 from rca.series import series
 from rca.signals import EDGE_COLUMN, EDGE_SIGNALS, NODE_COLUMN, NODE_SIGNALS
 from rca.telemetry import SECOND_NS, EntityId
@@ -52,11 +52,15 @@ class _Blocks:
     def __init__(self, window: Window) -> None:
         length = max(window.incident.end_ns - window.incident.start_ns, _SHORTEST_STRETCH_NS)
         self.edges: list[tuple[int, int, int, int]] = []  # interval, start, end, block
+        self.starts: list[Indices] = []  # of the blocks of each baseline
+        self.firsts: list[int] = []  # first block of each baseline
         block = 0
         for index, baseline in enumerate(window.baselines):
             start, end = baseline.interval.start_ns, baseline.interval.end_ns
             pieces = max(1, round((end - start) / length))
             bounds = np.linspace(start, end, pieces + 1).astype(np.int64)
+            self.starts.append(bounds[:-1])
+            self.firsts.append(block)
             for low, high in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
                 self.edges.append((index, low, high, block))
                 block += 1
@@ -64,20 +68,14 @@ class _Blocks:
 
     def assign(self, frame: pl.DataFrame, time: str) -> pl.DataFrame:
         """Add `block` to a frame that has `interval` and a time column."""
-        incident = frame.filter(pl.col("interval") == INCIDENT).with_columns(pl.lit(INCIDENT, dtype=pl.Int32).alias("block"))
-        if not self.edges or len(incident) == len(frame):
-            return incident
-        bounds = pl.DataFrame(
-            self.edges, schema={"interval": pl.Int16, "_start": pl.Int64, "_end": pl.Int64, "block": pl.Int32}, orient="row"
-        )
-        # A bin starts up to 10 s before the interval its spans lie in, so a time before the first start belongs to the first.
-        firsts = bounds.group_by("interval").agg(pl.col("_start").min().alias("_first"))
-        rest = frame.filter(pl.col("interval") != INCIDENT).join(firsts, on="interval")
-        rest = rest.with_columns(pl.max_horizontal(time, "_first").alias("_time")).sort("_time")
-        rest = rest.join_asof(
-            bounds.sort("_start"), left_on="_time", right_on="_start", by="interval", strategy="backward", check_sortedness=False
-        )
-        return pl.concat([incident, rest.select(incident.columns)])
+        intervals, times = frame["interval"].to_numpy(), frame[time].fill_null(0).to_numpy()
+        block = np.full(len(frame), INCIDENT, dtype=np.int32)
+        for index in range(len(self.starts)):
+            rows = np.flatnonzero(intervals == index)
+            # A bin starts up to 10 s before the interval its spans lie in, so a time before the first start belongs to the first.
+            position = np.searchsorted(self.starts[index], times[rows], side="right") - 1
+            block[rows] = self.firsts[index] + np.maximum(position, 0)
+        return frame.with_columns(pl.Series("block", block))
 
 
 @dataclass(eq=False)
@@ -174,24 +172,43 @@ def _quiet_blocks(window: Window, blocks: _Blocks) -> list[int]:
 
 
 class _Histograms:
-    """Duration histograms by key, ready for quantiles of any set of blocks. K keys; rows sorted by (key, bucket)."""
+    """Duration histograms by key (K keys) and stretch (Q), ready for quantiles. R different (key, bucket) in order."""
 
-    def __init__(self, frame: pl.DataFrame, keys: list[str]) -> None:
-        frame = frame.group_by([*keys, "block", "bucket"]).agg(pl.col("count").sum())
+    def __init__(self, frame: pl.DataFrame, keys: list[str], stretches: list[int]) -> None:
         self.keys = frame.select(keys).unique().sort(keys).with_row_index("key")
-        frame = frame.join(self.keys, on=keys, nulls_equal=True).sort("key", "bucket")
-        self.key = frame["key"].to_numpy().astype(np.int64)
-        self.block = frame["block"].to_numpy()
-        self.bucket = frame["bucket"].to_numpy().astype(np.float64)
-        self.count = frame["count"].to_numpy().astype(np.float64)
-        self.ends = np.searchsorted(self.key, np.arange(len(self.keys)), side="right")
+        key = frame.select(keys).join(self.keys, on=keys, nulls_equal=True, maintain_order="left")["key"].to_numpy()
+        bucket, block = frame["bucket"].to_numpy().astype(np.int64), frame["block"].to_numpy()
+        count = frame["count"].to_numpy()
+        least = bucket.min(initial=0)
+        width = int(bucket.max(initial=0) - least) + 1
+        cells, row = np.unique(key.astype(np.int64) * width + (bucket - least), return_inverse=True)
+        self.bucket = (cells % width + least).astype(np.float64)  # (R,)
+        self.starts = np.searchsorted(cells // width, np.arange(len(self.keys)))  # (K,) first row of every key
+        at_rest = np.bincount(row, weights=np.where(block >= 0, count, 0), minlength=len(cells))  # (R,)
+        self.now = np.stack(
+            [np.bincount(row, weights=np.where(block == stretch, count, 0), minlength=len(cells)) for stretch in stretches]
+        )  # (Q, R)
+        quiet = (np.array(stretches) >= 0)[:, None]
+        self.before = at_rest - np.where(quiet, self.now, 0.0)  # (Q, R) all other baseline blocks
 
-    def summary(self, chosen: npt.NDArray[np.bool_]) -> tuple[Array, Array, Array]:
-        """(n, median, robust spread) of ln duration per key over the chosen rows; (K,) each."""
-        cumulative = np.cumsum(np.where(chosen, self.count, 0.0))
-        upto = cumulative[self.ends - 1] if len(self.ends) else np.zeros(0)
-        before = np.concatenate([[0.0], upto[:-1]]) if len(upto) else upto
-        total = upto - before
+    def shifts(self) -> Array:
+        """Two-sample shift of every stretch against all other baseline blocks, per key (Q, K)."""
+        return np.stack([self._shift(now, before) for now, before in zip(self.now, self.before, strict=True)])
+
+    def _shift(self, now: Array, before: Array) -> Array:
+        n_now, median_now, spread_now = self._summary(now)
+        n_before, median_before, spread_before = self._summary(before)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            error = np.sqrt(spread_before**2 / np.minimum(n_before, _MOST_BEFORE) + spread_now**2 / np.minimum(n_now, _MOST_NOW))
+            shift: Array = (median_now - median_before) / error
+        shift[(n_before < _FEWEST_BEFORE) | (n_now < _FEWEST_NOW)] = np.nan
+        return shift
+
+    def _summary(self, counts: Array) -> tuple[Array, Array, Array]:
+        """(n, median, robust spread) of ln duration per key, (K,) each. counts: (R,)."""
+        cumulative = np.cumsum(counts)
+        before = np.where(self.starts > 0, cumulative[self.starts - 1], 0.0)
+        total = np.append(before[1:], cumulative[-1]) - before
         quartiles = []
         for share in (0.25, 0.5, 0.75):
             position = np.searchsorted(cumulative, before + share * total - 1e-9, side="left")
@@ -200,37 +217,24 @@ class _Histograms:
         return total, middle, np.maximum((high - low) / 1.349, 0.15)
 
 
-def _shift(histograms: _Histograms, stretch: int) -> Array:
-    """Two-sample shift of one stretch against all other baseline blocks, per key (K,)."""
-    now = histograms.block == stretch
-    before = (histograms.block >= 0) & ~now
-    n_now, median_now, spread_now = histograms.summary(now)
-    n_before, median_before, spread_before = histograms.summary(before)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        error = np.sqrt(spread_before**2 / np.minimum(n_before, _MOST_BEFORE) + spread_now**2 / np.minimum(n_now, _MOST_NOW))
-        shift: Array = (median_now - median_before) / error
-    shift[(n_before < _FEWEST_BEFORE) | (n_now < _FEWEST_NOW)] = np.nan
-    return shift
-
-
 def _measure_durations(sheet: _Sheet, window: Window, topology: Topology, blocks: _Blocks, stretches: list[int]) -> None:
     durations = blocks.assign(window.bins.durations, "bin_ns")
     if durations.is_empty():
         return
     for what, signal in (("server", "server_latency"), ("self", "self_time"), ("leaf", "leaf_latency")):
-        histograms = _Histograms(durations.filter(pl.col("what") == what), ["source", "operation"])
+        histograms = _Histograms(durations.filter(pl.col("what") == what), ["source", "operation"], stretches)
         if not len(histograms.keys):
             continue
-        shifts = np.stack([_shift(histograms, stretch) for stretch in stretches])
+        shifts = histograms.shifts()
         rows = _service_rows(topology, histograms.keys["source"])
         sheet.raise_node(signal, rows, shifts)
         if what == "self":
             sheet.raise_node("self_time_fall", rows, -shifts)
     for what, signal in (("client", "client_latency"), ("called", "called_latency"), ("gap", "gap")):
-        histograms = _Histograms(durations.filter(pl.col("what") == what), ["source", "target_kind", "target"])
+        histograms = _Histograms(durations.filter(pl.col("what") == what), ["source", "target_kind", "target"], stretches)
         if not len(histograms.keys):
             continue
-        shifts = np.stack([_shift(histograms, stretch) for stretch in stretches])
+        shifts = histograms.shifts()
         edges = [_edge_of(topology, *names) for names in histograms.keys.select("source", "target_kind", "target").iter_rows()]
         for relation in topology.edges:
             of_relation = np.array([edge is not None and edge[0] == relation for edge in edges], dtype=bool)
@@ -486,27 +490,47 @@ def _measure_metrics(sheet: _Sheet, window: Window, topology: Topology, blocks: 
         return
     metrics = metrics.with_columns(key(pl.col("entity"), pl.col("namespace")).alias("key"))
     scores = robust_scores(blocks.assign(metrics, "time_unix_nano"), ["entity_kind", "key", "metric"])
-    by_stretch = {stretch: q for q, stretch in enumerate(stretches)}
+    at = {stretch: q for q, stretch in enumerate(stretches)}
+    known = {metric: metric_of(metric) for metric in scores["metric"].unique().to_list()}
+    rows = pl.DataFrame(
+        [(kind, name, row) for (kind, name), row in topology.rows.items()],
+        schema={"entity_kind": pl.String, "key": pl.String, "row": pl.Int64},
+        orient="row",
+    )
     summary = (
         scores.filter(pl.col("block").is_in(stretches))
         .group_by("entity_kind", "key", "metric", "block")
         .agg(pl.col("z").mean().alias("z"), _slope_per_minute().alias("slope"))
-        .sort("entity_kind", "key", "metric", "block")
+        .filter(pl.col("z").is_finite())
+        .join(rows, on=["entity_kind", "key"])
+        .sort("row", "metric", "block")
     )
-    for kind, name, metric, block, z, slope in summary.iter_rows():
-        row = topology.rows.get((kind, name))
-        if row is None or not np.isfinite(z):
-            continue
-        known = metric_of(metric)
-        column = NODE_COLUMN[known.signal]
-        value = -z if known.direction == "down" else z
-        if not NODE_SIGNALS[column].signed:
-            value = max(value, 0.0)
-        q = by_stretch[block]
-        for target in (row, topology.owners.get(row)):
-            if target is not None and not abs(sheet.node[q, target, column]) >= abs(value):
-                sheet.node[q, target, column] = value
-                sheet.slope[q, target, column] = slope if slope is not None and np.isfinite(slope) else 0.0
+    values, slopes = summary["z"].to_numpy().copy(), summary["slope"].to_numpy()
+    slopes = np.where(np.isfinite(slopes), slopes, 0.0)
+    columns = summary["metric"].replace_strict({m: NODE_COLUMN[known[m].signal] for m in known}, return_dtype=pl.Int64).to_numpy()
+    falls = summary["metric"].replace_strict({m: known[m].direction == "down" for m in known}, return_dtype=pl.Boolean)
+    values[falls.to_numpy()] *= -1
+    signed = np.array([signal.signed for signal in NODE_SIGNALS])[columns]
+    values = np.where(signed, values, np.maximum(values, 0.0))
+    stretch = summary["block"].replace_strict(at, return_dtype=pl.Int64).to_numpy()
+    row = summary["row"].to_numpy()
+    owner = np.array([topology.owners.get(r, r) for r in range(len(topology.entities))], dtype=np.int64)[row]
+    owned = owner != row
+    for rows_of, chosen in ((owner, owned), (row, np.ones(len(row), dtype=bool))):
+        cells = (stretch[chosen], rows_of[chosen], columns[chosen])
+        _keep_largest_with_slope(sheet, cells, values[chosen], slopes[chosen])
+
+
+def _keep_largest_with_slope(sheet: _Sheet, cells: tuple[Indices, Indices, Indices], values: Array, slopes: Array) -> None:
+    """As _keep_largest, for cells (stretch, row, column); the slope is that of the metric that is kept."""
+    order = np.argsort(-np.abs(values), kind="stable")
+    flat = np.ravel_multi_index(cells, sheet.node.shape)[order]
+    _, first = np.unique(flat, return_index=True)
+    flat, kept = flat[first], order[first]
+    node, slope = sheet.node.reshape(-1), sheet.slope.reshape(-1)  # views
+    louder = ~(np.abs(node[flat]) >= np.abs(values[kept]))  # also true where there is nothing yet
+    node[flat[louder]] = values[kept[louder]]
+    slope[flat[louder]] = slopes[kept[louder]]
 
 
 def _slope_per_minute() -> pl.Expr:
@@ -588,17 +612,20 @@ def _measure_call_metrics(sheet: _Sheet, window: Window, topology: Topology, blo
 
 
 def _measure_residuals(sheet: _Sheet, window: Window, topology: Topology, blocks: _Blocks, stretches: list[int]) -> None:
-    frame = blocks.assign(series(window, topology), "time_unix_nano")
+    frame = blocks.assign(series(window, topology, (*RESIDUAL_SIGNALS, _SERVED)), "time_unix_nano")
     every = np.arange(len(topology.entities))
     sheet.raise_node("latency_residual", every, latency_residuals(frame, topology, frame["block"], stretches))
     sheet.raise_node("success_residual", every, success_residuals(frame, topology, frame["block"], stretches))
     sheet.raise_node("quiet_callees", every, _quiet_callees(frame, topology, blocks, stretches))
 
 
+_SERVED: Final = "server.request.rate"
+
+
 def _quiet_callees(frame: pl.DataFrame, topology: Topology, blocks: _Blocks, stretches: list[int]) -> Array:
     """Largest fall over callees of ln(callee's rate) - ln(own rate), robust z over the baseline blocks, at the caller; (Q, N)."""
     result = np.full((len(stretches), len(topology.entities)), np.nan)
-    rates = frame.filter((pl.col("signal") == "server.request.rate") & pl.col("block").is_not_null())
+    rates = frame.filter((pl.col("signal") == _SERVED) & pl.col("block").is_not_null())
     means = rates.group_by("row", "block").agg(pl.col("value").mean())
     if means.is_empty():
         return result

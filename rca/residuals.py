@@ -23,6 +23,7 @@ _OFFSET_SECONDS: Final = 1e-3
 LATENCIES: Final = ("server.request.duration.mean", "server.request.duration.p50", "server.request.duration.p90", "latency")
 """Latency series in order of preference."""
 _SUCCESS: Final = ("server.request.success_ratio",)
+RESIDUAL_SIGNALS: Final = (*LATENCIES, *_SUCCESS)
 
 
 def latency_residuals(frame: pl.DataFrame, topology: Topology, blocks: pl.Series, stretches: list[int]) -> Array:
@@ -139,7 +140,11 @@ def _residual_of(
     middle = np.median(at_rest)
     scale = max(1.4826 * np.median(np.abs(at_rest - middle)), np.subtract(*np.percentile(at_rest, [75, 25])) / 1.349, least_scale)
     z = (residual - middle) / scale
-    return np.array([np.nanmean(z[block_of == s]) if np.isfinite(z[block_of == s]).any() else np.nan for s in stretches])
+    seen = np.isfinite(z)
+    members = (block_of[None, :] == np.array(stretches)[:, None]) & seen  # (Q, T)
+    with np.errstate(invalid="ignore"):
+        mean: Array = (members @ np.where(seen, z, 0.0)) / members.sum(axis=1)
+    return mean
 
 
 def _fit(values: Array, block_of: npt.NDArray[np.int64], row: int, callees: list[int]) -> tuple[float, Array] | None:

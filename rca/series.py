@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 import polars as pl
@@ -25,15 +26,18 @@ SERIES: Final = {
 _ERROR_SEVERITIES: Final = ("ERROR", "FATAL")
 
 
-def series(window: Window, topology: Topology | None = None) -> pl.DataFrame:
+def series(window: Window, topology: Topology | None = None, signals: Collection[str] | None = None) -> pl.DataFrame:
     """Every series of the window, sorted by (row, signal, time). Series of a pod are its owner's (the mean over its pods).
 
     Signals: request.rate (1/s), request.error_ratio, latency and self_time (s, geometric means per 10 s), log.lines and
-    log.error_lines (1/s), and every metric by its canonical name and unit.
+    log.error_lines (1/s), and every metric by its canonical name and unit. `signals` picks some of them.
     """
     topology = topology or topology_of(window)
     spans, logs = _of_spans(window), _of_logs(window)
-    frames = [_located(frame, topology) for frame in (spans, logs, _of_metrics(window))]
+    frames = [spans, logs, _of_metrics(window)]
+    if signals is not None:
+        frames = [frame.filter(pl.col("signal").is_in(signals)) for frame in frames]
+    frames = [_located(frame, topology) for frame in frames]
     joined = pl.concat(frames).group_by("interval", "time_unix_nano", "row", "signal").agg(pl.col("value").mean())
     about = pl.DataFrame(
         {
