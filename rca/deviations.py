@@ -689,7 +689,7 @@ _CALLER_SIDE: Final = {
     "src_p": "alert_latency_out",
     "src_success": "alert_errors_out",
 }
-_METRIC_ALERTS: Final = tuple(dict.fromkeys([*_CALLER_SIDE.values(), *(signal for _, signal in _ALERT_WORDS)]))
+METRIC_ALERTS: Final = tuple(dict.fromkeys([*_CALLER_SIDE.values(), *(signal for _, signal in _ALERT_WORDS)]))
 _CALL_ALERTS: Final = {"slow": ("alert_slow", "alert_slow_calls"), "failed": ("alert_failed", "alert_failed_calls")}
 
 
@@ -727,7 +727,7 @@ def _measure_alerts(sheet: _Sheet, window: Window, topology: Topology) -> None:
             else:
                 signal = "alert_logs" if source == "log" else alert_signal(name)
                 sheet.node[0, target, NODE_COLUMN[signal]] += sign
-    on_metrics = [NODE_COLUMN[signal] for signal in _METRIC_ALERTS]
+    on_metrics = [NODE_COLUMN[signal] for signal in METRIC_ALERTS]
     sheet.node[0, :, NODE_COLUMN["alert_rarity"]] = _rarity(sheet.node[0][:, on_metrics])
 
 

@@ -17,7 +17,7 @@ import polars as pl
 
 from rca.bins import BIN_NS, BUCKET_WIDTH, seconds_of, split_key
 from rca.contracts import Case
-from rca.deviations import alert_signal, anscombe, client_gaps, robust_scores
+from rca.deviations import METRIC_ALERTS, alert_signal, anscombe, client_gaps, robust_scores
 from rca.features import ALERT_SIGNAL, FLOOR_SIGNALS, loudest_signal
 from rca.graph import RELATIONS, ServiceGraph
 from rca.metrics import Metric, metric_of
@@ -41,6 +41,7 @@ _SAME_STORY: Final = (
     frozenset({"server_latency", "latency_residual", "metric_server_latency"}),
     frozenset({"metric_success", "success_residual"}),
     frozenset({"traffic", "metric_traffic", "log_volume"}),
+    frozenset({ALERT_SIGNAL, *METRIC_ALERTS}),
 )
 """Signals that tell the same in other words: only the first is stated."""
 _ERROR_SEVERITIES: Final = ("ERROR", "FATAL")
@@ -132,7 +133,7 @@ class Facts:
         return self._of_entity[entity]
 
     def _collect(self, entity: EntityId) -> Iterable[Evidence]:
-        deviations = self.case.deviations.node[self._deviation_rows[entity]]
+        deviations = self.case.deviations.node[self.deviation_rows[entity]]
         told: set[str] = set()
         left = MOST_STATEMENTS
         for signal in loud_signals(self.case, entity):
@@ -143,7 +144,8 @@ class Facts:
             statement = self.state(entity, signal.name)
             if statement is None:
                 continue
-            told |= next((group for group in _SAME_STORY if signal.name in group), frozenset({signal.name}))
+            if signal.name not in METRIC_ALERTS:  # each names other alerts; the rare ones name them all
+                told |= next((group for group in _SAME_STORY if signal.name in group), frozenset({signal.name}))
             left -= 1
             yield Evidence(
                 signal.name,
@@ -162,7 +164,7 @@ class Facts:
         return _STATES[signal](self, entity, signal)
 
     @cached_property
-    def _deviation_rows(self) -> dict[EntityId, int]:
+    def deviation_rows(self) -> dict[EntityId, int]:
         return {entity: row for row, entity in enumerate(self.case.deviations.entities)}
 
     # --- what statements are read from --------------------------------------------------------------------------
@@ -598,17 +600,22 @@ def _events(facts: Facts, entity: EntityId, signal: str) -> Statement | None:
 
 def _alerts(facts: Facts, entity: EntityId, signal: str) -> Statement | None:
     title = NODE_SIGNALS[NODE_COLUMN[signal]].title
-    if signal == "alert_rarity":
+    if signal == ALERT_SIGNAL:
         return _rare_alerts(facts, entity)
     if signal.startswith(("alert_slow_", "alert_failed_")):
         return _call_alerts(facts, entity, signal, title)
+    names = _alert_names(facts, entity, signal)
+    return Statement(f"{title}: {_listed(names)}", float(len(names)), None, "1") if names else None
+
+
+def _alert_names(facts: Facts, entity: EntityId, signal: str) -> list[str]:
+    """Names and directions of the alerts that feed a signal of an entity, alerts about calls left out."""
     mine = facts.alerts.filter(facts.about(entity) & (pl.col("source") != "trace"))
-    names = [
+    return [
         f"{printable(name)}{f' {direction}' if direction else ''}"
         for name, source, direction in mine.select("name", "source", "direction").iter_rows()
         if signal == ("alert_logs" if source == "log" else alert_signal(name))
     ]
-    return Statement(f"{title}: {_listed(names)}", float(len(names)), None, "1") if names else None
 
 
 def _call_alerts(facts: Facts, entity: EntityId, signal: str, title: str) -> Statement | None:
@@ -626,17 +633,19 @@ def _call_alerts(facts: Facts, entity: EntityId, signal: str, title: str) -> Sta
 
 
 def _rare_alerts(facts: Facts, entity: EntityId) -> Statement | None:
-    deviations = facts.case.deviations.node
-    row = facts._deviation_rows[entity]
-    kinds = []
+    """Its metric alerts, those that few entities have first, with how many candidates have one of the kind."""
+    candidates = [facts.deviation_rows[candidate] for candidate in facts.case.graph.candidates]
+    node = np.nan_to_num(facts.case.deviations.node[candidates])
+    found: list[tuple[int, str, int]] = []
     for column, signal in enumerate(NODE_SIGNALS):
-        has = np.nan_to_num(deviations[:, column]) != 0
-        if signal.source == "alerts" and signal.name != "alert_rarity" and has[row]:
-            kinds.append((int(has.sum()), signal.title))
-    if not kinds:
+        names = _alert_names(facts, entity, signal.name) if signal.name in METRIC_ALERTS else []
+        if names:
+            having = int((node[:, column] != 0).sum())
+            found.append((having, f"{_listed(names)} (alerts like it: {having} of {len(candidates)} candidates)", len(names)))
+    if not found:
         return None
-    words = [f"{title} ({n} of {len(deviations)} entities)" for n, title in sorted(kinds)]
-    return Statement(f"rare alerts: {_listed(words)}", float(len(kinds)), None, "1")
+    found.sort()
+    return Statement(f"rare alerts: {_listed([words for _, words, _ in found])}", float(sum(n for *_, n in found)), None, "1")
 
 
 def _listed(names: Sequence[str], most: int = 4) -> str:

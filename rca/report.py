@@ -146,15 +146,16 @@ def report_of(subject: Subject, case: Case, ranking: Ranking, *, top: int, why_n
         empty = Ranking(ranking.ranker, case.window.incident, (), gaps=ranking.gaps)
         return TriageReport(subject, empty, Confidence("nothing", words), None, None, missing_of(case.window))
     ranking = explained(ranking, case, max(top, 1))
-    first = ranking.candidates[0].entity if ranking.candidates else None
+    confidence = confidence_of(ranking)
+    first = ranking.candidates[0].entity if confidence.level != "nothing" else None
     return TriageReport(
         incident=subject,
         ranking=ranking,
-        confidence=confidence_of(ranking),
+        confidence=confidence,
         path=path_of(case.graph, subject.alerting, first) if first else None,
         map=map_of(case, ranking, first) if first else None,
         missing=missing_of(case.window),
-        why_not=contrast_of(case, ranking, why_not) if why_not and first else None,
+        why_not=contrast_of(case, ranking, why_not) if why_not else None,
     )
 
 
@@ -174,8 +175,8 @@ def confidence_of(ranking: Ranking) -> Confidence:
     first, *rest = ranking.candidates
     name, share = shown(first.entity), probability(first.probability)
     second = rest[0] if rest else None
-    if not first.evidence:
-        return Confidence("nothing", f"Nothing stands out: {name} is first, and no signal of it strays from quiet times.")
+    if not any(candidate.evidence for candidate in ranking.candidates):
+        return Confidence("nothing", "Nothing stands out: no candidate strays from quiet times. The order below means nothing.")
     if ranking.no_fault > first.probability:
         return Confidence("unsure", f"Perhaps no fault at all ({probability(ranking.no_fault)}); {name} comes next with {share}.")
     if second is not None and second.probability * 1.5 > first.probability:
@@ -322,7 +323,7 @@ def _missing_kinds(window: Window) -> Iterator[str]:
     }
     absent = [name for name, frame in kinds.items() if frame.is_empty()]
     if absent:
-        yield f"no {_listed(absent, 'or')} at all"
+        yield f"no {_listed(absent, 'or', most=len(absent))} at all"
     for name in ("spans", "metrics", "logs"):
         frame = kinds[name]
         if not frame.is_empty() and INCIDENT not in frame["interval"]:
@@ -407,7 +408,9 @@ def rendered(report: TriageReport, *, top: int) -> RenderableType:
 
     parts = [_header(report)]
     if report.ranking.candidates:
-        parts += [_candidates(report, top), _why(report)]
+        parts += [_candidates(report, top)]
+    if report.confidence.level != "nothing":
+        parts += [_why(report)]
         parts += [part for part in (_path(report), _surroundings(report)) if part is not None]
     if report.why_not is not None:
         parts.append(_why_not(report.why_not, report.ranking))
@@ -468,18 +471,12 @@ def _why(report: TriageReport) -> RenderableType:
     title = f"Why {shown(first.entity)}"
     if not first.evidence:
         return _section(title, Text("  no signal of it strays from quiet times"))
-    return _section(title, _bullets([_sentence(evidence) for evidence in first.evidence]), *_traces(first.evidence))
-
-
-def _sentence(evidence: Evidence) -> str:
-    return evidence.statement
+    return _section(title, _bullets([evidence.statement for evidence in first.evidence]), *_traces(first.evidence))
 
 
 def _traces(evidence: Sequence[Evidence]) -> list[RenderableType]:
-    from rich.text import Text
-
     ids = list(dict.fromkeys(trace for item in evidence for trace in item.trace_ids))[:2]
-    return [_rows([("traces", " ".join(map(printable, ids)))], style="dim")] if ids else [Text(end="")]
+    return [_rows([("traces", " ".join(map(printable, ids)))], style="dim")] if ids else []
 
 
 def _path(report: TriageReport) -> RenderableType | None:

@@ -47,15 +47,20 @@ def triage(
 
 def _load(text: str, home: Path | None) -> tuple[Incident, Telemetry]:
     """A bundle where the text is a path that exists, else an incident of the store."""
-    from rca.incidents.bundle import read_bundle
+    from rca.errors import UnknownName
 
-    if Path(text).exists():
-        return read_bundle(Path(text))
-    from rca.errors import BadBundle
-    from rca.incidents.store import IncidentStore
+    path = Path(text)
+    if path.exists():
+        from rca.incidents.bundle import read_bundle
 
-    if "/" in text:
-        raise BadBundle(text, expected="an incident bundle, or the id of an incident in the store", found="nothing there")
+        return read_bundle(path)
+    if len(path.parts) > 1:
+        siblings = path.parent.iterdir() if path.parent.is_dir() else ()
+        raise UnknownName("bundle", text, map(str, siblings))
+    from rca.incidents.store import IncidentStore, default_home
+
+    if not (home or default_home()).exists():  # looking something up should not make a store
+        raise UnknownName("bundle, or id of an incident in the store", text, ())
     with IncidentStore(home) as store:
         return store.get(text)
 
