@@ -259,7 +259,7 @@ class Facts:
         if failed:
             kept = kept.filter("error")
         of_operation = kept.filter(pl.col("operation") == operation) if operation is not None else kept
-        chosen = (of_operation if not of_operation.is_empty() else kept).sort("duration_ns", "trace_id", descending=True)
+        chosen = (of_operation if not of_operation.is_empty() else kept).sort("duration_ns", "trace_id", descending=[True, False])
         return tuple(chosen["trace_id"].unique(maintain_order=True).to_list())
 
 

@@ -144,7 +144,7 @@ def report_of(subject: Subject, case: Case, ranking: Ranking, *, top: int, why_n
     if is_empty(case.window):
         words = "There is no telemetry in the window, so there is nothing to rank."
         empty = Ranking(ranking.ranker, case.window.incident, (), gaps=ranking.gaps)
-        return TriageReport(subject, empty, Confidence("nothing", words), None, None, missing_of(case.window))
+        return TriageReport(subject, empty, Confidence("nothing", words), None, None, missing_of(case))
     ranking = explained(ranking, case, max(top, 1))
     confidence = confidence_of(ranking)
     first = ranking.candidates[0].entity if confidence.level != "nothing" else None
@@ -154,7 +154,7 @@ def report_of(subject: Subject, case: Case, ranking: Ranking, *, top: int, why_n
         confidence=confidence,
         path=path_of(case.graph, subject.alerting, first) if first else None,
         map=map_of(case, ranking, first) if first else None,
-        missing=missing_of(case.window),
+        missing=missing_of(case),
         why_not=contrast_of(case, ranking, why_not) if why_not else None,
     )
 
@@ -171,7 +171,7 @@ def is_empty(window: Window) -> bool:
 def confidence_of(ranking: Ranking) -> Confidence:
     """How sure the ranking is, from the distance between its first candidates and `no_fault`."""
     if not ranking.candidates:
-        return Confidence("nothing", "There is no candidate to rank.")
+        return Confidence("nothing", "The telemetry names no service or other candidate, so there is nothing to rank.")
     first, *rest = ranking.candidates
     name, share = shown(first.entity), probability(first.probability)
     second = rest[0] if rest else None
@@ -300,9 +300,19 @@ def _neighbour(case: Case, row: int, ranks: dict[EntityId, int]) -> Neighbour:
 # --- what was missing ---------------------------------------------------------------------------------------------------
 
 
-def missing_of(window: Window) -> tuple[str, ...]:
+def missing_of(case: Case) -> tuple[str, ...]:
     """What the ranking could not see, in sentences."""
-    return tuple(dict.fromkeys([*_missing_baseline(window), *_missing_kinds(window), *_gaps(window)]))
+    window = case.window
+    found = [*_missing_baseline(window), *_missing_kinds(window), *_unowned_pods(case.graph), *_gaps(window)]
+    return tuple(dict.fromkeys(found))
+
+
+def _unowned_pods(graph: ServiceGraph) -> Iterator[str]:
+    """Pods are no candidates; without an owner, what is known of them counts for nobody."""
+    owned = set(graph.edges["runs"][1].tolist()) if "runs" in graph.edges else set()
+    unowned = [entity for row, entity in enumerate(graph.entities) if entity.kind == "pod" and row not in owned]
+    if unowned:
+        yield f"the service of {count(len(unowned), 'pod')}: {_listed([printable(pod.name) for pod in unowned])}"
 
 
 def _missing_baseline(window: Window) -> Iterator[str]:
@@ -393,6 +403,10 @@ def _reasons(case: Case, ranking: Ranking, entity: EntityId) -> Iterator[str]:
 # --- for people ---------------------------------------------------------------------------------------------------------
 
 _MARKS: Final[dict[Health, tuple[str, str]]] = {"disturbed": ("!", "bold red"), "quiet": (".", "dim"), "unobserved": ("?", "dim")}
+_SHORT_TITLES: Final = {
+    NODE_SIGNALS[NODE_COLUMN["latency_residual"]].title: "latency",
+    NODE_SIGNALS[NODE_COLUMN["success_residual"]].title: "success ratio",
+}
 _LEVEL_STYLES: Final[dict[Certainty, str]] = {
     "clear": "bold green",
     "likely": "bold yellow",
@@ -503,7 +517,7 @@ def _surroundings(report: TriageReport) -> RenderableType | None:
             text.append(f"  {title if position == 0 else '':<10} ", style="dim")
             text.append(f"{mark} ", style=style)
             text.append(f"{shown(neighbour.entity):<{min(width, 32)}}")
-            text.append(f"  {neighbour.signal}\n" if neighbour.signal else "\n", style="dim")
+            text.append(f"  {_SHORT_TITLES.get(neighbour.signal, neighbour.signal)}".rstrip() + "\n", style="dim")
         if side.cut:
             text.append(f"  {'':<10}   and {side.cut} more, {side.cut_disturbed} of them disturbed\n", style="dim")
         if not side.neighbours:

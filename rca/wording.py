@@ -45,7 +45,7 @@ def _trimmed(text: str) -> str:
 def seconds(value: float) -> str:
     """A duration, from nanoseconds to hours."""
     for limit, factor, unit in _SECOND_STEPS:
-        if abs(value) < limit * 0.9995:
+        if abs(value) < limit * 0.995:  # 999 us is 1 ms
             return f"{number(value * factor)} {unit}" if value else "0 s"
     return f"{number(value / 3600)} h"
 

@@ -14,11 +14,16 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
+from pydantic import TypeAdapter
+
 from rca.evaluation.tables import markdown
 from rca.faults import FAULT_KINDS
 from rca.incidents.bundle import ARCHIVE_SUFFIX, INCIDENT_FILE, MAX_ARCHIVE_BYTES, IncidentFile
 from rca.incidents.incident import SCHEMA_VERSION
 from rca.metrics import METRICS
+from rca.ranking import SCHEMA_VERSION as RANKING_VERSION
+from rca.report import SCHEMA_VERSION as REPORT_VERSION
+from rca.report import TriageReport
 from rca.telemetry import SCHEMAS
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -130,6 +135,19 @@ def incident_schema() -> str:
     return json.dumps(schema, indent=2) + "\n"
 
 
+def report_schema() -> str:
+    """docs/ranking.schema.json, from the types of the report."""
+    serialised = TypeAdapter(TriageReport).json_schema(mode="serialization")
+    for schema in (serialised, *serialised["$defs"].values()):
+        if schema.get("type") == "object":
+            schema["additionalProperties"] = False
+            schema["required"] = list(schema["properties"])  # every field is written, empty or not
+    for schema, version in ((serialised, REPORT_VERSION), (serialised["$defs"]["Ranking"], RANKING_VERSION)):
+        schema["properties"] = {"schema_version": {"const": version}, **schema["properties"]}
+        schema["required"].insert(0, "schema_version")
+    return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **serialised}, indent=2) + "\n"
+
+
 def metrics_page() -> str:
     """docs/metrics.md, from the table of canonical metrics."""
     head = ("metric", "unit", "signal", "deviates", "scale", "meaning")
@@ -161,6 +179,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "docs/bundle.md": bundle_page,
     "docs/incident.schema.json": incident_schema,
     "docs/metrics.md": metrics_page,
+    "docs/ranking.schema.json": report_schema,
 }
 """Every generated page by path, and what writes it."""
 

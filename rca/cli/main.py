@@ -14,6 +14,7 @@ import typer
 from rca import __version__
 from rca.cli import evaluate, imports, incidents, triage
 from rca.errors import RcaError
+from rca.wording import printable
 
 app = typer.Typer(
     name="rca",
@@ -49,7 +50,7 @@ def main() -> None:
     try:
         app()
     except RcaError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {printable(str(error))}", err=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)

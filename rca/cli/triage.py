@@ -14,15 +14,17 @@ if TYPE_CHECKING:
     from rca.telemetry import Interval, Telemetry
 
 EMPTY_EXIT_CODE = 3
-"""Exit code where the window holds no telemetry: nothing failed, and nothing could be ranked."""
+"""Exit code where the window holds no telemetry or names no candidate: nothing failed, and there was nothing to rank."""
 _WIDTH = 80
+_DEFAULT_RANKER = "floor"
 
 
 def triage(
     incident: Annotated[str, typer.Argument(metavar="INCIDENT", help="A bundle (folder or .tar.zst), or an id in the store.")],
     *,
     top: Annotated[int, typer.Option(min=1, help="How many candidates to show.")] = 5,
-    ranker: Annotated[str, typer.Option(metavar="NAME", help="Ranker that needs no training.")] = "floor",
+    ranker: Annotated[str | None, typer.Option(metavar="NAME", help="Ranker that needs no training. Default: floor.")] = None,
+    model: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Trained model, as `rca train` writes it.")] = None,
     why_not: Annotated[str | None, typer.Option(metavar="SERVICE", help="Compare this candidate with the first one.")] = None,
     start: Annotated[str | None, typer.Option("--from", metavar="TIME", help="Start of the window (RFC 3339).")] = None,
     until: Annotated[str | None, typer.Option(metavar="TIME", help="End of the window (RFC 3339).")] = None,
@@ -32,13 +34,13 @@ def triage(
 ) -> None:
     """Rank what most likely caused an incident, and say why.
 
-    Exits with 0 if candidates were ranked, 3 if the window holds no telemetry, 2 if the input is wrong.
+    Exits with 0 if candidates were ranked, 3 if there was nothing to rank, 2 if the input is wrong.
     """
     from rca.pipeline import report_on
 
     recorded, telemetry = _load(incident, store)
     interval = _interval(recorded, start, until, onset)
-    chosen = _ranker(ranker)
+    chosen = _ranker(ranker, model)
     report = report_on(recorded, telemetry, chosen, interval=interval, top=top, why_not=why_not)
     _print(report, top=top, json=json)
     if not report.ranking.candidates:
@@ -65,13 +67,17 @@ def _load(text: str, home: Path | None) -> tuple[Incident, Telemetry]:
         return store.get(text)
 
 
-def _ranker(name: str) -> Ranker:
+def _ranker(name: str | None, model: Path | None) -> Ranker:
     from rca.errors import BadInput
-    from rca.models.registry import create
+    from rca.models import registry
 
-    ranker = create(name)
+    if name and model:
+        raise BadInput("options", expected="--ranker or --model", found="both")
+    if model:
+        return registry.load(model)
+    ranker = registry.create(name or _DEFAULT_RANKER)
     if ranker.learned:
-        raise BadInput("--ranker", expected="a ranker that needs no training", found=f"{name}, which learns from labels")
+        raise BadInput("--ranker", expected="a ranker that needs no training, or --model", found=f"{name}, which needs training")
     return ranker
 
 

@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, Final
 
 from rca.contracts import Ranker
@@ -60,6 +61,13 @@ def create(name: str, **parameters: Any) -> Ranker:
     ranker = constructor(**parameters)
     if not isinstance(ranker, Ranker):
         raise BadInput(f"ranker {name}", expected="name, uses_names, learned, fit and rank", found=type(ranker).__name__)
+    return ranker
+
+
+def load(folder: Path) -> Ranker:
+    """A trained network from a checkpoint. Raises BadCheckpoint, or BadInput if the libraries that it needs are missing."""
+    constructor = _constructor("gnn")
+    ranker: Ranker = constructor.load(folder)  # type: ignore[attr-defined]
     return ranker
 
 
