@@ -11,7 +11,9 @@ import polars as pl
 
 from rca.errors import BadInput, UnknownName
 from rca.incidents.incident import BaselineModel, Incident, IntervalModel
-from rca.telemetry import SECOND_NS, Gap, Telemetry, empty
+from rca.onset import estimated_onset
+from rca.pipeline import window_of
+from rca.telemetry import MINUTE_NS, SECOND_NS, Gap, Interval, Telemetry, empty
 
 Recording = tuple[Incident, Telemetry]
 Transform = Callable[[Incident, Telemetry], Recording]
@@ -85,11 +87,21 @@ def quiet(incident: Incident, telemetry: Telemetry) -> Recording:
     return calm, replace(telemetry, alerts=alerts)
 
 
+def onset_estimated(incident: Incident, telemetry: Telemetry) -> Recording:
+    """Find the onset ourselves, in a stretch that starts one window earlier (three minutes at most) and ends with the window."""
+    window = incident.window
+    search = Interval(window.start_ns - min(window.end_ns - window.start_ns, 3 * MINUTE_NS), window.end_ns)
+    onset = estimated_onset(window_of(incident, telemetry, search)) or search.start_ns
+    found = IntervalModel(start_ns=onset, end_ns=window.end_ns)
+    return incident.model_copy(update={"window": found, "onset_ns": onset}), telemetry
+
+
 TRANSFORMS: Final[dict[str, Transform]] = {
     NONE: untouched,
     "onset-60": onset_off(-60),
     "onset+60": onset_off(60),
     "onset+120": onset_off(120),
+    "onset-estimated": onset_estimated,
     "no-traces": without("spans"),
     "no-metrics": without("metrics"),
     "no-logs": without("logs"),
