@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from rca import __version__
-from rca.cli import evaluate, imports, incidents, triage
+from rca.cli import evaluate, imports, incidents, train, triage
 from rca.errors import RcaError
 from rca.wording import printable
 
@@ -29,6 +29,7 @@ app.command()(triage.triage)
 app.add_typer(incidents.app, name="incidents")
 app.command("import")(imports.import_)
 app.command("evaluate")(evaluate.evaluate)
+app.command("train")(train.train)
 
 
 def _version(wanted: bool) -> None:

@@ -1,0 +1,1 @@
+"""Speed and memory against the bars of the design, each with its workload. They are no tests: nothing fails on a slow day."""

@@ -1,0 +1,74 @@
+"""`rca train`: from bundles to a model folder, interrupted and resumed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from rca.cli.main import app
+from rca.errors import BadInput
+from rca.incidents.bundle import write_bundle
+from rca.incidents.example import example_incident
+from rca.models.checkpoint import load_model
+from rca.models.gnn import NetworkRanker
+from tests.cases import CULPRITS, example
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundles")
+    for seed in (3, 4):
+        for kind, culprit in CULPRITS:
+            incident, telemetry = example_incident(seed, kind, culprit, requests_per_second=0.5)
+            write_bundle(folder / incident.id, incident, telemetry)
+    return folder
+
+
+def options(bundles: Path, out: Path, epochs: int) -> list[str]:
+    small = ["--width", "16", "--invented", "8", "--device", "cpu"]
+    return ["train", "--bundles", str(bundles), "--out", str(out), "--epochs", str(epochs), *small]
+
+
+def test_a_model_is_trained_and_ranks(bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RCA_HOME", str(tmp_path / "home"))
+    done = CliRunner().invoke(app, options(bundles, tmp_path / "mine", 2), catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "network 0: epoch" in done.stdout
+    assert "graphs from 8 incidents" in done.stdout
+    assert sorted(path.suffix for path in (tmp_path / "mine").iterdir()) == [".json", ".safetensors"]
+    assert len(NetworkRanker.load(tmp_path / "mine").rank(example()).candidates) == len(example().graph.candidates)
+
+
+def test_bad_options_end_before_the_work(bundles: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="interrupted training"):
+        CliRunner().invoke(app, [*options(bundles, tmp_path / "mine", 2), "--resume"], catch_exceptions=False)
+    with pytest.raises(BadInput, match="multiple of heads"):
+        CliRunner().invoke(app, [*options(bundles, tmp_path / "mine", 2), "--width", "18"], catch_exceptions=False)
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_what_is_finished(bundles: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "RCA_HOME": str(tmp_path / "home")}
+    arguments = options(bundles, tmp_path / "mine", 25)
+    running = subprocess.Popen([sys.executable, "-m", "rca", *arguments], env=environment, stderr=subprocess.PIPE, text=True)
+    state = tmp_path / "mine/unfinished/member-0.safetensors"
+    deadline = time.monotonic() + 120
+    while not state.exists() and time.monotonic() < deadline and running.poll() is None:
+        time.sleep(0.02)
+    running.send_signal(signal.SIGINT)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "--resume goes on" in errors
+    assert "Traceback" not in errors
+    subprocess.run([sys.executable, "-m", "rca", *arguments, "--resume"], env=environment, check=True, capture_output=True)
+    arguments[arguments.index(str(tmp_path / "mine"))] = str(tmp_path / "whole")
+    subprocess.run([sys.executable, "-m", "rca", *arguments], env=environment, check=True, capture_output=True)
+    resumed, whole = (load_model(tmp_path / name)[1] for name in ("mine", "whole"))
+    assert all(resumed[name].equal(values) for name, values in whole.items())
