@@ -21,7 +21,7 @@ Transform = Callable[[Incident, Telemetry], Recording]
 NONE: Final = "none"
 QUIET: Final = "quiet"
 BEFORE: Final = "before-fault"
-"""The same windows as QUIET, but asked for the later culprit: naming it better than chance before anything happened is a leak."""
+"""Quiet windows before the incident, asked for the later culprit: whoever names it better than chance has found a leak."""
 _REASON: Final = "left out on purpose"
 _ALERT_SOURCES: Final = {"spans": "trace", "metrics": "metric", "logs": "log"}
 
@@ -71,10 +71,20 @@ def quiet(incident: Incident, telemetry: Telemetry) -> Recording:
 
     Raises BadInput if the baselines are too short to give a window and to keep as much again for comparison.
     """
+    return _calm(incident, telemetry, incident.baselines)
+
+
+def before_fault(incident: Incident, telemetry: Telemetry) -> Recording:
+    """As `quiet`, but the window ends before the incident begins. Raises BadInput if no baseline does."""
+    start_ns = incident.window.start_ns
+    return _calm(incident, telemetry, tuple(b for b in incident.baselines if b.end_ns <= start_ns))
+
+
+def _calm(incident: Incident, telemetry: Telemetry, choice: tuple[BaselineModel, ...]) -> Recording:
     length = incident.window.end_ns - incident.window.start_ns
-    long_enough = [b for b in incident.baselines if b.end_ns - b.start_ns >= length]
+    long_enough = [b for b in choice if b.end_ns - b.start_ns >= length]
     if not long_enough or sum(b.end_ns - b.start_ns for b in incident.baselines) < 2 * length:
-        found = f"{len(incident.baselines)} baselines, not that long"
+        found = f"{len(choice)} to choose from, not that long"
         raise BadInput(f"incident {incident.id}", expected="baselines at least twice as long as the incident", found=found)
     nearest = min(long_enough, key=lambda b: abs(b.end_ns - incident.window.start_ns))
     window = IntervalModel(start_ns=nearest.end_ns - length, end_ns=nearest.end_ns)
@@ -107,7 +117,7 @@ TRANSFORMS: Final[dict[str, Transform]] = {
     "no-logs": without("logs"),
     "traces-5%": sampled_traces(0.05),
     QUIET: quiet,
-    BEFORE: quiet,
+    BEFORE: before_fault,
 }
 
 
