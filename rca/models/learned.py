@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +18,11 @@ from rca.models.rules.rule import ranking_of
 from rca.ranking import Ranking
 
 _Rows = npt.NDArray[np.float32]
+_LEAST_TO_STOP_EARLY: Final = 20  # fewer incidents say nothing about when to stop
 
 
 class _Learned(ABC):
-    """Scores each candidate by itself with a model of another library."""
+    """Scores each candidate by itself with a model of another library. Models that do not stop early train on validation too."""
 
     name: ClassVar[str]
     uses_names: ClassVar[bool] = False
@@ -77,9 +78,10 @@ class LambdaMart(_Learned):
             "num_threads": 1,
             "verbosity": -1,
         }
-        data = _dataset(cases)
         watched: dict[str, Any] = {}
-        if validation:
+        enough = len(validation) >= _LEAST_TO_STOP_EARLY
+        data = _dataset(cases if enough else [*cases, *validation])
+        if enough:
             stop = lightgbm.early_stopping(30, verbose=False)
             watched = {"valid_sets": [_dataset(validation, data)], "callbacks": [stop]}
         self._model = lightgbm.train(settings, data, self.trees, **watched)
@@ -104,12 +106,12 @@ class Logistic(_Learned):
         self.strength = strength
         self._model: Any = None
 
-    def _train(self, cases: Sequence[LabelledCase], validation: Sequence[LabelledCase]) -> None:  # noqa: ARG002
+    def _train(self, cases: Sequence[LabelledCase], validation: Sequence[LabelledCase]) -> None:
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
 
-        rows, answers, _ = _stacked(cases)
+        rows, answers, _ = _stacked([*cases, *validation])
         model = make_pipeline(
             StandardScaler(), LogisticRegression(C=self.strength, class_weight="balanced", max_iter=2000, tol=1e-8)
         )
@@ -128,13 +130,14 @@ class NamesOnly(_Learned):
     def __init__(self) -> None:
         self._model: Any = None
 
-    def _train(self, cases: Sequence[LabelledCase], validation: Sequence[LabelledCase]) -> None:  # noqa: ARG002
+    def _train(self, cases: Sequence[LabelledCase], validation: Sequence[LabelledCase]) -> None:
         from sklearn.feature_extraction.text import HashingVectorizer
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
 
-        names = [str(entity) for case in cases for entity in case.case.graph.candidates]
-        answers = np.concatenate([_answers(case) for case in cases])
+        past = [*cases, *validation]
+        names = [str(entity) for case in past for entity in case.case.graph.candidates]
+        answers = np.concatenate([_answers(case) for case in past])
         pieces = HashingVectorizer(analyzer="char_wb", ngram_range=(2, 4), n_features=2**14, alternate_sign=False)
         model = make_pipeline(pieces, LogisticRegression(class_weight="balanced", max_iter=2000))
         self._model = model.fit(names, answers)
