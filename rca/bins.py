@@ -342,7 +342,7 @@ def _answered(joined: _Joined) -> _Calls:
         joined.error[rows],
         joined.duration[parent],
         joined.duration[rows],
-        np.isin(kind, _CLIENT_KINDS) | ((kind == 0) & (joined.children[parent] == 1)),
+        (kind == _CLIENT_KINDS[0]) | ((kind == 0) & (joined.children[parent] == 1)),  # a producer does not wait
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from rca.bins import BUCKET_WIDTH, key
+from rca.bins import BIN_NS, BUCKET_WIDTH, key
 from rca.graph import Indices
 from rca.metrics import METRICS, metric_of
 from rca.residuals import RESIDUAL_SIGNALS, latency_residuals, success_residuals
@@ -298,7 +298,10 @@ class _Counts:
         self.blocks = blocks
         self.stretches = stretches
         self.frame = blocks.assign(window.bins.counts, "bin_ns")
-        covered = self.frame.filter(pl.col("what") == "span").group_by("block").agg(pl.col("bin_ns").n_unique().alias("count"))
+        recorded = self.frame.filter(pl.col("what") == "span").select("block", "bin_ns")
+        if recorded.is_empty():  # logs alone
+            recorded = blocks.assign(window.logs, "time_unix_nano").select("block", pl.col("time_unix_nano").alias("bin_ns"))
+        covered = recorded.group_by("block").agg((pl.col("bin_ns") // BIN_NS).n_unique().alias("count"))
         self.now_bins, self.before_bins = self.split(covered.with_columns(pl.lit(0).alias("key")), 1)
 
     def split(self, frame: pl.DataFrame, keys: int) -> tuple[Array, Array]:
@@ -505,6 +508,8 @@ def _measure_metrics(sheet: _Sheet, window: Window, topology: Topology, blocks: 
         .join(rows, on=["entity_kind", "key"])
         .sort("row", "metric", "block")
     )
+    if summary.is_empty():
+        return
     values, slopes = summary["z"].to_numpy().copy(), summary["slope"].to_numpy()
     slopes = np.where(np.isfinite(slopes), slopes, 0.0)
     columns = summary["metric"].replace_strict({m: NODE_COLUMN[known[m].signal] for m in known}, return_dtype=pl.Int64).to_numpy()

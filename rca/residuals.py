@@ -150,7 +150,9 @@ def _residual_of(
 def _fit(values: Array, block_of: npt.NDArray[np.int64], row: int, callees: list[int]) -> tuple[float, Array] | None:
     """(baseline median, what the callees account for at every tick (T,)); None with too few quiet samples."""
     y = values[row]
-    known = [callee for callee in callees if np.isfinite(values[callee]).sum() >= _FEWEST_SAMPLES]
+    seen = np.isfinite(values[callees])
+    often = (seen.sum(axis=1) >= _FEWEST_SAMPLES) & seen[:, block_of >= 0].any(axis=1)
+    known = [callee for callee, enough in zip(callees, often, strict=True) if enough]
     quiet = (block_of >= 0) & np.isfinite(y)
     if quiet.sum() < _FEWEST_SAMPLES:
         return None

@@ -17,6 +17,7 @@ EntityKind = Literal["service", "pod", "node", "database", "queue", "external"]
 ENTITY_KINDS: Final[tuple[EntityKind, ...]] = ("service", "pod", "node", "database", "queue", "external")
 CANDIDATE_KINDS: Final[tuple[EntityKind, ...]] = ("service", "database", "queue", "external", "node")
 """Kinds that may be named as a cause. Pods roll up to their owner."""
+CALLEE_KINDS: Final[tuple[EntityKind, ...]] = ("service", "database", "queue", "external")
 
 SECOND_NS: Final = 1_000_000_000
 MINUTE_NS: Final = 60 * SECOND_NS
@@ -171,7 +172,7 @@ def conform(name: str, frame: pl.DataFrame, where: str | None = None) -> pl.Data
     """Bring a frame to the documented columns, order and types.
 
     Absent optional columns become null; unknown columns are dropped. Raises BadTelemetry for a missing required column, a
-    null in one, a type that does not convert, or times that cannot be nanoseconds.
+    null in one, a type that does not convert, times that cannot be nanoseconds, or callees of a kind that nobody can call.
     """
     where = where or name
     schema = SCHEMAS[name]
@@ -191,7 +192,15 @@ def conform(name: str, frame: pl.DataFrame, where: str | None = None) -> pl.Data
             raise BadTelemetry(where, expected=f"a value of {column} in every row", found=f"{frame[column].null_count()} nulls")
         if spec.unit.startswith("ns since"):
             _check_times(where, column, frame[column])
+    if "callee_kind" in schema:
+        _check_callees(where, frame["callee_kind"])
     return frame
+
+
+def _check_callees(where: str, kinds: pl.Series) -> None:
+    strange = sorted(set(kinds.unique().to_list()) - set(CALLEE_KINDS))
+    if strange:
+        raise BadTelemetry(f"{where}.callee_kind", expected=", ".join(CALLEE_KINDS), found=", ".join(strange))
 
 
 def _check_times(where: str, column: str, times: pl.Series) -> None:
