@@ -695,6 +695,8 @@ _CALLER_SIDE: Final = {
     "src_success": "alert_errors_out",
 }
 METRIC_ALERTS: Final = tuple(dict.fromkeys([*_CALLER_SIDE.values(), *(signal for _, signal in _ALERT_WORDS)]))
+_NOVELTY: Final = ("alert_novelty", "alert_novelty_logs", "alert_novelty_calls")
+_NOVELTY_OF: Final = {"log": ("alert_novelty", "alert_novelty_logs"), "trace": ("alert_novelty_calls",)}
 _CALL_ALERTS: Final = {"slow": ("alert_slow", "alert_slow_calls"), "failed": ("alert_failed", "alert_failed_calls")}
 
 
@@ -714,7 +716,7 @@ def _measure_alerts(sheet: _Sheet, window: Window, topology: Topology) -> None:
     alerts = window.alerts.filter(pl.col("interval") == INCIDENT)
     if alerts.is_empty():
         return
-    columns = [c for name, c in NODE_COLUMN.items() if name.startswith("alert_")]
+    columns = [c for name, c in NODE_COLUMN.items() if name.startswith("alert_") and name not in _NOVELTY]
     sheet.node[0][:, columns] = 0.0
     edge_columns = [EDGE_COLUMN["alert_slow"], EDGE_COLUMN["alert_failed"]]
     sheet.edge["calls"][0][:, edge_columns] = 0.0
@@ -732,8 +734,30 @@ def _measure_alerts(sheet: _Sheet, window: Window, topology: Topology) -> None:
             else:
                 signal = "alert_logs" if source == "log" else alert_signal(name)
                 sheet.node[0, target, NODE_COLUMN[signal]] += sign
+    _measure_novelty(sheet, alerts, topology)
     on_metrics = [NODE_COLUMN[signal] for signal in METRIC_ALERTS]
     sheet.node[0, :, NODE_COLUMN["alert_rarity"]] = _rarity(sheet.node[0][:, on_metrics])
+
+
+def _measure_novelty(sheet: _Sheet, alerts: pl.DataFrame, topology: Topology) -> None:
+    """Alerts weighed by how unusual they are for their entity; NaN where no alert says how usual it is."""
+    known = alerts.filter(pl.col("usual_ratio") > 0)
+    if known.is_empty():
+        return
+    columns = [NODE_COLUMN[name] for name in _NOVELTY]
+    sheet.node[0][:, columns] = 0.0
+    about = pl.when(pl.col("source") == "trace").then(pl.coalesce("peer", "entity")).otherwise(pl.col("entity"))
+    identity = ["entity_kind", "namespace", "entity", "source", "name", "direction", "peer"]
+    distinct = known.unique(identity, maintain_order=True).with_columns(about.alias("about"))
+    for kind, namespace, name, source, usual in distinct.select(
+        "entity_kind", "namespace", "about", "source", "usual_ratio"
+    ).iter_rows():
+        row = topology.rows.get((kind, f"{namespace}\x1f{name}" if namespace else name))
+        if row is None:
+            continue
+        surprise = max(float(-np.log(usual)), 0.0)
+        for signal in _NOVELTY_OF.get(source, _NOVELTY[:1]):
+            sheet.node[0, topology.owners.get(row, row), NODE_COLUMN[signal]] += surprise
 
 
 def _rarity(values: Array) -> Array:

@@ -18,8 +18,8 @@ import polars as pl
 from rca.bins import BIN_NS, BUCKET_WIDTH, seconds_of, split_key
 from rca.contracts import Case
 from rca.deviations import METRIC_ALERTS, alert_signal, anscombe, client_gaps, robust_scores
-from rca.features import ALERT_SIGNAL, FLOOR_SIGNALS, loudest_signal
-from rca.graph import RELATIONS, ServiceGraph
+from rca.features import ALERT_SIGNALS, heard_signals, loudest_signal
+from rca.graph import RELATIONS
 from rca.metrics import Metric, metric_of
 from rca.ranking import Evidence, RankedCandidate, Ranking
 from rca.residuals import latency_account, success_account
@@ -41,7 +41,7 @@ _SAME_STORY: Final = (
     frozenset({"server_latency", "latency_residual", "metric_server_latency"}),
     frozenset({"metric_success", "success_residual"}),
     frozenset({"traffic", "metric_traffic", "log_volume"}),
-    frozenset({ALERT_SIGNAL, *METRIC_ALERTS}),
+    frozenset({*ALERT_SIGNALS, "alert_novelty_logs", "alert_logs", *METRIC_ALERTS}),
 )
 """Signals that tell the same in other words: only the first is stated."""
 _ERROR_SEVERITIES: Final = ("ERROR", "FATAL")
@@ -68,14 +68,10 @@ def loud_signals(case: Case, entity: EntityId) -> tuple[Signal, ...]:
     row = graph.rows[entity]
     heard = heard_signals(graph)
     above = {signal.name: float(graph.column(f"{signal.name}.above")[row]) for signal in NODE_SIGNALS}
-    loud = [signal for signal in NODE_SIGNALS if above[signal.name] > 0 and (signal.name != ALERT_SIGNAL or signal.name in heard)]
+    loud = [
+        signal for signal in NODE_SIGNALS if above[signal.name] > 0 and (signal.name not in ALERT_SIGNALS or signal.name in heard)
+    ]
     return tuple(sorted(loud, key=lambda signal: (signal.name not in heard, -above[signal.name])))
-
-
-def heard_signals(graph: ServiceGraph) -> tuple[str, ...]:
-    """Signals that the label-free score listens to in this graph; alerts where nothing else was observed."""
-    some = any(graph.available[:, graph.feature_names.index(f"{name}.above")].any() for name in FLOOR_SIGNALS)
-    return FLOOR_SIGNALS if some else (ALERT_SIGNAL,)
 
 
 @dataclass(frozen=True)
@@ -600,8 +596,10 @@ def _events(facts: Facts, entity: EntityId, signal: str) -> Statement | None:
 
 def _alerts(facts: Facts, entity: EntityId, signal: str) -> Statement | None:
     title = NODE_SIGNALS[NODE_COLUMN[signal]].title
-    if signal == ALERT_SIGNAL:
+    if signal == "alert_rarity":
         return _rare_alerts(facts, entity)
+    if signal.startswith("alert_novelty"):
+        return _unusual_alerts(facts, entity, signal)
     if signal.startswith(("alert_slow_", "alert_failed_")):
         return _call_alerts(facts, entity, signal, title)
     names = _alert_names(facts, entity, signal)
@@ -630,6 +628,22 @@ def _call_alerts(facts: Facts, entity: EntityId, signal: str, title: str) -> Sta
         peers = "name" if signal.endswith("_own") else "peer"
     names = [shown(name) for name in about[peers].to_list()]
     return Statement(f"{title}: {_listed(names)}", float(len(names)), None, "1") if names else None
+
+
+_NOVELTY_SOURCES: Final = {"alert_novelty": ("metric", "log"), "alert_novelty_logs": ("log",), "alert_novelty_calls": ("trace",)}
+
+
+def _unusual_alerts(facts: Facts, entity: EntityId, signal: str) -> Statement | None:
+    """Its alerts with the share of other windows in which they fire too, the most unusual first."""
+    mine = facts.about(entity)
+    if signal == "alert_novelty_calls":
+        mine = pl.when(pl.col("peer").is_not_null()).then(pl.col("peer") == entity.name).otherwise(mine)
+    chosen = facts.alerts.filter(mine & pl.col("source").is_in(_NOVELTY_SOURCES[signal]) & (pl.col("usual_ratio") > 0))
+    rows = (
+        chosen.unique(["name", "direction", "usual_ratio"]).sort("usual_ratio", "name").select("name", "direction", "usual_ratio")
+    )
+    words = [f"{printable(name)}{f' {d}' if d else ''} (in {usual:.0%} of other windows)" for name, d, usual in rows.iter_rows()]
+    return Statement(f"unusual alerts: {_listed(words, most=3)}", float(len(words)), None, "1") if words else None
 
 
 def _rare_alerts(facts: Facts, entity: EntityId) -> Statement | None:

@@ -120,11 +120,12 @@ FLOOR_SIGNALS: Final = (
 their exclusive counterparts (self time, residuals, gaps, own errors), since a victim shows them just as the culprit does; network
 bytes mirror load."""
 
-ALERT_SIGNAL: Final = "alert_rarity"
-"""What the label-free score listens to where alerts are all there is: alerts restate what the other signals measure."""
+ALERT_SIGNALS: Final = ("alert_novelty", "alert_rarity")
+"""What the label-free score listens to where alerts are all there is, the first that is known: alerts restate what the other
+signals measure, and one that fires every day says little."""
 
 _FLOOR_COLUMNS: Final = np.array([NODE_COLUMN[name] for name in FLOOR_SIGNALS])
-_ALERT_COLUMN: Final = np.array([NODE_COLUMN[ALERT_SIGNAL]])
+_ALERT_COLUMNS: Final = tuple(np.array([NODE_COLUMN[name]]) for name in ALERT_SIGNALS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,9 +255,16 @@ def _context(deviations: Deviations, above: Array) -> dict[str, Array]:
     }
 
 
+def heard_signals(graph: ServiceGraph) -> tuple[str, ...]:
+    """Signals that the label-free score listens to in this graph, in the order of NODE_SIGNALS."""
+    above = np.where(graph.available[:, _ABOVE_COLUMNS], graph.features[:, _ABOVE_COLUMNS], np.nan)
+    return tuple(NODE_SIGNALS[column].name for column in floor_columns(above))
+
+
 def floor_columns(above: Array) -> npt.NDArray[np.int64]:
     """Signals that the label-free score listens to in this graph."""
-    return _FLOOR_COLUMNS if np.isfinite(above[:, _FLOOR_COLUMNS]).any() else _ALERT_COLUMN
+    choices = (_FLOOR_COLUMNS, *_ALERT_COLUMNS)
+    return next((columns for columns in choices if np.isfinite(above[:, columns]).any()), _FLOOR_COLUMNS)
 
 
 def _mid_ranks(loudness: Array, candidates: npt.NDArray[np.bool_]) -> Array:

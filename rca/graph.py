@@ -23,6 +23,7 @@ RELATIONS: Final[dict[str, tuple[str, str]]] = {
     "publishes": ("service", "queue"),
     "consumes": ("service", "queue"),
     "requests": ("service", "external"),
+    "replicates": ("service", "service"),
     "runs": ("service", "pod"),
     "hosted_on": ("pod", "node"),
 }

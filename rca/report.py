@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rca.contracts import Case
-from rca.evidence import Facts, explained, heard_signals, loud_signals
-from rca.features import FLOOR_FEATURE
+from rca.evidence import Facts, explained, loud_signals
+from rca.features import FLOOR_FEATURE, heard_signals
 from rca.graph import CALL_RELATIONS, ServiceGraph
 from rca.ranking import Evidence, Ranking
 from rca.signals import NODE_COLUMN, NODE_SIGNALS

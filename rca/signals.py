@@ -134,6 +134,25 @@ NODE_SIGNALS: Final[tuple[Signal, ...]] = (
     Signal("alert_logs", "alerts", "errors", False, "alerts on log lines", "number of alerts"),
     Signal("alert_other", "alerts", "errors", False, "other alerts", "number of alerts"),
     Signal(
+        "alert_novelty",
+        "alerts",
+        "errors",
+        False,
+        "alerts that are unusual for it",
+        "sum over its metric and log alerts of -ln(share of the system's other windows in which it has the same alert)",
+    ),
+    Signal(
+        "alert_novelty_logs", "alerts", "errors", False, "log alerts that are unusual for it", "as alert_novelty, log alerts only"
+    ),
+    Signal(
+        "alert_novelty_calls",
+        "alerts",
+        "latency",
+        False,
+        "alerts on calls that are unusual for it",
+        "as alert_novelty, alerts on calls into it or inside it",
+    ),
+    Signal(
         "alert_rarity",
         "alerts",
         "errors",

@@ -136,6 +136,9 @@ SCHEMAS: Final[dict[str, dict[str, Column]]] = {
         "source": Column(_TEXT, "-", "metric, trace, log or other", True),
         "direction": Column(_TEXT, "-", "up, down, or null"),
         "peer": Column(_TEXT, "-", "the callee of an alert about a call; `entity` is its caller"),
+        "usual_ratio": Column(
+            pl.Float64(), "1", "share of the system's other windows in which it fires too, above 0; null if unknown"
+        ),
     },
     "calls": {
         "time_unix_nano": _TIME,
@@ -148,7 +151,7 @@ SCHEMAS: Final[dict[str, dict[str, Column]]] = {
     "topology": {
         "source_kind": Column(_TEXT, "-", "kind of the source entity", True),
         "source": Column(_TEXT, "-", "source entity", True),
-        "relation": Column(_TEXT, "-", "calls, queries, publishes, consumes, requests, runs or hosted_on", True),
+        "relation": Column(_TEXT, "-", "calls, queries, publishes, consumes, requests, replicates, runs or hosted_on", True),
         "target_kind": Column(_TEXT, "-", "kind of the target entity", True),
         "target": Column(_TEXT, "-", "target entity", True),
     },

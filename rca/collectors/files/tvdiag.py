@@ -35,6 +35,8 @@ _CALL_ALERTS: Final = {"PD": "slow", "400": "http_400", "500": "http_500"}
 _RAW: Final = ("nodes", "edges", "metrics", "traces", "logs")
 _OUTSIDE: Final = "-1"
 
+_IDENTITY: Final = ["entity", "source", "name", "direction", "peer"]
+
 _Edges = set[tuple[str, str]]
 _Raw = Mapping[str, Mapping[str, Sequence[Any]]]
 
@@ -48,10 +50,11 @@ def read(path: Path, options: ReadOptions = DEFAULTS, progress: Progress = quiet
         progress(done, total, f"reading {folder.name}")
         raw = {kind: _by_index(required(folder / "raw", f"{kind}.json")) for kind in _RAW}
         directions = _service_directions(raw["traces"])
+        usual = _usual([_alerts_of(row["index"], raw, folder / "raw") for row in rows])
         for row in rows:
             incident = _incident(folder.name, row)
             progress(done, total, incident.id)
-            yield incident, _telemetry(row["index"], raw, directions, folder / "raw")
+            yield incident, _telemetry(row["index"], raw, directions, usual, folder / "raw")
             done += 1
     progress(done, total, "done")
 
@@ -98,17 +101,31 @@ def _incident(system: str, row: Mapping[str, str]) -> Incident:
     )
 
 
-def _telemetry(index: str, raw: _Raw, directions: _Edges, where: Path) -> Telemetry:
+def _alerts_of(index: str, raw: _Raw, where: Path) -> pl.DataFrame:
+    try:
+        return _alerts(*(raw[kind].get(index, ()) for kind in ("metrics", "traces", "logs")))
+    except (ValueError, TypeError, IndexError) as error:
+        raise BadTelemetry(f"{where}, incident {index}", expected="rows as upstream writes them", found=str(error)) from error
+
+
+def _usual(incidents: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """How often each alert fires in one of the *other* incidents: (others + 1/2) / incidents. No label is looked at."""
+    distinct = pl.concat([alerts.select(_IDENTITY).unique() for alerts in incidents])
+    fired = distinct.group_by(_IDENTITY).agg(pl.len().alias("fired"))
+    return fired.with_columns(((pl.col("fired") - 0.5) / len(incidents)).alias("usual_ratio")).drop("fired")
+
+
+def _telemetry(index: str, raw: _Raw, directions: _Edges, usual: pl.DataFrame, where: Path) -> Telemetry:
     if index not in raw["nodes"]:
         raise BadTelemetry(f"{where}/nodes.json", expected=f"an entry {index!r}", found="none")
     nodes = raw["nodes"][index]
     gaps = [Gap("baseline", "the data set holds alerts only: no times and no quiet period")]
     gaps += [Gap(kind, "no alerts") for kind in ("metrics", "traces", "logs") if not raw[kind].get(index)]
     try:
-        alerts = _alerts(*(raw[kind].get(index, ()) for kind in ("metrics", "traces", "logs")))
         edges = _call_edges(nodes, raw["edges"].get(index, ()), raw["traces"].get(index, ()), directions)
     except (ValueError, TypeError, IndexError) as error:
         raise BadTelemetry(f"{where}, incident {index}", expected="rows as upstream writes them", found=str(error)) from error
+    alerts = _alerts_of(index, raw, where).drop("usual_ratio").join(usual, on=_IDENTITY, nulls_equal=True, maintain_order="left")
     return Telemetry.of(gaps, alerts=alerts, topology=_topology(nodes, edges))
 
 
@@ -155,6 +172,7 @@ def _call_edges(nodes: Sequence[str], pairs: Sequence[Any], traces: Sequence[Any
 def _topology(nodes: Sequence[str], edges: _Edges) -> pl.DataFrame:
     """Calls between instances, and one pod for each, so that an instance that nobody mentions is still there."""
     rows = [("service", caller, "calls", "service", callee) for caller, callee in sorted(edges)]
+    rows += [("service", a, "replicates", "service", b) for a in nodes for b in nodes if a != b and _service(a) == _service(b)]
     rows += [("service", node, "runs", "pod", node) for node in nodes]
     schema = ["source_kind", "source", "relation", "target_kind", "target"]
     return conform("topology", pl.DataFrame(rows, schema=schema, orient="row"))
