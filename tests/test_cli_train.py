@@ -56,7 +56,7 @@ def test_bad_options_end_before_the_work(bundles: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_is_finished(bundles: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "RCA_HOME": str(tmp_path / "home")}
-    arguments = options(bundles, tmp_path / "mine", 25)
+    arguments = options(bundles, tmp_path / "mine", 12)
     running = subprocess.Popen([sys.executable, "-m", "rca", *arguments], env=environment, stderr=subprocess.PIPE, text=True)
     state = tmp_path / "mine/unfinished/member-0.safetensors"
     deadline = time.monotonic() + 120

@@ -154,7 +154,9 @@ def test_an_interrupted_ensemble_goes_on(tmp_path: Path) -> None:
     assert resumed.rank(example()).dumps() == NetworkRanker(**options).fit(cases).rank(example()).dumps()  # type: ignore[arg-type]
 
 
-def test_ablations_differ() -> None:
+def test_ablations_differ(tmp_path: Path) -> None:
     mlp = MlpRanker(**QUICK).fit(example_cases())  # type: ignore[arg-type]
+    mlp.save(tmp_path)
+    assert NetworkRanker.load(tmp_path).rank(example()).dumps() == mlp.rank(example()).dumps()
     assert mlp.rank(example()).ranker == "mlp"
     assert not mlp._networks[0].edge_encoders

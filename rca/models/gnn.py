@@ -271,7 +271,8 @@ class NetworkRanker:
                 networks.append(_for_ranking(network))
         except (TypeError, RuntimeError) as error:
             raise BadCheckpoint(str(folder), expected="weights that fit the network", found=str(error).splitlines()[0]) from error
-        ranker = cls(engine=engine, threads=threads, ensemble=card.members, seed=int(card.training.get("seed", 0)))
+        kind = {"none": MlpRanker, "shuffled": ShuffledNetworkRanker}.get(config.edges, cls)
+        ranker = kind(engine=engine, threads=threads, ensemble=card.members, seed=int(card.training.get("seed", 0)))
         ranker.width, ranker.layers, ranker.heads, ranker.dropout = config.width, config.layers, config.heads, config.dropout
         ranker.bound, ranker.edges, ranker.gates = config.bound, config.edges, config.gates
         ranker.temperature, ranker.data = card.temperature, dict(card.data)
