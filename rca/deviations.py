@@ -29,6 +29,8 @@ _FEWEST_BEFORE, _FEWEST_NOW = 8, 3
 _MOST_BEFORE, _MOST_NOW = 60, 20
 _RATE_SPREAD: Final = 0.15
 _NO_BLOCK: Final = -2
+LEAST_RATE: Final = 0.05
+"""Requests a second below which a ratio of rates is noise."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ import polars as pl
 
 from rca.bins import BIN_NS, BUCKET_WIDTH, seconds_of, split_key
 from rca.contracts import Case
-from rca.deviations import METRIC_ALERTS, alert_signal, anscombe, client_gaps, robust_scores
+from rca.deviations import LEAST_RATE, METRIC_ALERTS, alert_signal, anscombe, client_gaps, robust_scores
 from rca.features import ALERT_SIGNALS, heard_signals, loudest_signal
 from rca.graph import RELATIONS
 from rca.metrics import Metric, metric_of
@@ -507,7 +507,8 @@ def _metric(facts: Facts, entity: EntityId, signal: str) -> Statement | None:
     _, kind, name, known, observed = best
     mine = (pl.col("entity_kind") == kind) & (pl.col("key") == name) & (pl.col("metric") == known.name)
     baseline = float(np.median(facts.metric_scores.filter(mine & (pl.col("block") >= 0))["value"].to_numpy()))
-    where = f" (pod {shown(name)})" if kind == "pod" and entity.kind != "pod" else ""
+    several = len(facts.related(entity, "runs")) > 1
+    where = f" (pod {shown(name)})" if kind == "pod" and several else ""
     return _compared(known, observed, baseline, where)
 
 
@@ -535,19 +536,19 @@ def _metric_gap(facts: Facts, entity: EntityId, _signal: str) -> Statement | Non
 def _quiet_callees(facts: Facts, entity: EntityId, _signal: str) -> Statement | None:
     """The callee whose rate fell most beside the caller's own."""
     own = facts.level(entity, "server.request.rate")
-    best: tuple[float, EntityId, float, float] | None = None
+    best: tuple[float, EntityId, tuple[float, float]] | None = None
     for callee in facts.related(entity, "calls"):
         rates = facts.level(callee, "server.request.rate")
-        if own is None or rates is None or not all((own[0], own[1], rates[1])):
+        if own is None or rates is None:
             continue
-        ratio, ratio_before = rates[0] / own[0], rates[1] / own[1]
-        if best is None or ratio / ratio_before < best[0]:
-            best = (ratio / ratio_before, callee, ratio, ratio_before)
-    if best is None:
+        now, before = (np.log((theirs + LEAST_RATE) / (mine + LEAST_RATE)) for theirs, mine in zip(rates, own, strict=True))
+        if best is None or now - before < best[0]:
+            best = (float(now - before), callee, rates)
+    if best is None or own is None:
         return None
-    _, callee, ratio, ratio_before = best
-    text = f"callee {shown(key_of(callee))} serves {number(ratio)} per request here, baseline {number(ratio_before)}"
-    return Statement(text, ratio, ratio_before, "1")
+    _, callee, rates = best
+    served = [f"{quantity(now, '1/s')}, baseline {quantity(before, '1/s')}" for now, before in (rates, own)]
+    return Statement(f"callee {shown(key_of(callee))} serves {served[0]}; itself {served[1]}", *rates, "1/s")
 
 
 def _residual(facts: Facts, entity: EntityId, signal: str) -> Statement | None:
@@ -557,7 +558,7 @@ def _residual(facts: Facts, entity: EntityId, signal: str) -> Statement | None:
         if shares is None:
             return None
         now, before, accounted = map(percent, shares)
-        text = f"success ratio {now}, baseline {before}, {accounted} expected from its callees"
+        text = f"success ratio {now}, baseline {before}" + _from_callees(facts, entity, accounted)
         return Statement(text, shares[0], shares[1], "1")
     latencies = latency_account(facts.series, facts.topology, row)
     if latencies is None:
@@ -567,9 +568,15 @@ def _residual(facts: Facts, entity: EntityId, signal: str) -> Statement | None:
     if own is not None:  # spans say where the time is spent, which beats a prediction
         beside = f"; self time {seconds(own[0])}, baseline {seconds(own[1])}"
     else:
-        beside = f", {accounted} expected from its callees"
+        beside = _from_callees(facts, entity, accounted)
     text = f"latency {now}, baseline {before}{beside}"
     return Statement(text, latencies[0], latencies[1], "s", facts.traces(key_of(entity)))
+
+
+def _from_callees(facts: Facts, entity: EntityId, expected: str) -> str:
+    row = facts.case.graph.rows[entity]
+    has_callees = bool((facts.case.graph.call_edges()[0] == row).any())
+    return f", {expected} expected from its callees" if has_callees else ""
 
 
 # --- events and alerts --------------------------------------------------------------------------------------------------
@@ -655,11 +662,13 @@ def _rare_alerts(facts: Facts, entity: EntityId) -> Statement | None:
         names = _alert_names(facts, entity, signal.name) if signal.name in METRIC_ALERTS else []
         if names:
             having = int((node[:, column] != 0).sum())
-            found.append((having, f"{_listed(names)} (alerts like it: {having} of {len(candidates)} candidates)", len(names)))
+            found.append((having, f"{_listed(names)} ({having} of {len(candidates)})", len(names)))
     if not found:
         return None
     found.sort()
-    return Statement(f"rare alerts: {_listed([words for _, words, _ in found])}", float(sum(n for *_, n in found)), None, "1")
+    return Statement(
+        f"alerts that few share: {_listed([words for _, words, _ in found])}", float(sum(n for *_, n in found)), None, "1"
+    )
 
 
 def _listed(names: Sequence[str], most: int = 4) -> str:

@@ -67,7 +67,7 @@ class Path:
 
 @dataclass(frozen=True)
 class Neighbour:
-    """An entity beside the first candidate: its health, its rank, and the loudest thing about it."""
+    """An entity beside the first candidate: its health, its rank, and its loudest signal (rca.signals)."""
 
     entity: EntityId
     health: Health
@@ -202,7 +202,8 @@ def path_of(graph: ServiceGraph, alerting: Sequence[EntityId], cause: EntityId) 
     noticed: Literal["alert", "symptoms", "unknown"] = "alert" if known else "symptoms"
     starts = known or _disturbed_entries(graph)
     if not starts:
-        return Path("unknown", (), "It is not known where the incident was noticed.")
+        words = "The incident names no alerting service, and nothing strays where requests enter."
+        return Path("unknown", (), words)
     if cause in starts:
         what = "alerts itself" if known else "is itself where requests enter"
         return Path(noticed, (cause,), f"{shown(cause)} {what}.")
@@ -294,7 +295,7 @@ def _neighbour(case: Case, row: int, ranks: dict[EntityId, int]) -> Neighbour:
     if not any(graph.available[row, graph.feature_names.index(f"{signal.name}.z")] for signal in NODE_SIGNALS):
         return Neighbour(entity, "unobserved", rank)
     signals = loud_signals(case, entity)
-    return Neighbour(entity, "disturbed" if signals else "quiet", rank, signals[0].title if signals else "")
+    return Neighbour(entity, "disturbed" if signals else "quiet", rank, signals[0].name if signals else "")
 
 
 # --- what was missing ---------------------------------------------------------------------------------------------------
@@ -338,15 +339,24 @@ def _missing_kinds(window: Window) -> Iterator[str]:
         frame = kinds[name]
         if not frame.is_empty() and INCIDENT not in frame["interval"]:
             yield f"no {name} in the incident, though there were some before"
-    orphans, parents = window.bins.orphans, window.bins.pairs
-    if orphans:
-        yield f"{count(orphans, 'span')} of {number(orphans + parents)} with a parent that was not seen"
 
 
 def _gaps(window: Window) -> Iterator[str]:
+    """Gaps by source and reason; those that touch the incident come first and say so."""
+    groups: dict[tuple[str, str], list[Interval]] = {}
     for gap in window.gaps:
-        when = f" ({clock(gap.interval.start_ns)} to {clock(gap.interval.end_ns)})" if gap.interval else ""
-        yield f"{printable(gap.source)}: {printable(gap.reason)}{when}"
+        groups.setdefault((gap.source, gap.reason), []).extend([gap.interval] if gap.interval else [])
+    inside = {key: sum(window.incident.overlaps(each) for each in intervals) for key, intervals in groups.items()}
+    for key in sorted(groups, key=lambda key: inside[key] == 0):
+        yield f"{printable(key[0])}: {printable(key[1])}{_when(groups[key], inside[key])}"
+
+
+def _when(intervals: Sequence[Interval], inside: int) -> str:
+    if not intervals:
+        return ""
+    first, last = min(i.start_ns for i in intervals), max(i.end_ns for i in intervals)
+    many = f"{len(intervals)} times, " if len(intervals) > 1 else ""
+    return f" ({many}{clock(first)} to {clock(last)}{', in the window' if inside else ''})"
 
 
 # --- why not ------------------------------------------------------------------------------------------------------------
@@ -404,9 +414,18 @@ def _reasons(case: Case, ranking: Ranking, entity: EntityId) -> Iterator[str]:
 
 _MARKS: Final[dict[Health, tuple[str, str]]] = {"disturbed": ("!", "bold red"), "quiet": (".", "dim"), "unobserved": ("?", "dim")}
 _SHORT_TITLES: Final = {
-    NODE_SIGNALS[NODE_COLUMN["latency_residual"]].title: "latency",
-    NODE_SIGNALS[NODE_COLUMN["success_residual"]].title: "success ratio",
+    "latency_residual": "latency",
+    "success_residual": "success ratio",
+    "quiet_callees": "callees serve less",
+    "vanished_calls": "vanished calls",
+    "new_calls": "new calls",
+    "vanished_templates": "vanished log lines",
+    "new_templates": "new log lines",
+    "leaf_latency": "latency of calls out of it",
+    "alert_rarity": "rare alerts",
+    **dict.fromkeys(("gap_in", "gap_in_all", "gap_out", "metric_gap"), "network gap"),
 }
+"""Titles that are too long for the map."""
 _LEVEL_STYLES: Final[dict[Certainty, str]] = {
     "clear": "bold green",
     "likely": "bold yellow",
@@ -479,12 +498,10 @@ def _candidates(report: TriageReport, top: int) -> RenderableType:
 
 
 def _why(report: TriageReport) -> RenderableType:
-    from rich.text import Text
-
     first = report.ranking.candidates[0]
     title = f"Why {shown(first.entity)}"
     if not first.evidence:
-        return _section(title, Text("  no signal of it strays from quiet times"))
+        return _section(title, _indented("no signal of it strays from quiet times"))
     return _section(title, _bullets([evidence.statement for evidence in first.evidence]), *_traces(first.evidence))
 
 
@@ -494,40 +511,49 @@ def _traces(evidence: Sequence[Evidence]) -> list[RenderableType]:
 
 
 def _path(report: TriageReport) -> RenderableType | None:
-    from rich.text import Text
-
     path = report.path
     if path is None:
         return None
-    title = {"alert": "From the alert to the cause", "symptoms": "From the entry to the cause", "unknown": "Path"}
-    return _section(title[path.noticed_by], Text(f"  {path.words}"))
+    title = {
+        "alert": "From the alert to the cause",
+        "symptoms": "From the entry to the cause",
+        "unknown": "From the alert to the cause",
+    }
+    return _section(title[path.noticed_by], _indented(path.words))
 
 
 def _surroundings(report: TriageReport) -> RenderableType | None:
+    from rich.table import Table
     from rich.text import Text
 
     around = report.map
     if around is None:
         return None
-    width = max((len(shown(n.entity)) for side in (around.callers, around.callees) for n in side.neighbours), default=0)
-    text = Text()
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold", max_width=44)
+    table.add_column(style="dim", overflow="fold")
     for title, side in (("called by", around.callers), ("calls", around.callees)):
         for position, neighbour in enumerate(side.neighbours):
             mark, style = _MARKS[neighbour.health]
-            text.append(f"  {title if position == 0 else '':<10} ", style="dim")
-            text.append(f"{mark} ", style=style)
-            text.append(f"{shown(neighbour.entity):<{min(width, 32)}}")
-            text.append(f"  {_SHORT_TITLES.get(neighbour.signal, neighbour.signal)}".rstrip() + "\n", style="dim")
+            name = Text.assemble((f"{mark} ", style), shown(neighbour.entity))
+            table.add_row(f"  {title}" if position == 0 else "", name, _short_title(neighbour.signal))
         if side.cut:
-            text.append(f"  {'':<10}   and {side.cut} more, {side.cut_disturbed} of them disturbed\n", style="dim")
+            table.add_row("", Text(f"  and {side.cut} more, {side.cut_disturbed} of them disturbed", style="dim"))
         if not side.neighbours:
-            text.append(f"  {title:<10}   nothing that was seen\n", style="dim")
+            table.add_row(f"  {title}", Text("  nothing that was seen", style="dim"))
+    below = Table.grid(padding=(0, 2, 0, 0))
+    below.add_column(style="dim", no_wrap=True, min_width=len("  called by"))
+    below.add_column(overflow="fold")
     for title, places in (("pods", around.pods), ("nodes", around.nodes)):
         if places:
-            text.append(f"  {title:<10}   ", style="dim")
-            text.append(_listed([printable(place.name) for place in places]) + "\n")
-    text.rstrip()
-    return _section(f"Around {shown(around.centre)}  (! disturbed, . quiet, ? not observed)", text)
+            below.add_row(f"  {title}", Text(f"  {_listed([printable(place.name) for place in places])}"))
+    legend = Text("  (! strays from quiet times, . does not, ? was not observed)", style="dim")
+    return _section(f"Around {shown(around.centre)}", table, below, legend)
+
+
+def _short_title(signal: str) -> str:
+    return _SHORT_TITLES.get(signal) or (NODE_SIGNALS[NODE_COLUMN[signal]].title if signal else "")
 
 
 def _why_not(contrast: Contrast, ranking: Ranking) -> RenderableType:
@@ -571,6 +597,13 @@ def _section(title: str, *parts: RenderableType) -> RenderableType:
     from rich.text import Text
 
     return Group(Text(), Text(title, style="bold"), *parts)
+
+
+def _indented(words: str) -> RenderableType:
+    from rich.padding import Padding
+    from rich.text import Text
+
+    return Padding(Text(words), (0, 0, 0, 2))
 
 
 def _rows(rows: Sequence[tuple[str, str]], style: str = "") -> RenderableType:

@@ -144,7 +144,19 @@ def test_metric_of_a_pod() -> None:
         {"source_kind": ["service"], "source": ["store"], "relation": ["runs"], "target_kind": ["pod"], "target": ["store-1"]}
     )
     said = state(case(metrics=metrics, topology=topology), STORE, "cpu")
-    assert said == Statement("CPU usage of the limit 92 %, baseline 11 % (pod store-1)", pytest.approx(0.92), 0.11, "1")
+    assert said == Statement("CPU usage of the limit 92 %, baseline 11 %", pytest.approx(0.92), 0.11, "1")
+
+
+def test_the_pod_that_strays_most_is_named() -> None:
+    metrics = pl.concat(
+        rows("pod", pod, span, metric="container.memory.usage", value=value)
+        for pod, now in (("store-1", 2.0**30), ("store-2", 2.0**31))
+        for span, value in ((range(0, 100, 10), 2.0**30), (range(100, 120, 10), now))
+    )
+    runs = {"source_kind": "service", "source": "store", "relation": "runs", "target_kind": "pod"}
+    topology = pl.DataFrame([{**runs, "target": "store-1"}, {**runs, "target": "store-2"}])
+    said = state(case(metrics=metrics, topology=topology), STORE, "memory")
+    assert said.text == "memory usage 2 GiB, baseline 1 GiB (pod store-2)"
 
 
 def test_the_metric_that_strays_most_is_named() -> None:
@@ -215,7 +227,7 @@ def test_rates_of_callees() -> None:
         {"source_kind": ["service"], "source": ["shop"], "relation": ["calls"], "target_kind": ["service"], "target": ["store"]}
     )
     said = state(case(metrics=metrics, topology=topology), SHOP, "quiet_callees")
-    assert said.text == "callee store serves 0.5 per request here, baseline 2"
+    assert said.text == "callee store serves 4/s, baseline 20/s; itself 8/s, baseline 10/s"
 
 
 def test_latency_from_metrics_is_set_beside_what_its_callees_explain() -> None:
@@ -243,7 +255,7 @@ def test_alerts_alone() -> None:
     shop, store = (explained(create("floor").rank(made), made).candidates[i] for i in (0, 1))
     assert (shop.entity, store.entity) == (SHOP, STORE)
     said = [evidence.statement for evidence in shop.evidence]
-    assert said == ["rare alerts: HighCpu up (alerts like it: 1 of 2 candidates)", "alerts on slow calls out of it: store"]
+    assert said == ["alerts that few share: HighCpu up (1 of 2)", "alerts on slow calls out of it: store"]
     assert state(made, STORE, "alert_slow_calls_in").text == "alerts on slow calls into it: shop"
 
 

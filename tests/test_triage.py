@@ -27,7 +27,7 @@ from rca.models.registry import create
 from rca.pipeline import case_of, report_on
 from rca.ranking import rank_by_score
 from rca.report import MOST_NEIGHBOURS, confidence_of, map_of, path_of, shortest_path
-from rca.telemetry import EntityId, Interval, Telemetry
+from rca.telemetry import EntityId, Gap, Interval, Telemetry
 from scripts import docs
 
 SCHEMA = json.loads((docs.ROOT / "docs/ranking.schema.json").read_text(encoding="utf-8"))
@@ -240,7 +240,10 @@ def test_paths() -> None:
     assert "it calls what alerts" in path_of(made, [c], a).words
     assert "no chain of calls joins them" in path_of(made, [x], c).words
     assert path_of(made, [], y).noticed_by == "unknown"
-    assert path_of(made, services("gone"), y).words == "It is not known where the incident was noticed."
+    assert (
+        path_of(made, services("gone"), y).words
+        == "The incident names no alerting service, and nothing strays where requests enter."
+    )
 
 
 def test_a_cycle_ends() -> None:
@@ -290,3 +293,25 @@ def test_pods_without_a_service_are_said(run: Run, tmp_path: Path) -> None:
     output = run(altered(tmp_path, metrics=TELEMETRY.metrics), code=3)
     assert "names no service or other candidate" in output
     assert "the service of 8 pods: cart-7c9d8f6b5-x2k4q" in output
+
+
+def test_gaps_are_gathered_and_those_of_the_window_come_first() -> None:
+    hour = 3600 * 10**9
+    start = INCIDENT.window.start_ns
+    outside = [Gap("spans", "file absent", Interval(start - n * hour, start - n * hour + 1)) for n in (1, 2)]
+    gaps = (*outside, Gap("logs", "lost", Interval(start, start + 60 * 10**9)), Gap("metrics", "not scraped"))
+    report = report_on(INCIDENT, replace(TELEMETRY, gaps=gaps), create("floor"))
+    assert report.missing == (
+        "logs: lost (10:10:00 to 10:11:00, in the window)",
+        "spans: file absent (2 times, 08:10:00 to 09:10:00)",
+        "metrics: not scraped",
+    )
+
+
+def test_the_demo_runs(tmp_path: Path) -> None:
+    command = [sys.executable, str(docs.ROOT / "scripts/demo.py")]
+    environment = os.environ | {"PYTHONPATH": str(docs.ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert (GOLDEN / "triage.txt").read_text(encoding="utf-8") in done.stdout
+    assert "Try next" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
