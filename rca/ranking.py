@@ -64,20 +64,21 @@ class Ranking:
 
     def to_json(self) -> dict[str, Any]:
         """Versioned JSON form; numbers rounded to 6 decimals so that equal rankings print equal text."""
-        body: dict[str, Any] = _rounded(asdict(self))
+        body: dict[str, Any] = rounded(asdict(self))
         return {"schema_version": SCHEMA_VERSION, **body}
 
     def dumps(self) -> str:
         return json.dumps(self.to_json(), indent=2, ensure_ascii=False)
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
+    """Every number in a JSON value at the precision at which rankings are compared."""
     if isinstance(value, float):
         return round(value, _DIGITS) + 0.0  # + 0.0 turns -0.0 into 0.0
     if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
+        return {key: rounded(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_rounded(item) for item in value]
+        return [rounded(item) for item in value]
     return value
 
 

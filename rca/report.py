@@ -17,7 +17,7 @@ from rca.contracts import Case
 from rca.evidence import Facts, explained, loud_signals
 from rca.features import FLOOR_FEATURE, heard_signals
 from rca.graph import CALL_RELATIONS, ServiceGraph
-from rca.ranking import Evidence, Ranking
+from rca.ranking import Evidence, Ranking, rounded
 from rca.signals import NODE_COLUMN, NODE_SIGNALS
 from rca.telemetry import EntityId, Interval
 from rca.window import INCIDENT, Window
@@ -132,11 +132,8 @@ class TriageReport:
 
     def to_json(self) -> dict[str, Any]:
         """Versioned JSON form; the ranking has its own version."""
-        body = asdict(self)
-        body["ranking"] = self.ranking.to_json()
-        if self.why_not is not None:
-            body["why_not"]["probability"] = round(self.why_not.probability, 6)
-        return {"schema_version": SCHEMA_VERSION, **body}
+        body = rounded(asdict(self))
+        return {"schema_version": SCHEMA_VERSION, **body, "ranking": self.ranking.to_json()}
 
 
 def report_of(subject: Subject, case: Case, ranking: Ranking, *, top: int, why_not: EntityId | None = None) -> TriageReport:
@@ -217,10 +214,10 @@ def path_of(graph: ServiceGraph, alerting: Sequence[EntityId], cause: EntityId) 
 
 
 def _disturbed_entries(graph: ServiceGraph) -> list[EntityId]:
-    callers = set(graph.call_edges()[1].tolist())
-    callees = set(graph.call_edges()[0].tolist())
-    entries = [row for row in sorted(callees - callers) if loud_rows(graph)[row]]
-    return [graph.entities[row] for row in entries]
+    """Services that call and are not called, and show symptoms."""
+    callers, callees = (set(rows.tolist()) for rows in graph.call_edges())
+    loud = loud_rows(graph)
+    return [graph.entities[row] for row in sorted(callers - callees) if loud[row]]
 
 
 def _steps(graph: ServiceGraph) -> dict[int, list[int]]:

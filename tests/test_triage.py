@@ -29,6 +29,7 @@ from rca.ranking import rank_by_score
 from rca.report import MOST_NEIGHBOURS, confidence_of, map_of, path_of, shortest_path
 from rca.telemetry import EntityId, Gap, Interval, Telemetry
 from scripts import docs
+from tests.cases import example_cases
 
 SCHEMA = json.loads((docs.ROOT / "docs/ranking.schema.json").read_text(encoding="utf-8"))
 GOLDEN = docs.ROOT / "cli"
@@ -119,6 +120,16 @@ def test_json_fits_the_published_schema(run: Run, bundle: Path) -> None:
     del body["path"]["words"]
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(body, SCHEMA)
+
+
+def test_a_trained_model_ranks(run: Run, bundle: Path, tmp_path: Path) -> None:
+    from rca.models.gnn import NetworkRanker
+
+    NetworkRanker(epochs=1, width=8, normals=0).fit(example_cases()).save(tmp_path / "model")
+    body = json.loads(run(bundle, "--json", "--model", tmp_path / "model"))
+    jsonschema.validate(body, SCHEMA)
+    assert body["ranking"]["ranker"] == "gnn"
+    assert body["ranking"]["candidates"][0]["evidence"]
 
 
 def test_the_same_input_gives_the_same_json(run: Run, bundle: Path) -> None:
