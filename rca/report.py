@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rca.contracts import Case
-from rca.evidence import Facts, explained, loud_signals
+from rca.evidence import MOST_STATEMENTS, Facts, explained, loud_signals
 from rca.features import FLOOR_FEATURE, heard_signals
 from rca.graph import CALL_RELATIONS, ServiceGraph
 from rca.ranking import Evidence, Ranking, rounded
@@ -561,7 +561,7 @@ def _why_not(contrast: Contrast, ranking: Ranking) -> RenderableType:
         lines[0] += f" ({shown(winner.entity)}: {probability(winner.probability)})"
     lines += [f"for it: {evidence.statement}" for evidence in contrast.evidence]
     lines += [f"against it: {reason}" for reason in contrast.reasons]
-    for missed in contrast.missed:
+    for missed in contrast.missed[:MOST_STATEMENTS]:
         if missed.deviation is None or missed.threshold is None:
             where = "not observed"
         else:
