@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="The store of incidents: their telemetry, their labels and who gave them. It lives in $RCA_HOME (~/.local/share/rca).",
     no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 _Id = Annotated[str, typer.Argument(metavar="ID", help="Incident id, as `rca incidents list` shows it.")]
