@@ -24,7 +24,7 @@ from rca.incidents import bundle
 from rca.incidents.bundle import is_bundle, read_bundle, read_incident, read_manifest, write_bundle
 from rca.incidents.example import START_NS, example_incident
 from rca.incidents.incident import GapModel, Incident, IntervalModel
-from rca.telemetry import FRAME_NAMES, SCHEMAS, SECOND_NS, Gap, Interval, Telemetry, dtypes
+from rca.telemetry import CALLEE_KINDS, FRAME_NAMES, SCHEMAS, SECOND_NS, Gap, Interval, Telemetry, dtypes
 
 EXAMPLE = example_incident(requests_per_second=0.1)
 SUFFIXES = ("", ".tar.zst")
@@ -100,6 +100,8 @@ def _frames(draw: st.DrawFn, name: str) -> pl.DataFrame:
     columns = {}
     for column, spec in SCHEMAS[name].items():
         values = _TIMES if spec.unit.startswith("ns") else _VALUES[spec.dtype]
+        if column == "callee_kind":
+            values = st.sampled_from(CALLEE_KINDS)
         columns[column] = draw(st.lists(values if spec.required else st.none() | values, min_size=rows, max_size=rows))
     return pl.DataFrame(columns, schema=dtypes(name))
 
