@@ -7,20 +7,22 @@ from typing import Final
 import numpy as np
 
 from rca.contracts import Case
-from rca.features import FLOOR_FEATURE, Calibration, graph_of, loudest_signal
+from rca.features import ALERT_SIGNALS, FLOOR_FEATURE, Calibration, graph_of, heard_signals, loudest_signal
 from rca.graph import ServiceGraph
 from rca.models.rules.rule import Rule, Values
 from rca.ranking import Ranking, rank_by_score
 from rca.signals import NODE_COLUMN, NODE_SIGNALS
 
-_TEMPERATURE: Final = 0.4
+_TEMPERATURE, _ALERTS_TEMPERATURE = 0.4, 0.7  # alerts say less per unit of score than measurements
+_QUIET_QUANTILE: Final = 0.75
 _UNCALIBRATED_NO_FAULT: Final = 1.0
 
 
 class Floor(Rule):
     """Deviations above what quiet times of the same system show, summed with falling weight, less what callees explain.
 
-    Formulas: rca.features. The score of `no_fault` is what the loudest candidate reaches in a typical quiet stretch.
+    Formulas: rca.features. The score of `no_fault` is what the loudest candidate reaches in three quarters of the
+    quiet stretches.
     """
 
     name = "floor"
@@ -34,7 +36,7 @@ class Floor(Rule):
             case.window.incident,
             case.graph.candidates,
             self.scores(case),
-            temperature=_TEMPERATURE,
+            temperature=_ALERTS_TEMPERATURE if set(heard_signals(case.graph)) <= set(ALERT_SIGNALS) else _TEMPERATURE,
             no_fault_score=no_fault_score(case),
             families=families(case.graph),
             gaps=case.window.gaps,
@@ -48,11 +50,12 @@ def floor_of(graph: ServiceGraph) -> Values:
 
 
 def no_fault_score(case: Case) -> float:
-    """Median over quiet stretches of the loudest candidate's score; 1 where there is no quiet stretch."""
+    """Third quartile over quiet stretches of the loudest candidate's score; 1 where there is no quiet stretch."""
     if not case.quiet or not case.graph.candidates:
         return _UNCALIBRATED_NO_FAULT
     calibration = Calibration.of(case.quiet, case.deviations)
-    return float(np.median([floor_of(graph_of(stretch, calibration)).max() for stretch in case.quiet]))
+    loudest = [floor_of(graph_of(stretch, calibration)).max() for stretch in case.quiet]
+    return float(np.quantile(loudest, _QUIET_QUANTILE))
 
 
 def families(graph: ServiceGraph) -> list[str]:
