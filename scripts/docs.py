@@ -174,7 +174,34 @@ def accuracy_page() -> str:
     return _ACCURACY + ("\n".join(parts) or "No results are kept yet.\n")
 
 
+_PERFORMANCE = """\
+# Speed and memory
+
+`make bench` (`python -m benchmarks`) times everything below and writes `docs/results/performance.json`, from which this page is
+made. Figures are medians of {repeat} runs, with the slowest and the fastest beside them; a bar is what the design asks for. The
+machine may have had other work to do: `load` is its load average at the end. Nothing fails on a slow day.
+
+Machine: {machine}.
+
+"""
+
+
+def performance_page() -> str:
+    """What `python -m benchmarks` measured last."""
+    body = json.loads((ROOT / "docs/results/performance.json").read_text(encoding="utf-8"))
+    rows = []
+    for result in body["results"]:
+        peer = f"{result['peer_median']:,.0f} ({result['peer']})" if result.get("peer") else ""
+        bar = "" if result["bar"] is None else f"{result['bar']:,.0f}"
+        spread = f"{result['slowest']:,.0f} to {result['fastest']:,.0f}"
+        rows.append((result["what"], f"{result['median']:,.0f} {result['unit']}", bar, spread, peer, result["workload"]))
+    machine = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in body["machine"].items())
+    head = ("what", "figure", "bar", "slowest to fastest", "beside it", "workload")
+    return _PERFORMANCE.format(repeat=body["repeat"], machine=machine) + _table(head, rows) + "\n"
+
+
 PAGES: Final[dict[str, Callable[[], str]]] = {
+    "docs/performance.md": performance_page,
     "docs/accuracy.md": accuracy_page,
     "docs/bundle.md": bundle_page,
     "docs/incident.schema.json": incident_schema,
