@@ -168,6 +168,8 @@ def accuracy_page() -> str:
     parts = []
     for file in sorted((ROOT / "docs" / "results").glob("*.json")):
         body = json.loads(file.read_text(encoding="utf-8"))
+        if "dataset" not in body:  # speed, not accuracy
+            continue
         parts.append(f"## {body['dataset']}\n\n{markdown(body['runs'])}")
         if "runs_per_service" in body:
             parts.append(f"## {body['dataset']}, instances counted as their service\n\n{markdown(body['runs_per_service'])}")
