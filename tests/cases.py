@@ -14,7 +14,8 @@ CULPRITS = (("cpu_contention", "catalogue"), ("network_delay", "payment"), ("exc
 @cache
 def example_case(fault_kind: str, culprit: str, seed: int = 7) -> LabelledCase:
     incident, telemetry = example_incident(seed, fault_kind, culprit, requests_per_second=1.5)
-    return LabelledCase(case_of(incident, telemetry), incident.id, incident.system, incident.causes(), fault_kind)
+    name = f"{fault_kind}-{culprit}-{seed}"
+    return LabelledCase(case_of(incident, telemetry), name, incident.system, incident.causes(), fault_kind)
 
 
 def example_cases() -> list[LabelledCase]:

@@ -117,7 +117,7 @@ def test_names_that_do_not_exist_come_with_the_nearest(run: Run, bundle: Path) -
     with pytest.raises(UnknownName, match="did you mean confirmed"):
         run("label", ID, "cart", "--provenance", "confirm")
     with pytest.raises(UnknownName, match="did you mean " + ID):
-        run("show", "example-cpu-contention-catalogue")
+        run("show", f"{ID}7")
     with pytest.raises(UnknownName, match="catalogue"):
         run("label", ID, "redis", "--withdraw")
     with pytest.raises(BadInput, match="--dispute or --withdraw"):

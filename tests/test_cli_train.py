@@ -27,7 +27,8 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed in (3, 4):
         for kind, culprit in CULPRITS:
             incident, telemetry = example_incident(seed, kind, culprit, requests_per_second=0.5)
-            write_bundle(folder / incident.id, incident, telemetry)
+            name = f"example-{kind}-{culprit}-{seed}"
+            write_bundle(folder / name, incident.model_copy(update={"id": name}), telemetry)
     return folder
 
 

@@ -30,7 +30,8 @@ def bundles(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("bundles")
     for kind, culprit in CULPRITS:
         incident, telemetry = example_incident(3, kind, culprit, requests_per_second=1.0)
-        write_bundle(folder / incident.id, incident, telemetry)
+        name = f"example-{kind}-{culprit}"
+        write_bundle(folder / name, incident.model_copy(update={"id": name}), telemetry)
     write_bundle(folder / "calm", *example_incident(3, NO_FAULT, requests_per_second=1.0))
     return folder
 

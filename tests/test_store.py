@@ -215,7 +215,7 @@ def test_what_is_not_there_cannot_be_changed(store: IncidentStore) -> None:
     with pytest.raises(UnknownName, match="did you mean catalogue"):
         store.withdraw(INCIDENT.id, EntityModel(name="catalog"))
     for change in (store.get, store.incident, store.manifest, store.remove):
-        with pytest.raises(UnknownName, match="example-cpu"):
+        with pytest.raises(UnknownName, match="example-7"):
             change("example")
 
 

@@ -320,7 +320,7 @@ def test_gaps_are_gathered_and_those_of_the_window_come_first() -> None:
 
 
 def test_the_demo_runs(tmp_path: Path) -> None:
-    command = [sys.executable, str(docs.ROOT / "scripts/demo.py")]
+    command = [sys.executable, "-m", "scripts.demo"]
     environment = os.environ | {"PYTHONPATH": str(docs.ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert (GOLDEN / "triage.txt").read_text(encoding="utf-8") in done.stdout
