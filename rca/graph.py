@@ -62,6 +62,12 @@ class ServiceGraph:
         return {entity: row for row, entity in enumerate(self.entities)}
 
     @cached_property
+    def owners(self) -> Mapping[int, int]:
+        """Row of a pod to the row of the service that runs it."""
+        pairs = self.edges.get("runs", np.zeros((2, 0), dtype=np.int64))
+        return dict(zip(pairs[1].tolist(), pairs[0].tolist(), strict=True))
+
+    @cached_property
     def candidate_rows(self) -> Indices:
         """Rows that may be named as a cause, (C,)."""
         allowed = [ENTITY_KINDS.index(kind) for kind in CANDIDATE_KINDS]

@@ -100,6 +100,9 @@ def test_finished_rankers_are_not_run_again(exam: Exam, fragile, tmp_path: Path)
     assert len(Fragile.trained_on) == 2 * before
     evaluate(replace(exam, digests=("a", "b", "c", "d")), specs, "folds", out=tmp_path)
     assert len(Fragile.trained_on) == 3 * before, "other data under the same names is run anew"
+    relabelled = tuple(replace(truth, fault_kind="disk_fill") for truth in exam.truths)
+    evaluate(replace(exam, truths=relabelled), specs, "folds", out=tmp_path)
+    assert len(Fragile.trained_on) == 4 * before, "corrected labels are run anew"
 
 
 def test_an_interruption_keeps_what_is_finished(exam: Exam, tmp_path: Path) -> None:

@@ -12,12 +12,17 @@ import pytest
 from rca.contracts import Case, Ranker
 from rca.errors import BadInput, UnknownName
 from rca.models import registry
+from rca.models.rules.loudest import Baro, NSigma
 from rca.models.rules.prism import INSIDE, OUTSIDE
+from rca.models.rules.rule import Track
 from rca.models.rules.walks import pagerank
+from rca.pipeline import case_of_window
 from rca.ranking import Ranking
 from rca.signals import NODE_COLUMN
+from rca.telemetry import MINUTE_NS
 from rca.testing import check_ranker, check_ranking, permuted, renamed, shuffled_rows
 from tests.cases import CULPRITS, example, example_case, example_cases
+from tests.shop import T0, requests, window
 
 
 def quick(name: str) -> Ranker:
@@ -89,6 +94,40 @@ def test_pagerank_agrees_with_networkx() -> None:
 def test_pools_of_prism_are_signals_and_do_not_overlap() -> None:
     assert set(INSIDE + OUTSIDE) <= set(NODE_COLUMN)
     assert not set(INSIDE) & set(OUTSIDE)
+
+
+def _track(before: list[float], now: list[float]) -> Track:
+    return Track(0, "m", np.array(before), np.array(now), np.arange(len(before) + len(now)))
+
+
+@pytest.mark.parametrize("level", [0.0048, 0.1, 123456.7])
+def test_a_constant_baseline_has_the_scale_one_however_it_is_rounded(level: float) -> None:
+    track = _track([level + 1e-18, level, level * (1 + 2e-16), level] * 25, [level + 2.0])
+    assert NSigma().deviation(track) == pytest.approx(2.0)
+    assert Baro().deviation(track) == pytest.approx(2.0)
+
+
+def test_scalers_agree_with_scikit_learn() -> None:
+    preprocessing = pytest.importorskip("sklearn.preprocessing")
+    rng = np.random.default_rng(0)
+    before, now = rng.lognormal(size=50), rng.lognormal(size=10) * 3
+    robust = preprocessing.RobustScaler().fit(before[:, None]).transform(now[:, None])
+    standard = preprocessing.StandardScaler().fit(before[:, None]).transform(now[:, None])
+    track = _track(before.tolist(), now.tolist())
+    assert Baro().deviation(track) == pytest.approx(robust.max())
+    assert NSigma().deviation(track) == pytest.approx(np.abs(standard).max())
+
+
+def test_namesakes_in_two_namespaces_are_two_candidates() -> None:
+    rows = [row | {"service.namespace": space} for space in ("left", "right") for row in requests("A", T0, 60, every_ms=5000)]
+    rows += [row | {"service.namespace": "left"} for row in requests("A", T0 + 10 * MINUTE_NS, 50, every_ms=5000)]
+    rows += [row | {"service.namespace": "right"} for row in requests("A", T0 + 10 * MINUTE_NS, 50, every_ms=5000, took_ms=900)]
+    alert = {"entity_kind": "service", "entity": "A", "namespace": "right", "name": "cpu", "source": "metric"}
+    case = case_of_window(window(spans=rows, alerts=[alert]))
+    for name in ("max-z", "most-alerts"):
+        first, second = registry.create(name).rank(case).candidates
+        assert (first.entity.namespace, second.entity.namespace) == ("right", "left")
+        assert first.score > second.score
 
 
 def test_unknown_names_offer_the_nearest() -> None:

@@ -12,8 +12,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final
 
-import polars as pl
-
 import rca
 from rca.contracts import Case, LabelledCase
 from rca.errors import BadInput, UnknownName
@@ -21,12 +19,12 @@ from rca.evaluation.predictions import Truth
 from rca.evaluation.runner import Exam
 from rca.evaluation.transforms import NONE, QUIET, transform
 from rca.faults import NO_FAULT
+from rca.graph import ServiceGraph
 from rca.incidents.bundle import IncidentFile, is_bundle, read_bundle, read_manifest
 from rca.incidents.incident import Incident
 from rca.incidents.store import IncidentStore
 from rca.pipeline import case_of
 from rca.telemetry import EntityId, Telemetry
-from rca.window import Window
 
 CACHE_FOLDER: Final = "cache/cases"
 _NOTHING_WRONG: Final[dict[str, Any]] = {"causes": (), "fault_kind": NO_FAULT}
@@ -121,15 +119,16 @@ def case_for(recorded: Recorded, transform_name: str = NONE, home: Path | None =
 
 
 def _labelled(case: Case, incident: Incident) -> LabelledCase:
-    causes = tuple(_rolled_up(incident.causes(), case.window))
+    causes = tuple(_rolled_up(incident.causes(), case.graph))
     return LabelledCase(case, incident.id, incident.system, causes, incident.fault_kind())
 
 
-def _rolled_up(causes: Sequence[EntityId], window: Window) -> list[EntityId]:
-    """Causes with pods replaced by the service that runs them."""
-    runs = window.topology.filter(pl.col("relation") == "runs").select("target", "source", "source_kind")
-    owner = {pod: EntityId(kind, name) for pod, name, kind in runs.iter_rows()}
-    return list(dict.fromkeys(owner.get(cause.name, cause) if cause.kind == "pod" else cause for cause in causes))
+def _rolled_up(causes: Sequence[EntityId], graph: ServiceGraph) -> list[EntityId]:
+    """Causes with pods replaced by the service that runs them, as spans or the topology say."""
+    rows = {cause: graph.rows.get(cause) for cause in causes}
+    owned = {cause: graph.owners.get(row) for cause, row in rows.items() if row is not None}
+    owners = {cause: graph.entities[row] for cause, row in owned.items() if row is not None}
+    return list(dict.fromkeys(owners.get(cause, cause) for cause in causes))
 
 
 def _key(recorded: Recorded, transform_name: str) -> str:

@@ -68,8 +68,10 @@ class Exam:
         return replace(self.truths[place], causes=self.tested[place].causes, fault_kind=self.tested[place].fault_kind)
 
     def fingerprint(self) -> str:
+        """Digest of what kept predictions hang on: the recordings, their labels, the transform and the names of the features."""
         names = self.tested[0].case.graph.feature_names if self.tested else ()
-        parts = [self.transform, *names, *sorted(self.digests or (t.incident_id for t in self.truths))]
+        truths = (f"{t.incident_id} {t.fault_kind} {t.start_ns} {' '.join(map(str, t.causes))}" for t in self.truths)
+        parts = [self.transform, *names, *sorted(truths), *sorted(self.digests)]
         return hashlib.blake2b("\n".join(parts).encode(), digest_size=8).hexdigest()
 
 

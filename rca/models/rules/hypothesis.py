@@ -8,7 +8,7 @@ import numpy as np
 
 from rca.contracts import Case
 from rca.graph import Indices
-from rca.models.rules.rule import Rule, Track, Values, candidate_calls, largest, tracks
+from rca.models.rules.rule import Rule, Track, Values, candidate_calls, largest, spread, tracks
 
 _RIDGE: Final = 1.0
 _LEAST_POINTS: Final = 5
@@ -62,5 +62,6 @@ def _at(track: Track, times: Indices) -> Values:
 
 
 def _z(baseline: Values, incident: Values) -> float:
-    scale = max(float(baseline.std()), 0.05 * abs(float(baseline.mean())), 1e-9)
-    return float(np.clip(abs(incident.mean() - baseline.mean()) / scale, 0, 1000))
+    center = float(baseline.mean())
+    scale = spread(max(float(baseline.std()), 0.05 * abs(center)), center)
+    return float(np.clip(abs(incident.mean() - center) / scale, 0, 1000))

@@ -7,7 +7,7 @@ from abc import abstractmethod
 import numpy as np
 
 from rca.contracts import Case
-from rca.models.rules.rule import Rule, Track, Values, largest, robust_z, tracks
+from rca.models.rules.rule import Rule, Track, Values, largest, robust_z, spread, tracks
 
 
 class _Loudest(Rule):
@@ -36,8 +36,8 @@ class NSigma(_Loudest):
     name = "nsigma"
 
     def deviation(self, track: Track) -> float:
-        scale = float(track.baseline.std()) or 1.0
-        return float(np.abs(track.incident - track.baseline.mean()).max() / scale)
+        center = float(track.baseline.mean())
+        return float(np.abs(track.incident - center).max() / spread(float(track.baseline.std()), center))
 
 
 class Baro(_Loudest):
@@ -46,6 +46,5 @@ class Baro(_Loudest):
     name = "baro"
 
     def deviation(self, track: Track) -> float:
-        low, high = np.percentile(track.baseline, [25, 75])
-        scale = float(high - low) or 1.0
-        return max(0.0, float((track.incident - np.median(track.baseline)).max() / scale))
+        low, center, high = np.percentile(track.baseline, [25, 50, 75]).tolist()
+        return max(0.0, float((track.incident - center).max() / spread(high - low, center)))

@@ -31,15 +31,17 @@ OUTSIDE: Final = (
     *("alert_traffic_in", "alert_traffic_out", "alert_latency_in", "alert_latency_out", "alert_errors_in", "alert_errors_out"),
     *("alert_slow_calls_in", "alert_slow_calls_out", "alert_failed_calls_in", "alert_failed_calls_out"),
 )
-"""Signals at the interface of an entity. Residuals, which need the graph, are in neither pool."""
+"""Signals at the interface of an entity.
+
+In neither pool: residuals and `quiet_callees`, which need the graph, `gap_in_all`, which repeats `gap_in`, alerts of no known
+sort, and how unusual alerts are, which the rule does not weigh.
+"""
 
 
 class _Prism(Rule):
     def scores(self, case: Case) -> Values:
-        loud = np.log1p(np.abs(np.nan_to_num(case.deviations.node)))
-        rows = {entity: row for row, entity in enumerate(case.deviations.entities)}
-        chosen = [rows[entity] for entity in case.graph.candidates]
-        return self.joined(_pool(loud, INSIDE)[chosen], _pool(loud, OUTSIDE)[chosen])
+        loud = np.log1p(np.abs(np.nan_to_num(case.deviations.node[case.graph.candidate_rows])))
+        return self.joined(_pool(loud, INSIDE), _pool(loud, OUTSIDE))
 
     @abstractmethod
     def joined(self, intrinsic: Values, extrinsic: Values) -> Values:

@@ -16,7 +16,8 @@ from rca.graph import ServiceGraph
 from rca.ranking import Ranking, rank_by_score
 from rca.series import series
 from rca.telemetry import EntityId
-from rca.window import INCIDENT, Window
+from rca.topology import topology_of
+from rca.window import INCIDENT
 
 Values = npt.NDArray[np.float64]
 ALERT_SIGMAS: Final = 3.0
@@ -65,20 +66,20 @@ class Track:
 
 def tracks(case: Case) -> list[Track]:
     """Every series of a candidate that has at least three values before and one during the incident."""
-    place = {(e.kind, e.name): i for i, e in enumerate(case.graph.candidates)}
-    keys = ["entity_kind", "entity", "signal"]
-    frame = series(case.window).filter(pl.col("value").is_finite()).sort([*keys, "time_unix_nano"])
-    ends = frame.group_by(keys, maintain_order=True).len().with_columns(pl.col("len").cum_sum().alias("end"))
+    topology = topology_of(case.window)
+    place = {entity: i for i, entity in enumerate(case.graph.candidates)}
+    frame = series(case.window, topology).filter(pl.col("value").is_finite())  # sorted by (row, signal, time)
+    ends = frame.group_by("row", "signal", maintain_order=True).len().with_columns(pl.col("len").cum_sum().alias("end"))
     during = frame["interval"].to_numpy() == INCIDENT
     values, times = frame["value"].to_numpy(), frame["time_unix_nano"].to_numpy()
     found = []
-    for kind, name, signal, length, end in ends.iter_rows():
-        part = slice(end - length, end)
+    for row, signal, length, end in ends.iter_rows():
+        part, entity = slice(end - length, end), topology.entities[row]
         now = during[part]
-        if (kind, name) in place and now.any() and (~now).sum() >= _LEAST_BASELINE:
+        if entity in place and now.any() and (~now).sum() >= _LEAST_BASELINE:
             value, time = values[part], times[part]
             ordered = np.concatenate([time[~now], time[now]])
-            found.append(Track(place[kind, name], signal, value[~now], value[now], ordered))
+            found.append(Track(place[entity], signal, value[~now], value[now], ordered))
     return found
 
 
@@ -88,6 +89,11 @@ def largest(case: Case, marked: Sequence[tuple[int, float]]) -> Values:
     for place, mark in marked:
         scores[place] = max(scores[place], mark)
     return scores
+
+
+def spread(scale: float, level: float) -> float:
+    """The scale, or 1 where it is nothing but rounding, as scikit-learn's scalers have it: the papers' code is built on them."""
+    return scale if scale > 10 * np.finfo(np.float64).eps * max(1.0, abs(level)) else 1.0
 
 
 def robust_z(track: Track) -> Values:
@@ -101,10 +107,9 @@ def robust_z(track: Track) -> Values:
 
 def loudness(case: Case) -> Values:
     """log(1 + largest directed deviation) of every candidate, (C,); 0 where nothing was observed."""
-    rows = {entity: row for row, entity in enumerate(case.deviations.entities)}
-    values = np.log1p(np.abs(np.nan_to_num(case.deviations.node)))
-    peaks = values.max(axis=1, initial=0.0)
-    return np.array([peaks[rows[entity]] if entity in rows else 0.0 for entity in case.graph.candidates])
+    values: Values = np.log1p(np.abs(np.nan_to_num(case.deviations.node[case.graph.candidate_rows])))
+    peaks: Values = values.max(axis=1, initial=0.0)
+    return peaks
 
 
 def candidate_calls(graph: ServiceGraph) -> npt.NDArray[np.int64]:
@@ -114,13 +119,6 @@ def candidate_calls(graph: ServiceGraph) -> npt.NDArray[np.int64]:
     edges = place[graph.call_edges()]
     kept = edges[:, (edges >= 0).all(axis=0) & (edges[0] != edges[1])]
     return np.unique(kept, axis=1) if kept.size else np.zeros((2, 0), dtype=np.int64)
-
-
-def owners(window: Window) -> dict[tuple[str, str], EntityId]:
-    """Owner of every pod by (kind, name) of the pod, from the topology."""
-    runs = window.topology.filter(pl.col("relation") == "runs")
-    pairs = runs.select("source_kind", "source", "target_kind", "target").iter_rows()
-    return {(target_kind, target): EntityId(kind, source) for kind, source, target_kind, target in pairs}
 
 
 def alert_counts(case: Case) -> Values:
@@ -134,12 +132,13 @@ def alert_counts(case: Case) -> Values:
         for track in tracks(case):
             counts[track.place] += float(np.abs(robust_z(track)).mean() > ALERT_SIGMAS)
         return counts
-    place = {(e.kind, e.name): i for i, e in enumerate(case.graph.candidates)}
-    owner = owners(case.window)
-    for kind, name, peer in alerts.select("entity_kind", "entity", "peer").iter_rows():
-        for end in {(kind, name), (kind, peer or name)}:
-            rolled = owner.get(end)
-            key = (rolled.kind, rolled.name) if rolled else end
-            if key in place:
-                counts[place[key]] += 1
+    graph = case.graph
+    place = {int(row): i for i, row in enumerate(graph.candidate_rows)}
+    owner = graph.owners
+    for kind, name, namespace, peer in alerts.select("entity_kind", "entity", "namespace", "peer").iter_rows():
+        for end in {name, peer or name}:
+            row = graph.rows.get(EntityId(kind, end, namespace or ""))
+            rolled = owner.get(row, row) if row is not None else None
+            if rolled in place:
+                counts[place[rolled]] += 1
     return counts
