@@ -64,12 +64,14 @@ def _node_features() -> tuple[Feature, ...]:
         Feature(
             "own.loudest",
             "ln(1 + z)",
-            "largest .above among FLOOR_SIGNALS, less 4 off the request path",
+            "largest .above among floor signals, less 4 off the request path and less 4 where none is observed",
             "one clear signal must not drown in many vague ones",
         ),
-        Feature("own.total", "ln(1 + z)", "sum of positive .above among FLOOR_SIGNALS", "breadth of the disturbance"),
-        Feature("callees.loudest", "ln(1 + z)", "largest own.loudest among callees", "a loud callee explains its callers"),
-        Feature("callers.loudest", "ln(1 + z)", "largest own.loudest among callers", "a victim's callers suffer too"),
+        Feature("own.total", "ln(1 + z)", "sum of positive .above among floor signals", "breadth of the disturbance"),
+        Feature(
+            "callees.loudest", "ln(1 + z)", "largest own.loudest among callees, at least 0", "a loud callee explains its callers"
+        ),
+        Feature("callers.loudest", "ln(1 + z)", "largest own.loudest among callers, at least 0", "a victim's callers suffer too"),
         Feature(
             "callees.share", "1", "share of callees with a positive own.loudest", "many disturbed callees: a shared cause above"
         ),

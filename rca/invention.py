@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rca.deviations import CLIP, Deviations
-from rca.graph import CALL_RELATIONS, RELATIONS
+from rca.graph import CALL_RELATIONS
 from rca.signals import EDGE_COLUMN, NODE_COLUMN, NODE_SIGNALS
 from rca.telemetry import CANDIDATE_KINDS
 
@@ -133,8 +133,8 @@ class Invented:
 def invent(quiet: Deviations, observed: npt.NDArray[np.bool_], rng: np.random.Generator) -> Invented | None:
     """Push one fault onto a quiet stretch.
 
-    observed: (N, S), signals that this system reports in incidents; one that quiet times never show counts as 0 there. None if
-    nothing that the drawn fault would move is observed at the drawn culprit.
+    observed: (N, S), signals that this system reports in incidents; one that quiet times never show counts as 0 there. Slopes
+    stay those of the quiet stretch. None if nothing that the drawn fault would move is observed at the drawn culprit.
     """
     node = np.where(np.isfinite(quiet.node), quiet.node, np.where(observed, 0.0, np.nan))
     edge = {relation: values.copy() for relation, values in quiet.edge.items()}
@@ -157,7 +157,8 @@ def invent(quiet: Deviations, observed: npt.NDArray[np.bool_], rng: np.random.Ge
             _push(node[targets[column]], NODE_COLUMN, shape.callees, strength * _DAMPING, rng)
     _wobble(node, culprit, rng)
     node *= np.exp(rng.normal(0.0, _JITTER, node.shape))
-    np.clip(node, -CLIP, CLIP, out=node)
+    for values in (node, *edge.values()):
+        np.clip(values, -CLIP, CLIP, out=values)
     return Invented(Deviations(quiet.entities, quiet.edges, node, quiet.slope, edge), culprit, family)
 
 
@@ -194,7 +195,7 @@ def _callers_of(quiet: Deviations, culprit: int, rng: np.random.Generator) -> di
     """Callers that suffer, with their distance in hops; each is reached by chance."""
     callers: dict[int, list[int]] = {}
     for relation in CALL_RELATIONS:
-        if relation in quiet.edges and RELATIONS[relation][0] == "service":
+        if relation in quiet.edges:
             for source, target in quiet.edges[relation].T.tolist():
                 callers.setdefault(target, []).append(source)
     reached = {culprit: 0}

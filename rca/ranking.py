@@ -97,8 +97,8 @@ def rank_by_score(
 ) -> Ranking:
     """Ranking from one score per candidate: probabilities are a softmax of score / temperature.
 
-    Equal scores are ordered by a digest-free, name-blind rule: the order of `entities`. Accuracy counts ties pessimistically,
-    so that order never earns anything. Raises ValueError for a score that is not finite.
+    Equal scores keep the order of `entities`, which may be that of their names: accuracy counts ties pessimistically, so that
+    this order never earns anything. Raises ValueError for a score that is not finite.
     """
     values = np.asarray(scores, dtype=np.float64)
     if values.shape != (len(entities),):

@@ -27,7 +27,7 @@ _Z = (
 )
 _ZLOG = "as cpu, on ln(x + 1 ms), scale at least 0.1"
 _SHIFT = "difference of medians of ln(d + 50 us), over its standard error (IQR / 1.349 >= 0.15; n capped at 60 and 20)"
-_ANSCOMBE = "2 (sqrt(n + 3/8) - sqrt(m + 3/8)) over its baseline spread, m = count expected from the baseline's ratio"
+_ANSCOMBE = "2 (sqrt(n + 3/8) - sqrt(m + 3/8)) / sqrt(1 + r), r = exposure now over exposure before, m = r times the count before"
 _ALERTS = "number of alerts up minus number of alerts down"
 
 NODE_SIGNALS: Final[tuple[Signal, ...]] = (
@@ -49,7 +49,7 @@ NODE_SIGNALS: Final[tuple[Signal, ...]] = (
     Signal("metric_errors", "metrics", "errors", False, "error rate (metrics)", _Z),
     Signal("metric_traffic", "metrics", "crash", True, "requests served (metrics)", _Z),
     Signal("metric_client_traffic", "metrics", "errors", True, "requests sent (metrics)", _Z),
-    Signal("metric_gap", "metrics", "network", False, "client minus server latency of calls into it (metrics)", _Z),
+    Signal("metric_gap", "metrics", "network", False, "client minus server latency of calls into it (metrics)", _ZLOG),
     Signal(
         "quiet_callees",
         "metrics",
@@ -169,7 +169,7 @@ EDGE_SIGNALS: Final[tuple[Signal, ...]] = (
     Signal("called_latency", "spans", "latency", True, "latency of the callee for this caller", _SHIFT),
     Signal("calls", "spans", "errors", True, "calls per request of the caller", _ANSCOMBE),
     Signal("failed_calls", "spans", "errors", False, "failed calls", _ANSCOMBE),
-    Signal("metric_gap", "metrics", "network", True, "client minus server latency (metrics)", _Z),
+    Signal("metric_gap", "metrics", "network", True, "client minus server latency (metrics)", _ZLOG),
     Signal("alert_slow", "alerts", "latency", False, "alerts on slow calls", "number of alerts"),
     Signal("alert_failed", "alerts", "errors", False, "alerts on failed calls", "number of alerts"),
 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -18,12 +18,14 @@ from pydantic import TypeAdapter
 
 from rca.evaluation.tables import markdown
 from rca.faults import FAULT_KINDS
+from rca.features import ALERT_SIGNALS, EDGE_FEATURES, FLOOR_SIGNALS, NODE_FEATURES, Feature
 from rca.incidents.bundle import ARCHIVE_SUFFIX, INCIDENT_FILE, MAX_ARCHIVE_BYTES, IncidentFile
 from rca.incidents.incident import SCHEMA_VERSION
 from rca.metrics import METRICS
 from rca.ranking import SCHEMA_VERSION as RANKING_VERSION
 from rca.report import SCHEMA_VERSION as REPORT_VERSION
 from rca.report import TriageReport
+from rca.signals import EDGE_SIGNALS, NODE_SIGNALS, Signal
 from rca.telemetry import SCHEMAS
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -156,6 +158,89 @@ def metrics_page() -> str:
     )
 
 
+_FEATURES: Final = """\
+# Signals and features
+
+What a ranker sees of an entity or of a call, in the order of its columns. A *signal* is measured in the telemetry: how far the
+incident strays from the system's own quiet times (`rca/signals.py`, `rca/deviations`). A *feature* is what the graph carries of
+it (`rca/features.py`). Every value is relative to the system itself, and none is a name. What was not observed is masked.
+
+A signal that counts "up" is 0 where it falls; one that counts "both ways" keeps its sign. "Points to" is the fault family of a
+candidate whose loudest signal it is. "Floor" marks what the label-free score listens to; signals of alerts count there only
+where nothing else is known, the first of them that is.
+
+## Signals of an entity
+
+{node_signals}
+
+## Signals of a call
+
+{edge_signals}
+
+## Features of an entity
+
+z is the signal's deviation. The part of a name before the dot is the class that training drops as a whole.
+
+{node_features}
+
+## Features of a call
+
+{edge_features}
+"""
+
+
+def features_page() -> str:
+    """docs/features.md, from the tables of signals and features."""
+    return _FEATURES.format(
+        node_signals=_signal_table(NODE_SIGNALS, {*FLOOR_SIGNALS, *ALERT_SIGNALS}),
+        edge_signals=_signal_table(EDGE_SIGNALS, set()),
+        node_features=_feature_table(NODE_FEATURES, NODE_SIGNALS),
+        edge_features=_feature_table(EDGE_FEATURES, EDGE_SIGNALS),
+    )
+
+
+def _signal_table(signals: Sequence[Signal], floor: Collection[str]) -> str:
+    head = ("signal", "measured on", "points to", "counts", "floor", "meaning", "formula")
+    ways = {True: "both ways", False: "up"}
+    return _table(
+        head,
+        (
+            (f"`{s.name}`", s.source, s.family, ways[s.signed], "yes" if s.name in floor else "", s.title, _cell(s.formula))
+            for s in signals
+        ),
+    )
+
+
+def _feature_table(features: Sequence[Feature], signals: Sequence[Signal]) -> str:
+    """One row per feature; those that are made of every signal, or of several, in the same way share one."""
+    by_name = {signal.name: signal for signal in signals}
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for feature in features:
+        start, _, end = feature.name.partition(".")
+        signal = by_name.get(start)
+        if signal is None:
+            rows[f"`{feature.name}`", feature.unit, feature.formula, feature.reason] = []
+            continue
+        formula = feature.formula.replace(f", z: {signal.formula}", "")
+        reason = feature.reason.replace(signal.title, "the signal")
+        rows.setdefault((f"`<signal>.{end}`", feature.unit, formula, reason), []).append(signal.name)
+    return _table(
+        ("feature", "of", "unit", "formula", "reason"),
+        (
+            (name, _of(owners, signals), unit, _cell(formula), _cell(reason))
+            for (name, unit, formula, reason), owners in rows.items()
+        ),
+    )
+
+
+def _of(owners: Sequence[str], signals: Sequence[Signal]) -> str:
+    return "every signal" if len(owners) == len(signals) else ", ".join(f"`{owner}`" for owner in owners)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
 _ACCURACY = """# Accuracy
 
 Generated from docs/results by `python -m scripts.docs`; docs/evaluation.md says how the numbers come about and how to read them.
@@ -206,6 +291,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "docs/performance.md": performance_page,
     "docs/accuracy.md": accuracy_page,
     "docs/bundle.md": bundle_page,
+    "docs/features.md": features_page,
     "docs/incident.schema.json": incident_schema,
     "docs/metrics.md": metrics_page,
     "docs/ranking.schema.json": report_schema,

@@ -11,9 +11,11 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from rca.features import EDGE_FEATURES, NODE_FEATURES
 from rca.incidents.bundle import IncidentFile, write_bundle
 from rca.incidents.example import FAULTS, example_incident
 from rca.incidents.incident import GapModel, IntervalModel
+from rca.signals import EDGE_SIGNALS, NODE_SIGNALS
 from rca.telemetry import SCHEMAS
 from scripts import docs
 
@@ -42,6 +44,15 @@ def test_every_frame_and_column_is_documented() -> None:
     for name, columns in SCHEMAS.items():
         section = page.split(f"### {name}\n")[1].split("\n##")[0]
         assert all(f"| `{column}` |" in section for column in columns)
+
+
+def test_every_signal_and_feature_is_documented() -> None:
+    page = (docs.ROOT / "docs/features.md").read_text(encoding="utf-8")
+    assert all(f"| `{signal.name}` | {signal.source} | {signal.family} |" in page for signal in (*NODE_SIGNALS, *EDGE_SIGNALS))
+    signals = {signal.name for signal in (*NODE_SIGNALS, *EDGE_SIGNALS)}
+    for feature in (*NODE_FEATURES, *EDGE_FEATURES):
+        start, _, end = feature.name.partition(".")
+        assert f"| `{'<signal>' if start in signals else start}{'.' * bool(end)}{end}` |" in page
 
 
 @pytest.mark.parametrize("fault_kind", FAULTS)
