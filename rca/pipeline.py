@@ -51,7 +51,7 @@ def report_on(
     """
     case = case_of(incident, telemetry, interval)
     ranking = Ranking(ranker.name, case.window.incident, ()) if is_empty(case.window) else ranker.rank(case)
-    compared = find_entity("--why-not", why_not, frozenset(case.graph.candidates)) if why_not else None
+    compared = find_entity("--why-not", why_not, frozenset(case.graph.candidates)) if why_not is not None else None
     return report_of(subject_of(incident, case), case, ranking, top=top, why_not=compared)
 
 

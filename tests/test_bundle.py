@@ -202,6 +202,21 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], type[RcaError], str]] = {
         BadTelemetry,
         "looks like milliseconds",
     ),
+    "start of the window alone in seconds": (
+        _edited(lambda b: b["window"].update(start_ns=START_NS // 10**9)),
+        BadTelemetry,
+        "incident.json: window: .* looks like seconds",
+    ),
+    "label from the year 1970": (
+        _edited(lambda b: b["labels"][0].update(at_ns=1)),
+        BadTelemetry,
+        "incident.json: label of catalogue: expected nanoseconds",
+    ),
+    "gap until the end of time": (
+        _edited(lambda b: b.update(gaps=[{"source": "x", "reason": "y", "interval": {"start_ns": START_NS, "end_ns": 10**30}}])),
+        BadTelemetry,
+        "incident.json: gap of x: expected nanoseconds",
+    ),
     "window that ends before it starts": (
         _edited(lambda b: b["window"].update(end_ns=b["window"]["start_ns"] - 1)),
         BadBundle,
@@ -224,6 +239,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], type[RcaError], str]] = {
     "id that is a path": (_edited(lambda b: b.update(id="../../etc")), BadBundle, "incident.json: id"),
     "missing key": (_edited(lambda b: b.pop("system")), BadBundle, "incident.json: system"),
     "not JSON": (lambda p: (p / "incident.json").write_text("{"), BadBundle, "incident.json: expected JSON"),
+    "JSON that nests too deeply": (lambda p: (p / "incident.json").write_text("[" * 10**5), BadBundle, "expected JSON"),
     "bytes that are no text": (lambda p: (p / "incident.json").write_bytes(b"\xff\xfe\x00{"), BadBundle, "expected JSON"),
     "JSON, but a list": (lambda p: (p / "incident.json").write_text("[]"), BadBundle, "a JSON object, found list"),
     "no incident.json": (lambda p: (p / "incident.json").unlink(), BadBundle, "expected a bundle with incident.json"),

@@ -111,7 +111,7 @@ def test_wrong_options_are_refused(run: Run, recordings: Path, tmp_path: Path) -
         run("rcaeval", tmp_path / "nowhere")
     with pytest.raises(BadInput, match="format rcaeval: expected an option that it has"):
         run("rcaeval", recordings, "--start", "2030-01-01T00:00:00Z")
-    with pytest.raises(BadInput, match="with its zone"):
+    with pytest.raises(BadInput, match="with its offset"):
         run("jaeger", recordings, "--start", "2030-01-01T00:00:00")
     with pytest.raises(BadInput, match="found both"):
         run("rcaeval", recordings, "--out", tmp_path, "--store", tmp_path)

@@ -439,7 +439,7 @@ def test_a_home_that_is_no_store(tmp_path: Path) -> None:
     (tmp_path / DATABASE_FILE).write_bytes(b"something else entirely " * 100)
     with pytest.raises(BadInput, match="expected an incident store"):
         IncidentStore(tmp_path)
-    with pytest.raises(BadInput, match="expected a folder that can be written"):
+    with pytest.raises(BadInput, match="expected a place that can be written"):
         IncidentStore(tmp_path / DATABASE_FILE)
 
 

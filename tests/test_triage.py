@@ -171,6 +171,11 @@ def test_another_window_of_the_same_telemetry(run: Run, bundle: Path) -> None:
         (("--from", "yesterday"), "--from: expected a time with its offset"),
         (("--until", "2026-01-15T10:12:00"), "without an offset"),
         (("--until", "2026-01-15T09:00:00Z"), "an end after its start"),
+        (("--from", ""), "--from: expected a time with its offset"),
+        (("--from", "1500-01-01T00:00:00Z"), "--from: expected a time between the years 2000 and 2100"),
+        (("--from", "0001-01-01T00:00:00+23:59"), "--from: expected a time between"),
+        (("--until", "9999-12-31T23:59:59-23:59"), "--until: expected a time between"),
+        (("--why-not", ""), "--why-not: expected a known name"),
         (("--onset", "2026-01-15T10:11:00Z", "--from", "2026-01-15T10:11:00Z"), "--from or --onset, found both"),
     ],
 )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from rca.cli.terminal import print_json, print_table, progress
 
 if TYPE_CHECKING:
     from rca.evaluation.predictions import Predictions
@@ -70,12 +70,12 @@ def evaluate(
         raise UnknownName("--against", against, [spec.label for spec in specs])
     exam = _exam(bundles, system or [], transform, use_cache=not no_cache)
     folds = len(runner.folds_of(exam, split, seed, test or ()))
-    with _progress("rankers", folds * len(specs)) as step:
+    with progress("rankers", folds * len(specs)) as step:
         runs = runner.evaluate(exam, specs, split, seed=seed, systems=test or (), out=out, force=force, step=step)
     tables.write_summaries(out)
     found = tables.summaries(runs, per_service=per_service)
     if json:
-        _print_json({"schema_version": tables.SCHEMA_VERSION, "runs": found, "differences": _differences(runs, against)})
+        print_json({"schema_version": tables.SCHEMA_VERSION, "runs": found, "differences": _differences(runs, against)})
     elif markdown:
         typer.echo(tables.markdown(found))
     else:
@@ -89,7 +89,7 @@ def _exam(bundles: Path | None, systems: list[str], transform: str, *, use_cache
     from rca.incidents.store import default_home
 
     recorded = cases.from_folder(bundles, systems) if bundles else cases.from_store(systems)
-    with _progress("incidents", len(recorded)) as step:
+    with progress("incidents", len(recorded)) as step:
         return cases.exam_of(recorded, transform, home=default_home() if use_cache else None, step=step)
 
 
@@ -105,7 +105,7 @@ def _show(incident_id: str, out: Path, as_json: bool) -> None:
     if not found:
         raise UnknownName("incident", incident_id, {p.truth.incident_id for run in runs for p in run.predictions})
     if as_json:
-        _print_json({"incident": incident_id, "answers": [tables.answer(run, prediction) for run, prediction in found]})
+        print_json({"incident": incident_id, "answers": [tables.answer(run, prediction) for run, prediction in found]})
         return
     truth = found[0][1].truth
     typer.echo(f"{incident_id}: {truth.fault_kind} at {', '.join(map(str, truth.causes)) or 'nobody'}")
@@ -150,22 +150,8 @@ def _differences(runs: list[Predictions], against: str | None) -> dict[str, dict
     }
 
 
-@contextmanager
-def _progress(what: str, total: int | None = None) -> Iterator[Callable[[str], None]]:
-    """A progress bar on stderr that vanishes when it is done; nothing where stderr is no terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=total)
-        yield lambda done: progress.update(task, advance=1, description=done)
-
-
 def _print_table(title: str, head: list[str], body: list[list[str]]) -> None:
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(
@@ -176,10 +162,4 @@ def _print_table(title: str, head: list[str], body: list[list[str]]) -> None:
         table.add_column(name, justify="right")
     for row in body:
         table.add_row(*row)
-    Console().print(table)
-
-
-def _print_json(body: dict[str, object]) -> None:
-    import json
-
-    typer.echo(json.dumps(body, indent=2, ensure_ascii=False))
+    print_table(table)

@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rca.cli.terminal import moment_ns, progress
+
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
     from rca.collectors.files.importing import Save
-    from rca.collectors.files.reading import Progress
 
 _FORMATS = "nezha, petshop, tvdiag, rcaeval, otlp-json or jaeger (docs/importing.md)"
+_MOST_MINUTES = 366 * 24 * 60
 
 
 def import_(
@@ -24,7 +26,9 @@ def import_(
     *,
     store: Annotated[Path | None, typer.Option(metavar="DIR", help="Store to add to; default: $RCA_HOME.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write bundles into this folder instead.")] = None,
-    window_minutes: Annotated[float | None, typer.Option(min=0.01, help="Length of the incident window.")] = None,
+    window_minutes: Annotated[
+        float | None, typer.Option(min=0.01, max=_MOST_MINUTES, help="Length of the incident window.")
+    ] = None,
     baseline: Annotated[
         str, typer.Option(metavar="all|past", help="Quiet time to compare with; past: none that lies later.")
     ] = "all",
@@ -33,7 +37,9 @@ def import_(
     ] = None,
     end: Annotated[str | None, typer.Option(metavar="TIME", help="End of the window, RFC 3339 (unlabelled recordings).")] = None,
     incident_at: Annotated[str | None, typer.Option(metavar="TIME", help="Start of a window of --window-minutes.")] = None,
-    baseline_minutes: Annotated[float | None, typer.Option(min=0, help="Time before the window that is kept (120).")] = None,
+    baseline_minutes: Annotated[
+        float | None, typer.Option(min=0, max=_MOST_MINUTES, help="Time before the window that is kept (120).")
+    ] = None,
     system: Annotated[str | None, typer.Option(help="Name of the recorded system; default: the file's name.")] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace another incident of the same id.")] = False,
     by: Annotated[str, typer.Option("--by", metavar="NAME", help="Who makes the change; default: the login name.")] = "",
@@ -57,16 +63,20 @@ def import_(
     options = ReadOptions(
         window_ns=_minutes_ns(window_minutes),
         baseline="past" if baseline == "past" else "all",
-        start_ns=_moment_ns("--start", start),
-        end_ns=_moment_ns("--end", end),
-        incident_at_ns=_moment_ns("--incident-at", incident_at),
+        start_ns=_given_ns("--start", start),
+        end_ns=_given_ns("--end", end),
+        incident_at_ns=_given_ns("--incident-at", incident_at),
         baseline_ns=_minutes_ns(baseline_minutes),
         system=system,
     )
     outcomes: Counter[str] = Counter()
     try:
-        with _destination(store, out, replace=replace, by=by) as save, _progress() as progress:
-            import_files(FORMATS[file_format], path, options, save, progress, outcomes)
+        with _destination(store, out, replace=replace, by=by) as save, progress("incidents") as step:
+
+            def show(done: int, total: int | None, what: str) -> None:
+                step(what, completed=done, total=total)
+
+            import_files(FORMATS[file_format], path, options, save, show, outcomes)
     except BaseException:
         if outcomes:
             typer.echo(f"stopped; kept: {_summary(outcomes)}", err=True)
@@ -91,29 +101,6 @@ def _destination(store: Path | None, out: Path | None, *, replace: bool, by: str
     return opened()
 
 
-def _progress() -> AbstractContextManager[Progress]:
-    """A bar on the terminal; nothing into a pipe."""
-    from contextlib import contextmanager, nullcontext
-
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    from rca.collectors.files.reading import quiet
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        return nullcontext(quiet)
-
-    @contextmanager
-    def shown() -> Iterator[Callable[[int, int | None, str], None]]:
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
-        with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task("", total=None)
-            yield lambda done, total, what: bar.update(task, completed=done, total=total, description=what)
-
-    return shown()
-
-
 def _summary(outcomes: Counter[str]) -> str:
     total = sum(outcomes.values())
     parts = ", ".join(f"{outcomes[outcome]} {outcome}" for outcome in ("added", "replaced", "unchanged") if outcomes[outcome])
@@ -126,19 +113,5 @@ def _minutes_ns(minutes: float | None) -> int | None:
     return None if minutes is None else int(minutes * MINUTE_NS)
 
 
-def _moment_ns(option: str, text: str | None) -> int | None:
-    from datetime import UTC, datetime
-
-    from rca.errors import BadInput
-    from rca.telemetry import SECOND_NS
-
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
-        raise BadInput(option, expected="a time with its zone, like 2026-01-15T10:10:00Z", found=repr(text))
-    whole = int(moment.replace(microsecond=0).astimezone(UTC).timestamp())
-    return whole * SECOND_NS + moment.microsecond * 1000
+def _given_ns(option: str, text: str | None) -> int | None:
+    return None if text is None else moment_ns(option, text)

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rca.cli.terminal import print_json, print_table
+from rca.wording import clock, printable
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -19,6 +22,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+_MOST_MIB = 2**20
+_WHOLE = 36
+"""Cells of up to this width stay on one line where the terminal has room."""
 _Id = Annotated[str, typer.Argument(metavar="ID", help="Incident id, as `rca incidents list` shows it.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _Who = Annotated[str, typer.Option("--by", metavar="NAME", help="Who makes the change; default: the login name.")]
@@ -35,7 +41,7 @@ def list_(
     with _store() as store:
         incidents = store.list(system=system, state=state, fault_kind=fault)  # type: ignore[arg-type]  # the store checks it
     if json:
-        _print_json({"schema_version": "1", "incidents": [incident.model_dump(mode="json") for incident in incidents]})
+        print_json({"schema_version": "1", "incidents": [incident.model_dump(mode="json") for incident in incidents]})
         return
     if not incidents:
         typer.echo("no incidents", err=True)
@@ -50,7 +56,7 @@ def show(incident_id: _Id, json: _Json = False) -> None:
     with _store() as store:
         manifest = store.manifest(incident_id)
     if json:
-        _print_json(manifest.model_dump(mode="json"))
+        print_json(manifest.model_dump(mode="json"))
         return
     facts = [
         ("incident", manifest.id),
@@ -97,18 +103,20 @@ def label(
                 store.dispute(incident_id, named, note)
             else:
                 store.withdraw(incident_id, named)
-            typer.echo(f"{incident_id}: label of {named.entity()} {'disputed' if dispute else 'withdrawn'}")
+            typer.echo(printable(f"{incident_id}: label of {named.entity()} {'disputed' if dispute else 'withdrawn'}"))
             return
         new = _new_label(store, incident_id, entity, fault=fault, provenance=provenance, note=note, force=force)
         changed = store.label(incident_id, new, force=force)
-    typer.echo(f"{incident_id}: {_label_line(new) if changed else 'labelled so already'}")
+    typer.echo(printable(f"{incident_id}: {_label_line(new) if changed else 'labelled so already'}"))
 
 
 @app.command()
 def export(
     incident_id: _Id,
     path: Annotated[Path, typer.Argument(help="Where to: one file if it ends in .tar.zst, else a folder.")],
-    max_mib: Annotated[float | None, typer.Option(min=0, help="Drop baseline traces until it fits (recorded as a gap).")] = None,
+    max_mib: Annotated[
+        float | None, typer.Option(min=0, max=_MOST_MIB, help="Drop baseline traces until it fits (recorded as a gap).")
+    ] = None,
     redact: Annotated[bool, typer.Option("--redact", help="Replace all names by pseudonyms, consistently.")] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Overwrite PATH.")] = False,
 ) -> None:
@@ -160,7 +168,7 @@ def audit(
     with _store() as store:
         entries = store.audit(incident_id)
     if json:
-        _print_json({"schema_version": "1", "changes": [asdict(entry) for entry in entries]})
+        print_json({"schema_version": "1", "changes": [asdict(entry) for entry in entries]})
         return
     if not entries:
         typer.echo("no changes", err=True)
@@ -242,31 +250,22 @@ def _labels_in(state: Any) -> list[Any]:
 
 
 def _time(time_ns: int) -> str:
-    from datetime import UTC, datetime
-
-    return datetime.fromtimestamp(time_ns // 10**9, UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _print_json(body: Any) -> None:
-    import json
-
-    typer.echo(json.dumps(body, indent=2, ensure_ascii=False))
+    return clock(time_ns, date=True)
 
 
 def _print_table(head: tuple[str, ...] | None, rows: Sequence[tuple[str, ...]]) -> None:
-    """A table that folds into the terminal's width; into a pipe it goes unfolded, so that lines can be cut and searched."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     columns = head or ("",) * len(rows[0])
     table = Table(*columns, box=None, show_header=head is not None, pad_edge=False, padding=(0, 2, 0, 0))
-    for i, column in enumerate(table.columns):
+    widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]
+    narrow = [width for width in widths if width <= _WHOLE]
+    roomy = sum(narrow) + _WHOLE * (len(widths) - len(narrow)) <= Console().width
+    for column, width in zip(table.columns, widths, strict=True):
         column.overflow = "fold"
-        column.no_wrap = max(len(row[i]) for row in rows) <= 36  # ids and times stay whole, what follows them folds
+        column.no_wrap = roomy and width <= _WHOLE  # ids and times stay whole, what follows them folds
     for row in rows:
-        table.add_row(*map(Text, row))
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=max(sum(map(len, row)) + 2 * len(row) for row in (head or (), *rows)) + 80)
-    console.print(table)
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    print_table(table)

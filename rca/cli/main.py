@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -47,7 +48,10 @@ def _root(version: Annotated[bool, _VERSION] = False) -> None:
 
 
 def main() -> None:
-    """Run the command line. Errors of ours end in one line on stderr; Ctrl-C exits with 130."""
+    """Run the command line. Errors of ours and of the file system end in one line on stderr; Ctrl-C exits with 130."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # names from elsewhere, in a terminal that knows ASCII alone
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except RcaError as error:
@@ -59,3 +63,9 @@ def main() -> None:
     except BrokenPipeError:  # `rca ... | head` closes our output; flush at exit must not complain again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:
+        typer.echo(f"error: {printable(str(error))}", err=True)
+        sys.exit(1)
+    except UnicodeEncodeError as error:
+        typer.echo(f"error: expected text in UTF-8, found {error.object!a}", err=True)
+        sys.exit(2)

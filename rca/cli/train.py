@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rca.cli.terminal import progress
+
 if TYPE_CHECKING:
     from rca.contracts import LabelledCase
     from rca.models.gnn import NetworkRanker, Progress
@@ -78,12 +80,12 @@ def train(
     states = out / _STATES
     if resume and not states.exists():
         raise BadInput(str(states), expected="the state of an interrupted training", found="none (start without --resume)")
+    training, validation = _cases(bundles, store, system or [], seed, use_cache=not no_cache)
     if not resume:
         shutil.rmtree(states, ignore_errors=True)
-    training, validation = _cases(bundles, store, system or [], seed, use_cache=not no_cache)
     try:
-        with _progress(ensemble, epochs) as progress:
-            ranker.train(training, validation, state_folder=states, progress=progress)
+        with _progress(ensemble, epochs) as show:
+            ranker.train(training, validation, state_folder=states, progress=show)
     except KeyboardInterrupt:
         typer.echo(f"interrupted; finished epochs are kept in {states}, --resume goes on", err=True)
         raise
@@ -122,21 +124,14 @@ def _report(ranker: NetworkRanker, out: Path, training: int, validation: int) ->
 
 @contextmanager
 def _progress(networks: int, epochs: int) -> Iterator[Progress]:
-    """A progress bar on stderr that vanishes when it is done; nothing where stderr is no terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bar
-
+    """A progress bar over the epochs of all networks."""
     from rca.models.training import Epoch
 
-    console = Console(stderr=True)
-    columns = (TextColumn("epochs"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=networks * epochs)
+    with progress("epochs", networks * epochs) as step:
 
-        def step(member: int, epoch: Epoch) -> None:
+        def show(member: int, epoch: Epoch) -> None:
             held_out = "" if epoch.validation_loss is None else f", held out {epoch.validation_loss:.3f}"
             text = f"network {member + 1} of {networks}: loss {epoch.loss:.3f}{held_out}"
-            bar.update(task, completed=member * epochs + epoch.number, description=text)
+            step(text, completed=member * epochs + epoch.number)
 
-        yield step
+        yield show

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rca.cli.terminal import moment_ns, print_json
+
 if TYPE_CHECKING:
     from rca.contracts import Ranker
     from rca.incidents.incident import Incident
@@ -86,31 +88,17 @@ def _interval(incident: Incident, start: str | None, until: str | None, onset: s
     from rca.errors import BadInput
     from rca.telemetry import Interval
 
-    if start and onset:
+    if start is not None and onset is not None:
         raise BadInput("options", expected="--from or --onset", found="both")
-    first = start or onset
-    if first is None and until is None:
+    if start is None and onset is None and until is None:
         return None
-    start_ns = _time_ns("--from" if start else "--onset", first) if first else incident.window.start_ns
-    end_ns = _time_ns("--until", until) if until else incident.window.end_ns
+    start_ns, end_ns = incident.window.start_ns, incident.window.end_ns
+    for option, text in (("--from", start), ("--onset", onset)):
+        start_ns = start_ns if text is None else moment_ns(option, text)
+    end_ns = end_ns if until is None else moment_ns("--until", until)
     if end_ns <= start_ns:
         raise BadInput("window", expected="an end after its start", found=f"{_moment(start_ns)} to {_moment(end_ns)}")
     return Interval(start_ns, end_ns)
-
-
-def _time_ns(where: str, text: str) -> int:
-    from datetime import datetime
-
-    from rca.errors import BadInput
-
-    expected = "a time with its offset, such as 2026-01-15T10:10:00Z"
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise BadInput(where, expected=expected, found=repr(text)) from None
-    if moment.tzinfo is None:
-        raise BadInput(where, expected=expected, found=f"{text!r}, without an offset")
-    return int(moment.timestamp()) * 10**9 + moment.microsecond * 1000
 
 
 def _moment(time_ns: int) -> str:
@@ -121,9 +109,7 @@ def _moment(time_ns: int) -> str:
 
 def _print(report: TriageReport, *, top: int, json: bool) -> None:
     if json:
-        from json import dumps
-
-        typer.echo(dumps(report.to_json(), indent=2))  # ASCII alone: names from elsewhere must not reach the terminal raw
+        print_json(report.to_json())
         return
     from rich.console import Console
 

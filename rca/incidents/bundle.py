@@ -32,6 +32,7 @@ ARCHIVE_SUFFIX: Final = ".tar.zst"
 MAX_ARCHIVE_BYTES: Final = 4 * 2**30
 """An archive that unpacks to more than this is refused unread."""
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_IN_THE_WAY: Final = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError, FileNotFoundError)
 
 
 class FrameFile(BaseModel):
@@ -61,24 +62,25 @@ class IncidentFile(Incident):
 def write_bundle(path: Path, incident: Incident, telemetry: Telemetry, *, replace: bool = False) -> Path:
     """Write a bundle, as one file if the path ends in `.tar.zst`, else as a folder. Returns the path.
 
-    Gaps of the telemetry are added to the incident's. Raises BadInput if the path exists (unless `replace`), BadTelemetry if
-    the incident's times cannot be nanoseconds, StorageFull if the disk is full; then nothing is left behind.
+    Gaps of the telemetry are added to the incident's. Raises BadInput if the path exists (unless `replace`) or cannot be
+    written, BadTelemetry if the incident's times cannot be nanoseconds, StorageFull if the disk is full; then nothing is left
+    behind.
     """
     path = Path(path)
     if path.exists() and not replace:
         raise BadInput(str(path), expected="a path that does not exist yet", found="a file or folder")
-    _check_plausible(str(path), incident)
+    files = bundle_files(incident, telemetry)
     with storage(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.name.endswith(ARCHIVE_SUFFIX):
-            _write_archive(path, bundle_files(incident, telemetry))
+            _write_archive(path, files)
         else:
-            write_folder(path, bundle_files(incident, telemetry))
+            write_folder(path, files)
     return path
 
 
 def bundle_files(incident: Incident, telemetry: Telemetry) -> dict[str, bytes]:
-    """The files of a bundle by name, `incident.json` first."""
+    """The files of a bundle by name, `incident.json` first. Raises BadTelemetry for times that cannot be nanoseconds."""
     frames = {name: frame for name, frame in telemetry.frames().items() if not frame.is_empty()}
     data = {name: _parquet(frame) for name, frame in frames.items()}
     manifest = tuple(
@@ -86,8 +88,12 @@ def bundle_files(incident: Incident, telemetry: Telemetry) -> dict[str, bytes]:
         for name, frame in frames.items()
     )
     body = incident.model_dump() | {"gaps": merged_gaps(incident, telemetry), "frames": manifest}
-    text = IncidentFile(**body).model_dump_json(indent=2)
-    return {INCIDENT_FILE: text.encode() + b"\n", **{entry.file: data[entry.frame] for entry in manifest}}
+    content = IncidentFile(**body)
+    _check_plausible(f"incident {incident.id}", content)
+    return {
+        INCIDENT_FILE: content.model_dump_json(indent=2).encode() + b"\n",
+        **{entry.file: data[entry.frame] for entry in manifest},
+    }
 
 
 def merged_gaps(incident: Incident, telemetry: Telemetry) -> tuple[GapModel, ...]:
@@ -97,12 +103,14 @@ def merged_gaps(incident: Incident, telemetry: Telemetry) -> tuple[GapModel, ...
 
 @contextlib.contextmanager
 def storage(path: Path) -> Iterator[None]:
-    """Turn "no space left" into StorageFull."""
+    """Turn "no space left" into StorageFull, and a place that cannot be written into BadInput."""
     try:
         yield
     except OSError as error:
         if error.errno in _FULL:
             raise StorageFull(f"{path}: {error.strerror}; nothing that was stored before is lost") from error
+        if isinstance(error, _IN_THE_WAY) or error.errno == errno.EROFS:
+            raise BadInput(str(path), expected="a place that can be written", found=str(error.strerror)) from error
         raise
 
 
@@ -302,7 +310,7 @@ def _manifest(path: Path, files: Mapping[str, bytes]) -> IncidentFile:
         body = json.loads(files[INCIDENT_FILE])
     except KeyError:
         raise BadBundle(str(path), expected=f"a bundle with {INCIDENT_FILE}", found="none") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadBundle(where, expected="JSON", found=str(error)) from error
     if not isinstance(body, dict):
         raise BadBundle(where, expected="a JSON object", found=type(body).__name__)
@@ -370,12 +378,15 @@ def _with_hint(name: str, known: Collection[str]) -> str:
 
 def _check_plausible(where: str, incident: Incident) -> None:
     """Times in seconds would silently select nothing, so they are refused."""
-    intervals: list[IntervalModel] = [incident.window, *incident.baselines]
-    times = {f"interval {i}": t for i, interval in enumerate(intervals) for t in (interval.start_ns, interval.end_ns)}
-    times |= {"detected_ns": incident.detected_ns or incident.window.start_ns}
-    times |= {"onset_ns": incident.onset_ns or incident.window.start_ns}
-    for name, time in times.items():
-        check_time(f"{where}: {name}", time)
+    intervals: list[tuple[str, IntervalModel | None]] = [("window", incident.window)]
+    intervals += [("baseline", baseline) for baseline in incident.baselines]
+    intervals += [(f"gap of {gap.source}", gap.interval) for gap in incident.gaps]
+    times: list[tuple[str, int | None]] = [("detected_ns", incident.detected_ns), ("onset_ns", incident.onset_ns)]
+    times += [(f"label of {label.entity.name}", label.at_ns) for label in incident.labels]
+    times += [(name, time) for name, interval in intervals if interval for time in (interval.start_ns, interval.end_ns)]
+    for name, time in times:
+        if time is not None:
+            check_time(f"{where}: {name}", time)
 
 
 def _gap_model(gap: Gap) -> GapModel:

@@ -372,7 +372,9 @@ class IncidentStore:
         return str(row[0])
 
     def _unknown(self, incident_id: str) -> UnknownName:
-        return UnknownName(str(self.home), incident_id, [row[0] for row in self._db.execute("SELECT id FROM incidents")])
+        return UnknownName(
+            f"incidents in {self.home}", incident_id, [row[0] for row in self._db.execute("SELECT id FROM incidents")]
+        )
 
     def _incident(self, incident_id: str) -> Incident:
         row = self._db.execute("SELECT body FROM incidents WHERE id = ?", (incident_id,)).fetchone()
@@ -468,7 +470,5 @@ def _explained(home: Path) -> Iterator[None]:
         if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
             raise BadInput(str(home / DATABASE_FILE), expected="an incident store", found=str(error)) from error
         if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PERM):
-            raise BadInput(str(home), expected="a folder that can be written", found=str(error)) from error
+            raise BadInput(str(home), expected="a place that can be written", found=str(error)) from error
         raise
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
-        raise BadInput(str(home), expected="a folder that can be written", found=str(error.strerror)) from error

@@ -44,7 +44,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
                 return
             if line.strip():
                 try:
-                    value = json.loads(line)
+                    value = _parsed(line)
                 except ValueError as error:
                     broken = (number, line, error)
                 else:
@@ -73,6 +73,8 @@ def array_elements(path: Path, key: str) -> Iterator[Any]:
                 return
             try:
                 value, at = decoder.raw_decode(buffer, at)
+            except RecursionError as error:
+                raise _damaged(path, 0, buffer[at : at + 60], ValueError(str(error))) from error
             except ValueError as error:
                 buffer, at = buffer[at:], 0
                 more = _read(path, file, max(_CHUNK, len(buffer)))
@@ -136,9 +138,17 @@ def _whole(path: Path, broken: tuple[int, str, ValueError]) -> Iterator[tuple[in
         raise _damaged(path, *broken) from broken[2]
     with _opened(path) as file:
         try:
-            yield 1, json.loads("".join(_lines(path, file)))
+            yield 1, _parsed("".join(_lines(path, file)))
         except ValueError as error:
             raise _damaged(path, *broken) from error
+
+
+def _parsed(text: str) -> Any:
+    """A JSON value. Raises ValueError, also for one that is nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError(str(error)) from error
 
 
 def _damaged(path: Path, number: int, text: str, error: ValueError) -> BadTelemetry:

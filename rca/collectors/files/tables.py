@@ -59,7 +59,7 @@ def read_json(path: Path) -> Any:
     try:
         data = path.read_bytes()
         return json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
-    except (OSError, EOFError, zlib.error, ValueError) as error:
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
         raise BadTelemetry(str(path), expected="a readable JSON file", found=_first_line(error)) from error
 
 

@@ -1,0 +1,77 @@
+"""What the commands share: times read from options, and JSON, tables and progress bars written to the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_UNFOLDED: Final = 10_000
+"""Width of what goes into a pipe: lines stay whole, so that they can be cut and searched."""
+
+
+class Step(Protocol):
+    """Move a progress bar on by one, or to `completed` of `total`; `text` stands behind it."""
+
+    def __call__(self, text: str, completed: int | None = None, total: int | None = None) -> None: ...
+
+
+def moment_ns(option: str, text: str) -> int:
+    """Nanoseconds since the epoch of an RFC 3339 time. Raises BadInput, also for years that no telemetry has."""
+    from datetime import datetime
+
+    from rca.errors import BadInput, BadTelemetry
+    from rca.telemetry import SECOND_NS, check_time
+
+    expected = "a time with its offset, such as 2026-01-15T10:10:00Z"
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise BadInput(option, expected=expected, found=repr(text)) from None
+    if moment.tzinfo is None:
+        raise BadInput(option, expected=expected, found=f"{text!r}, without an offset")
+    time_ns = int(moment.replace(microsecond=0).timestamp()) * SECOND_NS + moment.microsecond * 1000
+    try:
+        check_time(option, time_ns)
+    except BadTelemetry:
+        raise BadInput(option, expected="a time between the years 2000 and 2100", found=repr(text)) from None
+    return time_ns
+
+
+def print_json(body: Any) -> None:
+    """Print JSON in ASCII alone: names from elsewhere must not reach the terminal raw."""
+    from json import dumps
+
+    typer.echo(dumps(body, indent=2))
+
+
+def print_table(table: Table) -> None:
+    """Print a table that folds into the terminal's width, and into nothing where there is no terminal."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    console.print(table) if console.is_terminal else Console(highlight=False, width=_UNFOLDED).print(table)
+
+
+@contextmanager
+def progress(what: str, total: int | None = None) -> Iterator[Step]:
+    """A progress bar on stderr that vanishes when it is done; nothing where stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    text_column = TextColumn("{task.description}", markup=False)
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), text_column)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=total)
+
+        def step(text: str, completed: int | None = None, total: int | None = None) -> None:
+            advance = 1 if completed is None else None
+            bar.update(task, advance=advance, completed=completed, total=total, description=text)
+
+        yield step
