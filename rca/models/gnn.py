@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator, Sequence
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self
@@ -16,11 +17,13 @@ import torch
 from rca.contracts import Case, LabelledCase
 from rca.errors import BadCheckpoint, BadInput
 from rca.faults import FAMILIES
+from rca.features import entity_rows
 from rca.graph import ServiceGraph
 from rca.models.augmentation import Augment, invented_incidents, labelled_incidents, normal_windows
 from rca.models.checkpoint import ModelCard, load_model, save_model
 from rca.models.engines import engine_of
 from rca.models.network import Edges, Gates, Network, NetworkConfig
+from rca.models.strength import STRENGTHS, earned_strength
 from rca.models.training import (
     Device,
     Epoch,
@@ -47,7 +50,9 @@ class NetworkRanker:
 
     `invented` incidents are made on the quiet stretches of the training cases and count `invented_share` of the training;
     `normals` quiet stretches per case teach it to say that nothing is wrong. `ensemble` networks of different seeds are
-    averaged. Ranking computes in float64 on the CPU, so that neither the order of nodes nor the engine shows in the scores.
+    averaged. The correction is scaled by `strength`, which is found inside the training data unless given (rca.models.strength),
+    and by how much of what is loud in a graph the training graphs report at all. Ranking computes in float64 on the CPU, so that
+    neither the order of nodes nor the engine shows in the scores.
     `threads` are used while fitting and ranking; results are repeatable for the same number.
     """
 
@@ -84,6 +89,7 @@ class NetworkRanker:
         invented_share: float = 0.5,
         normals: int = 2,
         ensemble: int = 1,
+        strength: float | None = None,
         augment: Augment = invented_incidents,
     ) -> None:
         self.engine, self.width, self.layers, self.heads = engine or self._engine, width, layers, heads
@@ -93,7 +99,7 @@ class NetworkRanker:
         self.patience, self.schedule, self.family_weight = patience, schedule, family_weight
         self.seed, self.device, self.threads = seed, device, threads
         self.invented, self.invented_share, self.normals = invented, invented_share, normals
-        self.ensemble, self.augment = ensemble, augment
+        self.ensemble, self.strength, self.augment = ensemble, strength, augment
         self.temperature = 1.0
         self.histories: tuple[History, ...] = ()
         self.data: dict[str, Any] = {}
@@ -144,6 +150,7 @@ class NetworkRanker:
         progress: Progress | None = None,
     ) -> Self:
         """As `fit`; a run that was interrupted goes on from the states in `state_folder`."""
+        strength = self._strength([*cases, *(validation or ())], state_folder)
         training, weights = self._training_set(cases)
         checked = labelled_incidents(validation or ()) if validation else TrainingSet.empty()
         self.data = {"training": training.digest(), "validation": checked.digest(), "graphs": len(training)}
@@ -153,11 +160,40 @@ class NetworkRanker:
             networks, histories = [], []
             for member in range(self.ensemble):
                 network, history = self._train_member(member, tensors, held_out, state_folder, progress)
+                network.get_buffer("strength").fill_(strength)
                 networks.append(network)
                 histories.append(history)
             self._networks, self.histories = tuple(networks), tuple(histories)
             self.temperature = self._calibrate(checked)
         return self
+
+    def _strength(self, cases: Sequence[LabelledCase], state_folder: Path | None) -> float:
+        """The given strength, or the one that cross-validation inside the training data finds; an interrupted run keeps it."""
+        if self.strength is not None:
+            return self.strength
+        kept = state_folder / "strength.json" if state_folder else None
+        if kept and kept.exists():
+            return float(json.loads(kept.read_text()))
+        found = earned_strength(cases, self._reciprocal_ranks, self.seed)
+        if kept:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_text(json.dumps(found))
+        return found
+
+    def _reciprocal_ranks(self, training: list[LabelledCase], held: list[LabelledCase]) -> npt.NDArray[np.float64]:
+        probe = copy(self)
+        probe.ensemble, probe.strength = 1, 1.0
+        probe.train(training)
+        ranks = np.zeros((len(held), len(STRENGTHS)))
+        for column, strength in enumerate(STRENGTHS):
+            for network in probe._networks:
+                network.get_buffer("strength").fill_(strength)
+            for row, case in enumerate(held):
+                graph = case.case.graph
+                right = np.isin(graph.candidate_rows, entity_rows(graph, case.causes))
+                scores = np.round(probe._scores(graph)[0], 6)
+                ranks[row, column] = 1 / (scores >= scores[right].max()).sum() if right.any() else 0.0
+        return ranks
 
     def _training_set(self, cases: Sequence[LabelledCase]) -> tuple[TrainingSet, npt.NDArray[np.float64]]:
         labelled = labelled_incidents(cases)
@@ -246,6 +282,7 @@ class NetworkRanker:
                 "invented": self.invented,
                 "invented_share": self.invented_share,
                 "normals": self.normals,
+                "strength": float(self._networks[0].get_buffer("strength")),
             },
             members=len(self._networks),
             temperature=self.temperature,

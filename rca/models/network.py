@@ -22,6 +22,8 @@ from rca.tensors import RELATION_NAMES, GraphTensors, Schema, shuffle_edges
 
 Edges = Literal["real", "none", "shuffled"]
 Gates = Literal["sigmoid", "softmax"]
+_LOUD_SUFFIX: Final = ".above"  # features that say how far a signal is above what quiet times show
+_KNOWN_SHARE: Final = 0.05
 _INPUT_LIMIT: Final = 8.0  # standardised inputs beyond are clipped: another system's outliers must not leave the trained range
 
 
@@ -182,6 +184,10 @@ class Network(nn.Module):
             nn.init.zeros_(layer.bias)
         self.gate = nn.Parameter(torch.ones(()))
         self.log_sharpness = nn.Parameter(torch.zeros(()))
+        self.register_buffer("strength", torch.ones(()))
+        loud = [column for column, name in enumerate(schema.features) if name.endswith(_LOUD_SUFFIX)]
+        self.register_buffer("loud_columns", torch.tensor(loud, dtype=torch.int64), persistent=False)
+        self.register_buffer("known", torch.ones(len(loud)))
         for name, size in (("node", f), ("edge", d)):
             self.register_buffer(f"{name}_center", torch.zeros(size))
             self.register_buffer(f"{name}_scale", torch.ones(size))
@@ -193,6 +199,7 @@ class Network(nn.Module):
     def fit_inputs(self, tensors: GraphTensors) -> None:
         """Set the standardisation of the inputs from what is available in the training graphs."""
         self._fit_inputs("node", tensors.x, tensors.available)
+        self._fit_known(tensors)
         names = [name for name in tensors.edge_attr if name in RELATION_NAMES[: len(RELATION_NAMES) // 2]]
         if names:
             attr = torch.cat([tensors.edge_attr[name] for name in names])
@@ -205,6 +212,21 @@ class Network(nn.Module):
         scale = variance.sqrt()
         self.get_buffer(f"{name}_center").copy_(mean)
         self.get_buffer(f"{name}_scale").copy_(torch.where(scale > 1e-3, scale, torch.ones_like(scale)))
+
+    def _fit_known(self, tensors: GraphTensors) -> None:
+        """Remember which signals the training graphs report: one is known if some node of every twentieth graph has it."""
+        columns = self.get_buffer("loud_columns")
+        seen = tensors.available[:, columns].to(torch.float32)
+        graphs = torch.zeros((tensors.graphs, len(columns)), device=seen.device).index_add(0, tensors.node_graph, seen)
+        self.get_buffer("known").copy_(((graphs > 0).to(torch.float32).mean(0) >= _KNOWN_SHARE).to(torch.float32))
+
+    def _familiarity(self, tensors: GraphTensors, pool: Links, engine: Engine) -> Tensor:
+        """Share of what is loud in a graph that training graphs report too, (G, 1); 1 where nothing is loud."""
+        columns = self.get_buffer("loud_columns")
+        values = tensors.x[:, columns].clamp(min=0) * tensors.available[:, columns]  # (N, L)
+        both = torch.stack([values.sum(1), (values * self.get_buffer("known")).sum(1)], dim=1)  # (N, 2)
+        total, known = engine.sum(engine.gather(both, pool), pool).unbind(1)
+        return torch.where(total > 0, known / total.clamp(min=1e-9), torch.ones_like(total)).unsqueeze(1)
 
     def seed_dropout(self, generator: torch.Generator) -> None:
         """Draw every dropout of the next steps from this generator."""
@@ -252,7 +274,8 @@ class Network(nn.Module):
         chosen = self.dropout(functional.relu(self.head(engine.gather(h, pool))))  # (C, W)
         degree = engine.degree(pool, h)  # (G, 1)
         floor = tensors.floor.to(h.dtype).unsqueeze(1)  # (C, 1)
-        correction = torch.tanh(self.gate) * self.config.bound * torch.tanh(self.correction(chosen))
+        trust = engine.spread(self.get_buffer("strength") * self._familiarity(tensors, pool, engine), pool).to(h.dtype)  # (C, 1)
+        correction = trust * torch.tanh(self.gate) * self.config.bound * torch.tanh(self.correction(chosen))
         score = standardised(floor, pool, degree, engine) + correction
         context = [engine.sum(chosen, pool) / degree, engine.maximum(chosen, pool), engine.peak(floor, pool)]
         null = self.null(torch.cat(context, dim=1))

@@ -1,0 +1,60 @@
+"""How much of its correction has a network earned? Decided on training incidents that the network did not see.
+
+A network trained on tens of incidents can unlearn what the label-free score knows, above all for kinds of fault that it never
+saw. So the correction is scaled by a strength between 0 and 1, and the strength is the one that ranks best in cross-validation
+inside the training data: with repetitions of an injection held out, with fault kinds held out, and with systems held out where
+there are several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from rca.contracts import LabelledCase
+
+STRENGTHS: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
+UNJUDGED: Final = 0.5
+"""Strength where the labels do not suffice to judge: nothing held out would leave anything to learn from."""
+
+_FOLDS: Final = 4
+_KEYS: Final[tuple[Callable[[LabelledCase], Hashable], ...]] = (
+    lambda case: case.group,
+    lambda case: case.fault_kind,
+    lambda case: case.system,
+)
+
+ReciprocalRanks = Callable[[list[LabelledCase], list[LabelledCase]], npt.NDArray[np.float64]]
+"""(cases to train on, cases held out) -> reciprocal rank of the cause for each held-out case and strength, (cases, strengths)."""
+
+
+def earned_strength(cases: Sequence[LabelledCase], judge: ReciprocalRanks, seed: int) -> float:
+    """The strength with the largest mean reciprocal rank, averaged over the ways of holding out; the smaller one of equals."""
+    labelled = [case for case in cases if case.causes]
+    curves = []
+    for key in _KEYS:
+        parts = _parts(labelled, key, seed)
+        if len(parts) > 1:
+            ranks = [judge([c for other in parts if other is not held for c in other], held) for held in parts]
+            curves.append(np.concatenate(ranks).mean(axis=0))
+    if not curves:
+        return UNJUDGED
+    mean = np.round(np.mean(curves, axis=0), 9)
+    return STRENGTHS[int(np.argmax(mean))]  # the first of equals is the smallest
+
+
+def _parts(cases: Sequence[LabelledCase], key: Callable[[LabelledCase], Hashable], seed: int) -> list[list[LabelledCase]]:
+    """Up to four parts of about equal size; cases with equal keys stay together."""
+    by_key: dict[Hashable, list[LabelledCase]] = {}
+    for case in cases:
+        by_key.setdefault(key(case), []).append(case)
+    names = sorted(by_key, key=str)
+    order = np.random.default_rng([seed, 3]).permutation(len(names))
+    largest_first = sorted((names[i] for i in order), key=lambda name: -len(by_key[name]))
+    parts: list[list[LabelledCase]] = [[] for _ in range(min(_FOLDS, len(names)))]
+    for name in largest_first:
+        min(parts, key=len).extend(by_key[name])
+    return parts

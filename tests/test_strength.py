@@ -1,0 +1,62 @@
+"""The correction's strength: earned on what was held out, modest where nothing could be judged."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from rca.contracts import LabelledCase
+from rca.models.strength import STRENGTHS, UNJUDGED, earned_strength
+from rca.telemetry import EntityId
+from tests.cases import example
+
+
+def cases() -> list[LabelledCase]:
+    kinds = ["cpu_contention", "exception"] * 4
+    return [
+        LabelledCase(example(), f"incident-{i}", "shop", (EntityId("service", f"s{i % 3}"),), kind)
+        for i, kind in enumerate(kinds)
+    ]
+
+
+def curve(*values: float) -> npt.NDArray[np.float64]:
+    return np.array(values)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "expected"),
+    [(curve(0.5, 0.6, 0.7, 0.8, 0.9), 1.0), (curve(0.9, 0.8, 0.7, 0.6, 0.5), 0.0), (curve(0.5, 0.7, 0.7, 0.7, 0.6), 0.25)],
+)
+def test_the_best_strength_wins_and_the_smaller_of_equals(ranks: npt.NDArray[np.float64], expected: float) -> None:
+    assert earned_strength(cases(), lambda _, held: np.tile(ranks, (len(held), 1)), seed=0) == expected
+
+
+def test_every_case_is_held_out_once_per_way_and_never_trained_on_then() -> None:
+    seen: list[str] = []
+
+    def judge(training: list[LabelledCase], held: list[LabelledCase]) -> npt.NDArray[np.float64]:
+        assert not {id(case) for case in training} & {id(case) for case in held}
+        assert len(training) + len(held) == len(everything)
+        seen.extend(case.incident_id for case in held)
+        return np.ones((len(held), len(STRENGTHS)))
+
+    everything = cases()
+    earned_strength(everything, judge, seed=0)
+    ways = 2  # groups and fault kinds; there is one system
+    assert sorted(seen) == sorted([case.incident_id for case in everything] * ways)
+
+
+def test_fault_kinds_are_held_out_whole() -> None:
+    kinds_apart = []
+
+    def judge(training: list[LabelledCase], held: list[LabelledCase]) -> npt.NDArray[np.float64]:
+        kinds_apart.append(not {c.fault_kind for c in training} & {c.fault_kind for c in held})
+        return np.ones((len(held), len(STRENGTHS)))
+
+    earned_strength(cases(), judge, seed=0)
+    assert any(kinds_apart)
+
+
+def test_one_incident_cannot_judge() -> None:
+    assert earned_strength(cases()[:1], lambda _, held: np.ones((len(held), len(STRENGTHS))), seed=0) == UNJUDGED
