@@ -249,14 +249,23 @@ def _measure_durations(sheet: _Sheet, window: Window, topology: Topology, blocks
 
 
 def _credit_gaps(sheet: _Sheet, topology: Topology) -> None:
-    """A network fault of an entity slows every call into it, and every call out of it: the smallest shift tells."""
+    """A network fault of an entity slows every call into it, and every call out of it: the smallest shift tells.
+
+    One slow call alone does not tell its ends apart, so calls out of an entity count only where there are two or more.
+    """
     calls = topology.edges["calls"]
     gap = sheet.edge["calls"][:, :, EDGE_COLUMN["gap"]]
     for stretch, shifts in enumerate(gap):
         seen = np.isfinite(shifts)
-        for signal, end, reduce in (("gap_in", 1, np.fmax), ("gap_in_all", 1, np.fmin), ("gap_out", 0, np.fmin)):
+        several = np.bincount(calls[0][seen], minlength=len(topology.entities)) > 1
+        out = seen & several[calls[0]]
+        for signal, end, reduce, chosen in (
+            ("gap_in", 1, np.fmax, seen),
+            ("gap_in_all", 1, np.fmin, seen),
+            ("gap_out", 0, np.fmin, out),
+        ):
             column = sheet.node[stretch, :, NODE_COLUMN[signal]]
-            reduce.at(column, calls[end][seen], np.maximum(shifts[seen], 0.0))
+            reduce.at(column, calls[end][chosen], np.maximum(shifts[chosen], 0.0))
 
 
 def _credit_callees(sheet: _Sheet, topology: Topology, edge_signal: str, signal: str) -> None:
@@ -486,6 +495,7 @@ def _key_at(topology: Topology, row: int) -> str:
 # --- metrics ------------------------------------------------------------------------------------------------------------
 
 _LOG_OFFSET: Final = 1e-3
+_FIRST_SIGHT: Final = 10.0
 _NEAR_NS: Final = 30 * SECOND_NS  # the two ends of a call are scraped at different seconds of the same minute
 
 
@@ -569,7 +579,10 @@ def robust_scores(metrics: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
         .then(0.01 * pl.col("median").abs())
         .otherwise(pl.max_horizontal(0.05 * pl.col("median").abs(), 0.02 * pl.col("level")))
     )
-    scale = pl.max_horizontal(1.4826 * pl.col("mad"), pl.col("iqr") / 1.349, floor, 1e-12)
+    # A series that is zero throughout the baseline has no scale of its own: its largest value ever then counts as ten.
+    peak = pl.when(pl.col("x").abs().max().over(keys) > 0).then(pl.col("x").abs().max().over(keys) / _FIRST_SIGHT).otherwise(1.0)
+    spread = pl.max_horizontal(1.4826 * pl.col("mad"), pl.col("iqr") / 1.349, floor)
+    scale = pl.when(spread > 0).then(spread).otherwise(peak)
     return metrics.join(stats, on=keys).with_columns(((pl.col("x") - pl.col("median")) / scale).alias("z"))
 
 

@@ -109,6 +109,7 @@ FLOOR_SIGNALS: Final = (
     "self_time",
     "leaf_latency",
     "gap_in",
+    "gap_out",
     "own_errors",
     "traffic",
     "vanished_calls",

@@ -18,7 +18,7 @@ from rca.topology import Topology
 Array = npt.NDArray[np.float64]
 
 _FEWEST_SAMPLES: Final = 5
-_RIDGE: Final = 1.0
+_RIDGE: Final = 0.01  # of the mean sum of squares of the callees, so that neither length nor calm of the baseline matters
 _OFFSET_SECONDS: Final = 1e-3
 LATENCIES: Final = ("server.request.duration.mean", "server.request.duration.p50", "server.request.duration.p90", "latency")
 """Latency series in order of preference."""
@@ -162,7 +162,8 @@ def _fit(values: Array, block_of: npt.NDArray[np.int64], row: int, callees: list
     x = values[known]
     x = x - np.nanmedian(np.where(block_of >= 0, x, np.nan), axis=1, keepdims=True)
     x = np.where(np.isfinite(x), x, 0.0)
-    gram = x[:, quiet] @ x[:, quiet].T + _RIDGE * np.eye(len(known))
-    weights = np.linalg.solve(gram, x[:, quiet] @ (y[quiet] - centre))
+    gram = x[:, quiet] @ x[:, quiet].T
+    ridge = _RIDGE * np.trace(gram) / len(known) + 1e-9
+    weights = np.linalg.solve(gram + ridge * np.eye(len(known)), x[:, quiet] @ (y[quiet] - centre))
     accounted: Array = centre + np.maximum(weights, 0.0) @ x
     return centre, accounted

@@ -85,14 +85,27 @@ def pairs(at_ns: int, count: int, **more: Any) -> list[Row]:
     return [row for i in range(count) for row in call("A", "B", at_ns + i * SECOND_NS, i, **more)]
 
 
-def test_a_gap_is_credited_to_the_callee_and_to_who_sends_all_calls() -> None:
+def test_a_gap_is_credited_to_the_callee() -> None:
     made = window(spans=pairs(T0, 60) + pairs(NOW, 20, gap_ms=60))
     expected = shift(10, 60, 60, 20)
     assert on_edge(made, "gap") == [pytest.approx(expected)]
     assert on_edge(made, "called_latency") == [pytest.approx(0)]
     assert [of(made, signal, "B") for signal in ("gap_in", "gap_in_all")] == [pytest.approx(expected)] * 2
-    assert of(made, "gap_out", "A") == pytest.approx(expected)
     assert np.isnan(of(made, "gap_in", "A"))
+
+
+def test_gaps_of_all_calls_out_of_an_entity_speak_of_it_and_one_alone_does_not() -> None:
+    rows = []
+    for callee, gap_ms in (("B", 20), ("C", 60)):
+        rows += [row for i in range(60) for row in call("A", callee, T0 + i * SECOND_NS, i)]
+        rows += [row for i in range(20) for row in call("A", callee, NOW + i * SECOND_NS, i, gap_ms=gap_ms)]
+    assert of(window(spans=rows), "gap_out", "A") == pytest.approx(shift(10, 20, 60, 20))
+    assert np.isnan(of(window(spans=pairs(T0, 60) + pairs(NOW, 20, gap_ms=60)), "gap_out", "A"))
+
+
+def test_a_series_that_was_always_zero_counts_ten_at_its_largest_value_ever() -> None:
+    made = window(metrics=samples("process.sockets", [0.0] * 10, [3.0, 3.0], "A"))
+    assert of(made, "sockets", "A") == pytest.approx(10)
 
 
 def test_of_several_callers_the_loudest_and_the_quietest_gap_are_kept() -> None:

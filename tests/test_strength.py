@@ -8,16 +8,13 @@ import pytest
 
 from rca.contracts import LabelledCase
 from rca.models.strength import STRENGTHS, UNJUDGED, earned_strength
-from rca.telemetry import EntityId
 from tests.cases import example
 
 
 def cases() -> list[LabelledCase]:
     kinds = ["cpu_contention", "exception"] * 4
-    return [
-        LabelledCase(example(), f"incident-{i}", "shop", (EntityId("service", f"s{i % 3}"),), kind)
-        for i, kind in enumerate(kinds)
-    ]
+    causes = example().graph.candidates
+    return [LabelledCase(example(), f"incident-{i}", "shop", (causes[i % 3],), kind) for i, kind in enumerate(kinds)]
 
 
 def curve(*values: float) -> npt.NDArray[np.float64]:

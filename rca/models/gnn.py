@@ -42,6 +42,7 @@ Progress = Callable[[int, Epoch], None]
 """Called after every epoch with the number of the ensemble's member and the epoch."""
 
 _NULL: Final = "no candidates: nothing could be ranked"
+_NULL_SHIFTS: Final = np.arange(-80, 81) / 10
 _SEED_STRIDE: Final = 7919
 
 
@@ -164,6 +165,7 @@ class NetworkRanker:
                 networks.append(network)
                 histories.append(history)
             self._networks, self.histories = tuple(networks), tuple(histories)
+            self._balance_null(training)
             self.temperature = self._calibrate(checked)
         return self
 
@@ -224,6 +226,26 @@ class NetworkRanker:
         )
         history = trainer.run()
         return _for_ranking(network), history
+
+    def _balance_null(self, training: TrainingSet) -> None:
+        """Shift the logit of the null so that it weighs right against a correction that was scaled after training.
+
+        Minimises the listwise loss over the shift, incidents and quiet windows counting the same in total.
+        """
+        if not any(training.is_normal) or all(training.is_normal):
+            return
+        losses = {True: np.zeros(len(_NULL_SHIFTS)), False: np.zeros(len(_NULL_SHIFTS))}
+        for graph, rows in zip(training.graphs, training.targets, strict=True):
+            candidates, null, _ = self._scores(graph)
+            right = np.isin(graph.candidate_rows, np.array(rows, dtype=np.int64))
+            rest = np.logaddexp.reduce(candidates)
+            total = np.logaddexp(rest, null + _NULL_SHIFTS)
+            answer = np.logaddexp.reduce(candidates[right]) if rows else null + _NULL_SHIFTS
+            losses[not rows] += total - answer
+        normals = sum(training.is_normal)
+        loss = losses[True] / normals + losses[False] / (len(training) - normals)
+        for network in self._networks:
+            network.get_buffer("null_offset").fill_(float(_NULL_SHIFTS[int(np.argmin(loss))]))
 
     def _calibrate(self, validation: TrainingSet) -> float:
         scores, answers = [], []

@@ -33,7 +33,7 @@ ReciprocalRanks = Callable[[list[LabelledCase], list[LabelledCase]], npt.NDArray
 
 def earned_strength(cases: Sequence[LabelledCase], judge: ReciprocalRanks, seed: int) -> float:
     """The strength with the largest mean reciprocal rank, averaged over the ways of holding out; the smaller one of equals."""
-    labelled = [case for case in cases if case.causes]
+    labelled = [case for case in cases if set(case.causes) & set(case.case.graph.candidates)]
     curves = []
     for key in _KEYS:
         parts = _parts(labelled, key, seed)
