@@ -67,14 +67,14 @@ class NetworkRanker:
         self,
         *,
         engine: str | None = None,
-        width: int = 48,
+        width: int = 32,
         layers: int = 2,
         heads: int = 4,
         dropout: float = 0.3,
         bound: float = 4.0,
         edges: Edges | None = None,
         gates: Gates = "sigmoid",
-        epochs: int = 60,
+        epochs: int = 40,
         batch_graphs: int = 64,
         learning_rate: float = 3e-3,
         weight_decay: float = 0.03,
@@ -185,6 +185,7 @@ class NetworkRanker:
     def _reciprocal_ranks(self, training: list[LabelledCase], held: list[LabelledCase]) -> npt.NDArray[np.float64]:
         probe = copy(self)
         probe.ensemble, probe.strength = 1, 1.0
+        probe.epochs = max(1, self.epochs // 2)  # half is enough to tell harm from help, and this is done for every part
         probe.train(training)
         ranks = np.zeros((len(held), len(STRENGTHS)))
         for column, strength in enumerate(STRENGTHS):

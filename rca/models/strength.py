@@ -20,7 +20,7 @@ STRENGTHS: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
 UNJUDGED: Final = 0.5
 """Strength where the labels do not suffice to judge: nothing held out would leave anything to learn from."""
 
-_FOLDS: Final = 4
+_FOLDS: Final = 3
 _KEYS: Final[tuple[Callable[[LabelledCase], Hashable], ...]] = (
     lambda case: case.group,
     lambda case: case.fault_kind,
@@ -47,7 +47,7 @@ def earned_strength(cases: Sequence[LabelledCase], judge: ReciprocalRanks, seed:
 
 
 def _parts(cases: Sequence[LabelledCase], key: Callable[[LabelledCase], Hashable], seed: int) -> list[list[LabelledCase]]:
-    """Up to four parts of about equal size; cases with equal keys stay together."""
+    """Up to three parts of about equal size; cases with equal keys stay together."""
     by_key: dict[Hashable, list[LabelledCase]] = {}
     for case in cases:
         by_key.setdefault(key(case), []).append(case)
