@@ -36,7 +36,7 @@ class NetworkConfig:
     deviations of the floor within the graph.
     """
 
-    width: int = 48
+    width: int = 32
     layers: int = 2
     heads: int = 4
     dropout: float = 0.3
