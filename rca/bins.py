@@ -111,6 +111,11 @@ def key(name: pl.Expr, namespace: pl.Expr) -> pl.Expr:
     return pl.when(namespace.is_null() | (namespace == "")).then(name).otherwise(namespace + _SEPARATOR + name)
 
 
+def joined_key(name: str, namespace: str | None) -> str:
+    """The same for one entity."""
+    return f"{namespace}{_SEPARATOR}{name}" if namespace else name
+
+
 def split_key(text: str) -> tuple[str, str]:
     """(namespace, name) of a key."""
     namespace, _, name = text.rpartition(_SEPARATOR)

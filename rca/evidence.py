@@ -23,7 +23,7 @@ from rca.graph import RELATIONS
 from rca.metrics import Metric, metric_of
 from rca.ranking import Evidence, RankedCandidate, Ranking
 from rca.residuals import latency_account, success_account
-from rca.series import entity_key, series
+from rca.series import ERROR_SEVERITIES, entity_key, series
 from rca.signals import NODE_COLUMN, NODE_SIGNALS, Signal
 from rca.telemetry import SECOND_NS, EntityId
 from rca.topology import Topology, key_of
@@ -44,7 +44,6 @@ _SAME_STORY: Final = (
     frozenset({*ALERT_SIGNALS, "alert_novelty_logs", "alert_logs", *METRIC_ALERTS}),
 )
 """Signals that tell the same in other words: only the first is stated."""
-_ERROR_SEVERITIES: Final = ("ERROR", "FATAL")
 
 
 def explained(ranking: Ranking, case: Case, most_candidates: int | None = None) -> Ranking:
@@ -457,7 +456,7 @@ def _templates(facts: Facts, entity: EntityId, signal: str) -> Statement | None:
     vanished = signal == "vanished_templates"
     total = tally(lines, ())[()]
     if vanished:
-        lines = lines.filter(~pl.col("severity").is_in(_ERROR_SEVERITIES))
+        lines = lines.filter(~pl.col("severity").is_in(ERROR_SEVERITIES))
     spans = facts.tally("span", pl.col("source") == key_of(entity), ["operation"])
     counted = tally(lines, ["operation", "severity", "template"])
     found = _most(counted, lambda name: spans.get((name[0],), total), -1 if vanished else 1)
@@ -473,7 +472,7 @@ def _templates(facts: Facts, entity: EntityId, signal: str) -> Statement | None:
 
 
 def _error_lines(facts: Facts, entity: EntityId, _signal: str) -> Statement | None:
-    lines = facts.logs.filter(facts.about(entity) & pl.col("severity").is_in(_ERROR_SEVERITIES))
+    lines = facts.logs.filter(facts.about(entity) & pl.col("severity").is_in(ERROR_SEVERITIES))
     now, before = tally(lines, ())[()]
     spans, spans_before = facts.tally("span", pl.col("source") == key_of(entity))[()]
     exposure = (spans, spans_before) if spans_before else facts.covered_seconds

@@ -23,7 +23,7 @@ SERIES: Final = {
 }
 """Columns of a series frame; `row` is the entity's row in the topology (and in the graph)."""
 
-_ERROR_SEVERITIES: Final = ("ERROR", "FATAL")
+ERROR_SEVERITIES: Final = ("ERROR", "FATAL")
 
 
 def series(window: Window, topology: Topology | None = None, signals: Collection[str] | None = None) -> pl.DataFrame:
@@ -91,7 +91,7 @@ def _of_logs(window: Window) -> pl.DataFrame:
     rate = (pl.col("count").sum() * SECOND_NS / BIN_NS).cast(pl.Float64).alias("value")
     lines = window.logs.group_by("interval", *at).agg(rate).with_columns(pl.lit("log.lines").alias("signal"))
     errors = window.logs.with_columns(
-        pl.when(pl.col("severity").is_in(_ERROR_SEVERITIES)).then(pl.col("count")).otherwise(0).alias("count")
+        pl.when(pl.col("severity").is_in(ERROR_SEVERITIES)).then(pl.col("count")).otherwise(0).alias("count")
     )
     error_lines = errors.group_by("interval", *at).agg(rate).with_columns(pl.lit("log.error_lines").alias("signal"))
     return pl.concat([lines, error_lines]).select("interval", "time_unix_nano", "kind", "key", "signal", "value")

@@ -10,7 +10,7 @@ from typing import Final, get_args
 import numpy as np
 import polars as pl
 
-from rca.bins import key, split_key
+from rca.bins import joined_key, key, split_key
 from rca.graph import RELATIONS, Indices
 from rca.telemetry import ENTITY_KINDS, EntityId, EntityKind
 from rca.window import Window
@@ -39,7 +39,7 @@ class Topology:
 
 def key_of(entity: EntityId) -> str:
     """The key that bins use for an entity."""
-    return f"{entity.namespace}\x1f{entity.name}" if entity.namespace else entity.name
+    return joined_key(entity.name, entity.namespace)
 
 
 def _entity(kind: EntityKind, text: str) -> EntityId:
