@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from rca.errors import BadBundle, BadInput, BadTelemetry, RcaError, StorageFull
 from rca.incidents import bundle
-from rca.incidents.bundle import is_bundle, read_bundle, read_incident, read_manifest, write_bundle
+from rca.incidents.bundle import is_bundle, read_bundle, read_manifest, write_bundle
 from rca.incidents.example import START_NS, example_incident
 from rca.incidents.incident import GapModel, Incident, IntervalModel
 from rca.telemetry import CALLEE_KINDS, FRAME_NAMES, SCHEMAS, SECOND_NS, Gap, Interval, Telemetry, dtypes
@@ -41,7 +41,7 @@ def written(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 def test_what_is_written_reads_back_equal(written: Path) -> None:
     incident, telemetry = read_bundle(written)
-    assert incident == EXAMPLE[0] == read_incident(written)
+    assert incident == EXAMPLE[0] == read_manifest(written).incident()
     assert equal(telemetry, EXAMPLE[1])
     assert is_bundle(written)
     assert [path.name for path in written.parent.iterdir()] == [written.name]
@@ -77,9 +77,9 @@ def test_an_existing_path_is_replaced_only_when_asked(written: Path) -> None:
     other = EXAMPLE[0].model_copy(update={"title": "another"})
     with pytest.raises(BadInput, match="a path that does not exist yet"):
         write_bundle(written, other, EXAMPLE[1])
-    assert read_incident(written) == EXAMPLE[0]
+    assert read_manifest(written).incident() == EXAMPLE[0]
     write_bundle(written, other, EXAMPLE[1], replace=True)
-    assert read_incident(written) == other
+    assert read_manifest(written).incident() == other
     assert len(list(written.parent.iterdir())) == 1
 
 
@@ -340,7 +340,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, suffix: str) -> None:
     path = write_bundle(tmp_path / f"b{suffix}", *EXAMPLE)
     done = subprocess.run([sys.executable, "-c", _WRITE_WITH_LITTLE_ROOM, path], capture_output=True, text=True, check=True)
     assert "nothing that was stored before is lost" in done.stdout
-    assert read_incident(path) == EXAMPLE[0]
+    assert read_manifest(path).incident() == EXAMPLE[0]
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -123,6 +124,16 @@ def test_names_that_do_not_exist_come_with_the_nearest(run: Run, bundle: Path) -
     with pytest.raises(BadInput, match="--dispute or --withdraw"):
         run("label", ID, "catalogue", "--withdraw", "--dispute")
     assert "service:legacy, our_own_word" in run("label", ID, "legacy", "--fault", "our_own_word", "--force")
+
+
+def test_a_narrow_terminal_folds_and_cuts_nothing(run: Run, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("import", bundle)
+    piped = run("list")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "32")
+    narrow = re.sub(r"\x1b\[[0-9;]*m", "", run("list"))
+    assert max(map(len, narrow.splitlines())) <= 32 < max(map(len, piped.splitlines()))
+    assert sorted("".join(narrow.split())) == sorted("".join(piped.split()))
 
 
 def test_removal_asks_first(run: Run, bundle: Path) -> None:

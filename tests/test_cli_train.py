@@ -54,6 +54,23 @@ def test_bad_options_end_before_the_work(bundles: Path, tmp_path: Path) -> None:
         CliRunner().invoke(app, [*options(bundles, tmp_path / "mine", 2), "--width", "18"], catch_exceptions=False)
 
 
+def test_bad_incidents_do_not_cost_an_interrupted_training(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    states = tmp_path / "mine" / "unfinished"
+    states.mkdir(parents=True)
+    (states / "member-0.safetensors").write_bytes(b"epochs of work")
+    with pytest.raises(BadInput, match="a folder of them"):
+        CliRunner().invoke(app, options(tmp_path / "empty", tmp_path / "mine", 2), catch_exceptions=False)
+    assert (states / "member-0.safetensors").read_bytes() == b"epochs of work"
+
+
+def test_without_the_extra_the_message_names_it(bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "rca.models.gnn")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(BadInput, match=r"pip install 'rca-gnn\[gnn\]'"):
+        CliRunner().invoke(app, options(bundles, tmp_path / "mine", 2), catch_exceptions=False)
+
+
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_is_finished(bundles: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "RCA_HOME": str(tmp_path / "home")}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rca.cli.terminal import print_json, print_table, progress
+from rca.cli.terminal import print_json, progress
 
 if TYPE_CHECKING:
     from rca.evaluation.predictions import Predictions
@@ -152,6 +152,7 @@ def _differences(runs: list[Predictions], against: str | None) -> dict[str, dict
 
 def _print_table(title: str, head: list[str], body: list[list[str]]) -> None:
     from rich.box import SIMPLE_HEAD
+    from rich.console import Console
     from rich.table import Table
 
     table = Table(
@@ -162,4 +163,4 @@ def _print_table(title: str, head: list[str], body: list[list[str]]) -> None:
         table.add_column(name, justify="right")
     for row in body:
         table.add_row(*row)
-    print_table(table)
+    Console().print(table)

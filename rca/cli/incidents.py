@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rca.cli.terminal import print_json, print_table
+from rca.cli.terminal import print_json
 from rca.wording import clock, printable
 
 if TYPE_CHECKING:
@@ -25,6 +25,10 @@ app = typer.Typer(
 _MOST_MIB = 2**20
 _WHOLE = 36
 """Cells of up to this width stay on one line where the terminal has room."""
+_FOLDED = 12
+"""Least width of the others."""
+_UNFOLDED = 10_000
+"""Width of what goes into a pipe."""
 _Id = Annotated[str, typer.Argument(metavar="ID", help="Incident id, as `rca incidents list` shows it.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _Who = Annotated[str, typer.Option("--by", metavar="NAME", help="Who makes the change; default: the login name.")]
@@ -254,18 +258,22 @@ def _time(time_ns: int) -> str:
 
 
 def _print_table(head: tuple[str, ...] | None, rows: Sequence[tuple[str, ...]]) -> None:
+    """A table that folds into the terminal's width; into a pipe it goes unfolded, so that lines can be cut and searched."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_UNFOLDED)
     columns = head or ("",) * len(rows[0])
     table = Table(*columns, box=None, show_header=head is not None, pad_edge=False, padding=(0, 2, 0, 0))
     widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]
     narrow = [width for width in widths if width <= _WHOLE]
-    roomy = sum(narrow) + _WHOLE * (len(widths) - len(narrow)) <= Console().width
+    roomy = sum(narrow) + _FOLDED * (len(widths) - len(narrow)) + 2 * len(widths) <= console.width
     for column, width in zip(table.columns, widths, strict=True):
         column.overflow = "fold"
         column.no_wrap = roomy and width <= _WHOLE  # ids and times stay whole, what follows them folds
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
-    print_table(table)
+    console.print(table)

@@ -1,18 +1,12 @@
-"""What the commands share: times read from options, and JSON, tables and progress bars written to the terminal."""
+"""What the commands share: times read from options, JSON, and progress bars."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Any, Protocol
 
 import typer
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-_UNFOLDED: Final = 10_000
-"""Width of what goes into a pipe: lines stay whole, so that they can be cut and searched."""
 
 
 class Step(Protocol):
@@ -48,14 +42,6 @@ def print_json(body: Any) -> None:
     from json import dumps
 
     typer.echo(dumps(body, indent=2))
-
-
-def print_table(table: Table) -> None:
-    """Print a table that folds into the terminal's width, and into nothing where there is no terminal."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    console.print(table) if console.is_terminal else Console(highlight=False, width=_UNFOLDED).print(table)
 
 
 @contextmanager

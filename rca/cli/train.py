@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -62,12 +62,13 @@ def train(
     what is finished; --resume then ends with the same weights as if nothing had happened.
     """
     from rca.errors import BadInput
-    from rca.models.gnn import NetworkRanker
+    from rca.models import registry
 
-    ranker = NetworkRanker(
+    created = registry.create(
+        "gnn",
         engine=engine,
-        device=device,  # type: ignore[arg-type]  # checked by the ranker
-        edges=edges,  # type: ignore[arg-type]
+        device=device,
+        edges=edges,
         width=width,
         layers=layers,
         epochs=epochs,
@@ -76,6 +77,7 @@ def train(
         seed=seed,
         threads=threads,
     )
+    ranker = cast("NetworkRanker", created)
     ranker.network_config()
     states = out / _STATES
     if resume and not states.exists():

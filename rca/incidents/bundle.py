@@ -219,11 +219,6 @@ def read_bundle(path: Path, frames: Collection[str] = FRAME_NAMES) -> tuple[Inci
     return manifest.incident(), Telemetry.of(map(_gap, manifest.gaps), **loaded)
 
 
-def read_incident(path: Path) -> Incident:
-    """Read `incident.json` alone. Raises BadBundle."""
-    return read_manifest(path).incident()
-
-
 def read_manifest(path: Path) -> IncidentFile:
     """Read the incident and the manifest of its frames, and no frame. Raises BadBundle."""
     path = Path(path)
