@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test lint bench docs wheel clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +29,15 @@ bench: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python -m scripts.docs
+
+# Builds the wheel, checks that it holds rca/ alone, and ranks the demo's incident with it in an environment without the extra.
+wheel: demo
+	rm -rf build/wheel build/wheel-venv
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir build/wheel .
+	test -z "$$($(BIN)/python -m zipfile -l build/wheel/*.whl | grep -vE '^(File Name|rca/|rca_gnn-)')"
+	$(PYTHON) -m venv build/wheel-venv
+	build/wheel-venv/bin/pip install --quiet build/wheel/*.whl
+	build/wheel-venv/bin/rca triage build/demo/example-7 > /dev/null
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
