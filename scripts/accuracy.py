@@ -52,15 +52,16 @@ def runs() -> list[tuple[str, list[str]]]:
     for system in (*NEZHA, "petshop", "sockshop"):
         only = ["--system", system]
         planned.append((system, [*only, "--split", "folds", *_rankers(RULES + LEARNED)]))
-        planned.append((system, [*only, "--split", "leave-fault-out", *_rankers((*BEST, "lambdamart", "mlp", "gnn"))]))
+        if system != "petshop":  # its two kinds, latency and availability, say what was noticed rather than what was done
+            planned.append((system, [*only, "--split", "leave-fault-out", *_rankers((*BEST, "lambdamart", "gnn"))]))
     for system in NEZHA:
         others = [word for name in NEZHA for word in ("--system", name)]
         planned.append(
-            (system, [*others, "--test", system, "--split", "leave-system-out", *_rankers((*BEST, "lambdamart", "mlp", "gnn"))])
+            (system, [*others, "--test", system, "--split", "leave-system-out", *_rankers((*BEST, "lambdamart", "gnn"))])
         )
     others = [word for name in (*NEZHA, "petshop") for word in ("--system", name)]
     planned.append(
-        ("petshop", [*others, "--test", "petshop", "--split", "leave-system-out", *_rankers((*BEST, "lambdamart", "mlp", "gnn"))])
+        ("petshop", [*others, "--test", "petshop", "--split", "leave-system-out", *_rankers((*BEST, "lambdamart", "gnn"))])
     )
     for system in (*NEZHA, "petshop"):
         for name in SPOILT if system != "petshop" else ("quiet",):
