@@ -104,6 +104,37 @@ def test_a_damaged_recording_loses_nothing(run: Run, recordings: Path, tmp_path:
         assert len(store.list()) == 2
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("data.csv", f"time,cart_cpu\n{START_S * 10**9},1\n", "column time: expected nanoseconds since the epoch between"),
+        ("data.csv", f"time,cart_cpu\n{START_S * 10**3},1\n", "column time: expected nanoseconds since the epoch between"),
+        ("inject_time.txt", "inf", "inject_time.txt: expected seconds since the epoch, found"),
+        ("inject_time.txt", str(START_S * 1000), "inject_time.txt: expected nanoseconds since the epoch between"),
+        ("inject_time.txt", "\udcff", "inject_time.txt: expected seconds since the epoch, found"),
+        ("logs.csv", f"time,container_name,message\n{START_S * 10**9},cart,hello\n", "column time: expected nanoseconds"),
+        (
+            "traces.csv",
+            f"traceID,spanID,parentSpanID,serviceName,operationName,duration,startTime\na,b,,cart,get,5,{START_S * 10**9}\n",
+            "column startTime: expected nanoseconds",
+        ),
+    ],
+)
+def test_wrong_units_are_refused(run: Run, recordings: Path, tmp_path: Path, file: str, content: str, message: str) -> None:
+    damaged = recordings / "shop" / "cart_cpu" / "3" / file
+    damaged.write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(BadTelemetry, match=message):
+        run("rcaeval", recordings)
+    with IncidentStore(tmp_path / "home") as store:
+        assert len(store.list()) == 2
+
+
+def test_a_name_that_cannot_stand_in_an_incident(run: Run, recordings: Path, tmp_path: Path) -> None:
+    (recordings / "shop").rename(recordings / ("s" * 200))
+    with pytest.raises(BadTelemetry, match=r"Incident\.id: expected String should match pattern"):
+        run("rcaeval", recordings)
+
+
 def test_wrong_options_are_refused(run: Run, recordings: Path, tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="did you mean jaeger"):
         run("jager", recordings)

@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from rca.collectors.files.reading import FileFormat, Progress, ReadOptions
-from rca.errors import BadInput
+from rca.errors import BadInput, BadTelemetry
 from rca.incidents.bundle import INCIDENT_FILE, bundle_files, merged_gaps, write_bundle
 from rca.incidents.incident import Incident
 from rca.telemetry import Telemetry
@@ -24,8 +26,13 @@ def import_files(
     Raises BadInput for options that the format does not have and for files that it cannot read; what was saved stays.
     """
     file_format.check(options)
-    for incident, telemetry in file_format.read(path, options, progress):
-        outcomes[save(incident, telemetry)] += 1
+    try:
+        for incident, telemetry in file_format.read(path, options, progress):
+            outcomes[save(incident, telemetry)] += 1
+    except ValidationError as error:  # a name in the files that cannot stand in an incident
+        first = error.errors(include_url=False)[0]
+        place = f"{path}: {error.title}.{'.'.join(map(str, first['loc']))}"
+        raise BadTelemetry(place, expected=first["msg"], found=repr(first["input"])[:80]) from error
 
 
 def into_folder(folder: Path, *, replace: bool = False) -> Save:

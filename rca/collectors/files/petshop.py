@@ -14,7 +14,7 @@ from typing import Any, Final
 import polars as pl
 
 from rca.collectors.files.reading import DEFAULTS, Progress, ReadOptions, quiet
-from rca.collectors.files.tables import numbers, read_csv, read_json, required
+from rca.collectors.files.tables import check_times, numbers, read_csv, read_json, required
 from rca.errors import BadTelemetry
 from rca.incidents.incident import BaselineModel, EntityModel, Incident, IntervalModel, Label
 from rca.telemetry import SECOND_NS, EntityKind, Gap, Interval, Telemetry, conform, empty
@@ -127,6 +127,7 @@ def _read_metrics(file: Path, graph: _Graph) -> tuple[pl.DataFrame, list[Gap]]:
     values = numbers(body, [time, *known], file)
     if values[time].null_count():
         raise BadTelemetry(str(file), expected="a unix_timestamp in every row", found="an empty one")
+    check_times(values[time], SECOND_NS, f"{file}, unix_timestamp")
     columns = pl.DataFrame(
         [(column, *_named(key, graph)) for column, key in known.items()],
         schema={"column": pl.String, "entity_kind": pl.String, "entity": pl.String, "metric": pl.String, "factor": pl.Float64},

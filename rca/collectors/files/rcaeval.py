@@ -16,11 +16,11 @@ from typing import Final
 import polars as pl
 
 from rca.collectors.files.reading import DEFAULTS, Progress, ReadOptions, quiet
-from rca.collectors.files.tables import existing, numbers, read_csv
+from rca.collectors.files.tables import check_times, existing, numbers, read_csv
 from rca.collectors.files.templates import count, mine, severity
 from rca.errors import BadTelemetry
 from rca.incidents.incident import BaselineModel, EntityModel, Incident, IntervalModel, Label
-from rca.telemetry import MINUTE_NS, SECOND_NS, Gap, Interval, Telemetry, conform, empty
+from rca.telemetry import MINUTE_NS, SECOND_NS, Gap, Interval, Telemetry, check_time, conform, empty
 
 WINDOW_NS: Final = 10 * MINUTE_NS
 _METRIC_FILES: Final = ("data.csv", "simple_metrics.csv")
@@ -111,11 +111,13 @@ def _read_case(case: _Case, window_ns: int) -> tuple[Incident, Telemetry]:
 
 def _inject_time(folder: Path) -> int:
     file = existing(folder, "inject_time.txt")
-    text = file.read_text().split() if file else []
+    text = file.read_text(errors="replace").split() if file else []
     try:
-        return int(float(text[0])) * SECOND_NS
-    except (IndexError, ValueError):
+        at_ns = int(float(text[0])) * SECOND_NS
+    except (IndexError, ValueError, OverflowError):
         raise BadTelemetry(f"{folder}/inject_time.txt", expected="seconds since the epoch", found=repr(text[:1])) from None
+    check_time(f"{folder}/inject_time.txt", at_ns)
+    return at_ns
 
 
 def _read_metrics(folder: Path) -> tuple[pl.DataFrame, Interval]:
@@ -128,6 +130,7 @@ def _read_metrics(folder: Path) -> tuple[pl.DataFrame, Interval]:
     frame = numbers(frame, ["time", *named], file).drop_nulls("time")
     if frame.is_empty():
         raise BadTelemetry(str(file), expected="rows", found="none")
+    check_times(frame["time"], SECOND_NS, f"{file}, column time")
     frame = frame.with_columns((pl.col("time") * SECOND_NS).cast(pl.Int64).alias("time_unix_nano")).sort("time_unix_nano")
     times = frame["time_unix_nano"]
     changing = [column for column in named if frame[column].drop_nulls().n_unique() > 1]
@@ -159,10 +162,14 @@ def _read_spans(folder: Path, gaps: list[Gap]) -> pl.DataFrame:
         if column not in optional
     )
     frame = numbers(frame, ["startTime", "startTimeMillis", "duration"], file)
+    for column, unit_ns in (("startTime", 1000), ("startTimeMillis", 10**6)):
+        check_times(frame.drop_nulls(["traceID", "spanID", "serviceName"])[column], unit_ns, f"{file}, column {column}")
     start_us = pl.coalesce("startTime", pl.col("startTimeMillis") * 1000)
     status = pl.col("statusCode").cast(pl.Float64, strict=False).cast(pl.Int32)
     parent = pl.col("parentSpanID")
-    frame = frame.with_columns(start=(start_us * 1000).cast(pl.Int64), length=(pl.col("duration") * 1000).cast(pl.Int64))
+    frame = frame.with_columns(
+        start=(start_us * 1000).cast(pl.Int64, strict=False), length=(pl.col("duration") * 1000).cast(pl.Int64, strict=False)
+    )
     spans = frame.select(
         pl.col("traceID").alias("trace_id"),
         pl.col("spanID").alias("span_id"),
@@ -200,6 +207,7 @@ def _read_logs(folder: Path, at_ns: int, gaps: list[Gap]) -> pl.DataFrame:
         raise BadTelemetry(str(file), expected=f"columns {', '.join(missing)}", found=f"columns {', '.join(frame.columns)}")
     stated = pl.col("level") if "level" in frame.columns else pl.lit(None, dtype=pl.String)
     digits = pl.col(time).str.strip_chars().str.extract(r"^(\d+)(?:\.\d*)?$").cast(pl.Int64, strict=False)
+    check_times(frame.select(digits).to_series(), unit, f"{file}, column {time}")
     lines = frame.select(
         time_unix_nano=digits * unit,
         group=pl.col("container_name"),

@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 
 from rca.errors import BadTelemetry
+from rca.telemetry import check_time
 
 
 def existing(folder: Path, name: str) -> Path | None:
@@ -72,6 +73,13 @@ def numbers(frame: pl.DataFrame, columns: Sequence[str], where: Path) -> pl.Data
             wrong = stripped.filter(parsed[column].is_null() & stripped[column].is_not_null())[column][0]
             raise BadTelemetry(f"{where}, column {column}", expected="numbers", found=repr(wrong))
     return parsed.with_columns(pl.when(pl.col(column).is_finite()).then(pl.col(column)) for column in columns)
+
+
+def check_times(times: pl.Series, unit_ns: int, where: str) -> None:
+    """Raises BadTelemetry for times, in units of `unit_ns`, that cannot be; asked before they would overflow as nanoseconds."""
+    for value in (times.min(), times.max()):
+        if isinstance(value, int | float):
+            check_time(where, int(value * unit_ns))
 
 
 def _first_line(error: Exception) -> str:
