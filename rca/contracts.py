@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol, Self, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import Final, Protocol, Self, runtime_checkable
 
 from rca.deviations import Deviations
 from rca.graph import ServiceGraph
 from rca.ranking import Ranking
 from rca.telemetry import EntityId
 from rca.window import Window
+
+_INSTANCE_SUFFIX: Final = re.compile(r"-\d+$")
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +28,7 @@ class Case:
 
 @dataclass(frozen=True, eq=False)
 class LabelledCase:
-    """A case with its answer, for training and evaluation. `group` keeps repetitions of one injection together."""
+    """A case with its answer, for training and evaluation."""
 
     case: Case
     incident_id: str
@@ -35,7 +38,18 @@ class LabelledCase:
 
     @property
     def group(self) -> tuple[str, str, str]:
-        return (self.system, ",".join(str(cause) for cause in sorted(self.causes)), self.fault_kind)
+        """(system, service, fault kind): repetitions of one injection share it."""
+        return group_of(self.system, self.causes, self.fault_kind)
+
+
+def service_of(entity: EntityId) -> EntityId:
+    """The service an instance belongs to: the name without a trailing `-0`, `-1` and so on."""
+    return replace(entity, name=_INSTANCE_SUFFIX.sub("", entity.name))
+
+
+def group_of(system: str, causes: Sequence[EntityId], fault_kind: str) -> tuple[str, str, str]:
+    """What repetitions of one injection share, on whichever instance of a service they happened."""
+    return (system, ",".join(sorted({str(service_of(cause)) for cause in causes})), fault_kind)
 
 
 @runtime_checkable

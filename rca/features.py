@@ -20,7 +20,6 @@ from rca.telemetry import CANDIDATE_KINDS, EntityId
 
 Array = npt.NDArray[np.float64]
 
-TABLE_VERSION: Final = "1"
 FLOOR_FEATURE: Final = "floor"
 
 _CLASS_QUANTILE, _OWN_QUANTILE = 0.8, 0.85

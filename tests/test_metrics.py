@@ -155,13 +155,11 @@ def test_abstaining_keeps_the_confident_ones() -> None:
     assert metrics.selective_accuracy([torn, answer({"a": 2, "b": 1}, "a", p=(0.55, 0.45))], (0.5,)) == {0.5: 0.5}
 
 
-def test_false_alarms_and_separation() -> None:
+def test_false_alarms() -> None:
     invented = answer({"a": 2, "b": 1}, p=(0.6, 0.1), no_fault=0.3)
     calm = answer({"a": 0, "b": -1}, p=(0.2, 0.1), no_fault=0.7)
     assert metrics.false_alarm_rate([invented, calm]) == 0.5
     assert metrics.false_alarm_rate([invented, calm], threshold=0.6) == 0.0
-    incident = answer({"a": 2, "b": 1}, "a")
-    assert metrics.separation([incident], [invented, calm]) == 0.75
 
 
 def test_instances_roll_up_to_services() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from rca.errors import BadInput, UnknownName
 from rca.evaluation.predictions import Truth
 from rca.evaluation.splits import SPLITS, Fold, split
 from rca.telemetry import EntityId
+from tests.cases import example_case
 
 KINDS = ("cpu_contention", "memory_leak", "network_delay")
 
@@ -79,6 +81,16 @@ def test_both_instances_of_a_service_stay_on_one_side() -> None:
     rows = [Truth(f"{n}-{i}", "s", (EntityId("service", f"{n}-{i}"),), "cpu") for n in "abcdefg" for i in (0, 1)]
     for fold in split("folds", rows):
         assert len(fold.test) % 2 == 0
+
+
+def test_training_groups_incidents_as_splits_do() -> None:
+    case = example_case("cpu_contention", "catalogue")
+    groups = set()
+    for name in ("cart-0", "cart-1"):
+        causes = (EntityId("service", name),)
+        labelled = replace(case, causes=causes)
+        groups |= {labelled.group, Truth("i", case.system, causes, case.fault_kind).group}
+    assert len(groups) == 1
 
 
 def test_impossible_splits_say_why() -> None:

@@ -157,15 +157,6 @@ def false_alarm_rate(quiet: Sequence[Prediction], threshold: float = 0.0) -> flo
     return _mean([bool(p.probabilities) and p.confidence > max(p.no_fault, threshold) for p in quiet])
 
 
-def separation(incidents: Sequence[Prediction], quiet: Sequence[Prediction]) -> float:
-    """Probability that an incident's best score exceeds a quiet window's (ties count half): 1 is perfect, 0.5 is blind."""
-    ours = np.array([p.scores[0] for p in incidents if p.scores])
-    theirs = np.array([p.scores[0] for p in quiet if p.scores])
-    if not len(ours) or not len(theirs):
-        return float("nan")
-    return float(np.mean((ours[:, None] > theirs) + 0.5 * (ours[:, None] == theirs)))
-
-
 def seconds_per_incident(predictions: Sequence[Prediction]) -> float:
     """Median seconds a ranking took."""
     return float(np.median([p.seconds for p in predictions])) if predictions else float("nan")

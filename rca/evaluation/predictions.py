@@ -6,24 +6,18 @@ The first line of a file describes the run and lists every entity once; the othe
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
+from rca.contracts import group_of, service_of
 from rca.errors import BadInput
 from rca.ranking import Ranking
 from rca.telemetry import EntityId
 
 FORMAT_VERSION: Final = "1"
-_INSTANCE_SUFFIX: Final = re.compile(r"-\d+$")
-
-
-def service_of(entity: EntityId) -> EntityId:
-    """The service an instance belongs to: the name without a trailing `-0`, `-1` and so on."""
-    return replace(entity, name=_INSTANCE_SUFFIX.sub("", entity.name))
 
 
 @dataclass(frozen=True)
@@ -39,8 +33,7 @@ class Truth:
     @cached_property
     def group(self) -> tuple[str, str, str]:
         """(system, service, fault kind): repetitions of one injection, on whichever instance, share it."""
-        services = sorted({str(service_of(cause)) for cause in self.causes})
-        return (self.system, ",".join(services), self.fault_kind)
+        return group_of(self.system, self.causes, self.fault_kind)
 
 
 @dataclass(frozen=True)
