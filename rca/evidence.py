@@ -18,7 +18,7 @@ import polars as pl
 from rca.bins import BIN_NS, BUCKET_WIDTH, seconds_of, split_key
 from rca.contracts import Case
 from rca.deviations import LEAST_RATE, METRIC_ALERTS, alert_signal, anscombe, client_gaps, robust_scores
-from rca.features import ALERT_SIGNALS, heard_signals, loudest_signal
+from rca.features import ALERT_SIGNALS, heard_signals, loudest_signals
 from rca.graph import RELATIONS
 from rca.metrics import Metric, metric_of
 from rca.ranking import Evidence, RankedCandidate, Ranking
@@ -55,7 +55,7 @@ def explained(ranking: Ranking, case: Case, most_candidates: int | None = None) 
 
 
 def _explained(candidate: RankedCandidate, case: Case, facts: Facts) -> RankedCandidate:
-    signal = loudest_signal(case.graph, case.graph.rows[candidate.entity])
+    signal = loudest_signals(case.graph, [case.graph.rows[candidate.entity]])[0]
     family = NODE_SIGNALS[NODE_COLUMN[signal]].family if signal else ""
     evidence = candidate.evidence or facts.evidence(candidate.entity)
     return replace(candidate, evidence=evidence, fault_family=candidate.fault_family or family)

@@ -222,6 +222,13 @@ def graph_of(deviations: Deviations, calibration: Calibration) -> ServiceGraph:
     ).validate()
 
 
+def quiet_graph(quiet: Sequence[Deviations], place: int, changed: Deviations | None = None) -> ServiceGraph:
+    """The graph of one quiet stretch, or of what was made of it, calibrated on the other stretches as an incident is on all."""
+    deviations = changed or quiet[place]
+    others = [stretch for i, stretch in enumerate(quiet) if i != place]
+    return graph_of(deviations, Calibration.of(others, deviations))
+
+
 def _context(deviations: Deviations, above: Array) -> dict[str, Array]:
     """Features of an entity that depend on its neighbours, and the label-free score."""
     n = len(deviations.entities)
@@ -283,13 +290,14 @@ def _mid_ranks(loudness: Array, candidates: npt.NDArray[np.bool_]) -> Array:
     return ranks
 
 
-def loudest_signal(graph: ServiceGraph, row: int) -> str | None:
-    """Name of the signal that strays furthest above its threshold at one entity, None where none does."""
+def loudest_signals(graph: ServiceGraph, rows: Sequence[int]) -> list[str | None]:
+    """Name of the signal that strays furthest above its threshold at each of the rows, None where none does."""
     above = np.where(graph.available[:, _ABOVE_COLUMNS], graph.features[:, _ABOVE_COLUMNS], np.nan)
     columns = floor_columns(above)
-    values = np.where(np.isfinite(above[row, columns]), above[row, columns], -np.inf)
-    best = int(np.argmax(values))
-    return NODE_SIGNALS[columns[best]].name if values[best] > 0 else None
+    values = above[np.ix_(np.asarray(rows, dtype=np.int64), columns)]
+    values = np.where(np.isfinite(values), values, -np.inf)
+    best = values.argmax(axis=1)
+    return [NODE_SIGNALS[columns[b]].name if values[i, b] > 0 else None for i, b in enumerate(best)]
 
 
 def entity_rows(graph: ServiceGraph, entities: Sequence[EntityId]) -> list[int]:

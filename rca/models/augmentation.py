@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from rca.contracts import LabelledCase
-from rca.deviations import Deviations
 from rca.faults import NO_FAULT, family_of
-from rca.features import Calibration, entity_rows, graph_of
+from rca.features import entity_rows, quiet_graph
 from rca.graph import ServiceGraph
 from rca.invention import invent
 from rca.models.training import TrainingSet
@@ -51,7 +50,7 @@ def normal_windows(cases: Sequence[LabelledCase], per_case: int, seed: int) -> T
     for case in cases:
         quiet = case.case.quiet
         for i in rng.permutation(len(quiet))[:per_case]:
-            graphs.append(_graph_on(quiet[i], _others(quiet, int(i))))
+            graphs.append(quiet_graph(quiet, int(i)))
             systems.append(case.system)
     n = len(graphs)
     return TrainingSet(tuple(graphs), ((),) * n, (NO_FAULT,) * n, (1.0,) * n, tuple(systems), (True,) * n)
@@ -79,17 +78,9 @@ def invented_incidents(cases: Sequence[LabelledCase], count: int, seed: int) -> 
         invented = invent(case.quiet[place], np.isfinite(case.deviations.node), rng)
         if invented is None:
             continue
-        graphs.append(_graph_on(invented.deviations, _others(case.quiet, place)))
+        graphs.append(quiet_graph(case.quiet, place, invented.deviations))
         targets.append((invented.culprit,))
         families.append(invented.family)
         owners.append(system)
     n = len(graphs)
     return TrainingSet(tuple(graphs), tuple(targets), tuple(families), (1.0,) * n, tuple(owners), (False,) * n)
-
-
-def _others(quiet: Sequence[Deviations], place: int) -> list[Deviations]:
-    return [stretch for i, stretch in enumerate(quiet) if i != place]
-
-
-def _graph_on(deviations: Deviations, quiet: Sequence[Deviations]) -> ServiceGraph:
-    return graph_of(deviations, Calibration.of(quiet, deviations))

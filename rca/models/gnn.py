@@ -151,11 +151,12 @@ class NetworkRanker:
         progress: Progress | None = None,
     ) -> Self:
         """As `fit`; a run that was interrupted goes on from the states in `state_folder`."""
-        strength = self._strength([*cases, *(validation or ())], state_folder)
         training, weights = self._training_set(cases)
         checked = labelled_incidents(validation or ()) if validation else TrainingSet.empty()
         self.data = {"training": training.digest(), "validation": checked.digest(), "graphs": len(training)}
+        quiet = normal_windows(validation or (), self.normals, self.seed)
         with _threads(self.threads):
+            strength = self._strength([*cases, *(validation or ())], state_folder)
             tensors = training.tensors(weights)
             held_out = checked.tensors() if len(checked) else None
             networks, histories = [], []
@@ -165,7 +166,7 @@ class NetworkRanker:
                 networks.append(network)
                 histories.append(history)
             self._networks, self.histories = tuple(networks), tuple(histories)
-            self._balance_null(training)
+            self._balance_null(checked + quiet if len(checked) and len(quiet) else training)
             self.temperature = self._calibrate(checked)
         return self
 
@@ -175,11 +176,13 @@ class NetworkRanker:
             return self.strength
         kept = state_folder / "strength.json" if state_folder else None
         if kept and kept.exists():
-            return float(json.loads(kept.read_text()))
+            stored = json.loads(kept.read_text())
+            if stored["data"] == self.data:  # else the state of another run, which the trainer refuses with a message
+                return float(stored["strength"])
         found = earned_strength(cases, self._reciprocal_ranks, self.seed)
         if kept:
             kept.parent.mkdir(parents=True, exist_ok=True)
-            kept.write_text(json.dumps(found))
+            kept.write_text(json.dumps({"strength": found, "data": self.data}))
         return found
 
     def _reciprocal_ranks(self, training: list[LabelledCase], held: list[LabelledCase]) -> npt.NDArray[np.float64]:
@@ -228,23 +231,24 @@ class NetworkRanker:
         history = trainer.run()
         return _for_ranking(network), history
 
-    def _balance_null(self, training: TrainingSet) -> None:
+    def _balance_null(self, windows: TrainingSet) -> None:
         """Shift the logit of the null so that it weighs right against a correction that was scaled after training.
 
-        Minimises the listwise loss over the shift, incidents and quiet windows counting the same in total.
+        Minimises the listwise loss over the shift on incidents and quiet windows, which count the same in total: those held out,
+        or those trained on where nothing was.
         """
-        if not any(training.is_normal) or all(training.is_normal):
+        if not any(windows.is_normal) or all(windows.is_normal):
             return
         losses = {True: np.zeros(len(_NULL_SHIFTS)), False: np.zeros(len(_NULL_SHIFTS))}
-        for graph, rows in zip(training.graphs, training.targets, strict=True):
+        for graph, rows in zip(windows.graphs, windows.targets, strict=True):
             candidates, null, _ = self._scores(graph)
             right = np.isin(graph.candidate_rows, np.array(rows, dtype=np.int64))
             rest = np.logaddexp.reduce(candidates)
             total = np.logaddexp(rest, null + _NULL_SHIFTS)
             answer = np.logaddexp.reduce(candidates[right]) if rows else null + _NULL_SHIFTS
             losses[not rows] += total - answer
-        normals = sum(training.is_normal)
-        loss = losses[True] / normals + losses[False] / (len(training) - normals)
+        normals = sum(windows.is_normal)
+        loss = losses[True] / normals + losses[False] / (len(windows) - normals)
         for network in self._networks:
             network.get_buffer("null_offset").fill_(float(_NULL_SHIFTS[int(np.argmin(loss))]))
 
@@ -321,6 +325,8 @@ class NetworkRanker:
         card, weights = load_model(folder)
         if card.families != FAMILIES:
             raise BadCheckpoint(f"{folder}: families", expected=", ".join(FAMILIES), found=", ".join(card.families))
+        if not (isinstance(card.temperature, float) and 0 < card.temperature < np.inf):
+            raise BadCheckpoint(f"{folder}: temperature", expected="a positive number", found=repr(card.temperature))
         try:
             config = NetworkConfig(**card.network)
             networks = []
@@ -329,7 +335,7 @@ class NetworkRanker:
                 prefix = f"{i}."
                 network.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
                 networks.append(_for_ranking(network))
-        except (TypeError, RuntimeError) as error:
+        except (TypeError, RuntimeError, BadInput) as error:
             raise BadCheckpoint(str(folder), expected="weights that fit the network", found=str(error).splitlines()[0]) from error
         kind = {"none": MlpRanker, "shuffled": ShuffledNetworkRanker}.get(config.edges, cls)
         ranker = kind(engine=engine, threads=threads, ensemble=card.members, seed=int(card.training.get("seed", 0)))

@@ -7,22 +7,20 @@ from typing import Final
 import numpy as np
 
 from rca.contracts import Case
-from rca.features import ALERT_SIGNALS, FLOOR_FEATURE, Calibration, graph_of, heard_signals, loudest_signal
+from rca.features import ALERT_SIGNALS, FLOOR_FEATURE, heard_signals, loudest_signals, quiet_graph
 from rca.graph import ServiceGraph
 from rca.models.rules.rule import Rule, Values
 from rca.ranking import Ranking, rank_by_score
 from rca.signals import NODE_COLUMN, NODE_SIGNALS
 
 _TEMPERATURE, _ALERTS_TEMPERATURE = 0.4, 0.7  # alerts say less per unit of score than measurements
-_QUIET_QUANTILE: Final = 0.75
 _UNCALIBRATED_NO_FAULT: Final = 1.0
 
 
 class Floor(Rule):
     """Deviations above what quiet times of the same system show, summed with falling weight, less what callees explain.
 
-    Formulas: rca.features. The score of `no_fault` is what the loudest candidate reaches in three quarters of the
-    quiet stretches.
+    Formulas: rca.features. The score of `no_fault` is what the loudest candidate reaches in a typical quiet stretch.
     """
 
     name = "floor"
@@ -50,15 +48,14 @@ def floor_of(graph: ServiceGraph) -> Values:
 
 
 def no_fault_score(case: Case) -> float:
-    """Third quartile over quiet stretches of the loudest candidate's score; 1 where there is no quiet stretch."""
+    """Median over quiet stretches of the loudest candidate's score; 1 where there is no quiet stretch."""
     if not case.quiet or not case.graph.candidates:
         return _UNCALIBRATED_NO_FAULT
-    calibration = Calibration.of(case.quiet, case.deviations)
-    loudest = [floor_of(graph_of(stretch, calibration)).max() for stretch in case.quiet]
-    return float(np.quantile(loudest, _QUIET_QUANTILE))
+    loudest = [floor_of(quiet_graph(case.quiet, place)).max() for place in range(len(case.quiet))]
+    return float(np.median(loudest))
 
 
 def families(graph: ServiceGraph) -> list[str]:
     """Fault family that each candidate's loudest signal points to, empty where none is above its threshold."""
-    signals = [loudest_signal(graph, int(row)) for row in graph.candidate_rows]
+    signals = loudest_signals(graph, graph.candidate_rows.tolist())
     return [NODE_SIGNALS[NODE_COLUMN[signal]].family if signal else "" for signal in signals]
