@@ -74,7 +74,7 @@ def test_without_the_extra_the_message_names_it(bundles: Path, tmp_path: Path, m
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_is_finished(bundles: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "RCA_HOME": str(tmp_path / "home")}
-    arguments = options(bundles, tmp_path / "mine", 12)
+    arguments = [*options(bundles, tmp_path / "mine", 12), "--strength", "0.5"]
     running = subprocess.Popen([sys.executable, "-m", "rca", *arguments], env=environment, stderr=subprocess.PIPE, text=True)
     state = tmp_path / "mine/unfinished/member-0.safetensors"
     deadline = time.monotonic() + 120

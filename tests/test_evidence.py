@@ -10,7 +10,7 @@ import pytest
 
 from rca.contracts import Case
 from rca.evidence import Facts, Histogram, Statement, explained, loud_signals
-from rca.features import loudest_signal
+from rca.features import loudest_signals
 from rca.incidents.example import FAULTS, example_incident
 from rca.models.registry import create
 from rca.pipeline import case_of, case_of_window
@@ -283,7 +283,7 @@ def test_evidence_and_family_reach_the_ranking() -> None:
     assert [c.entity for c in ranking.candidates] == [c.entity for c in bare.candidates]
     first, *rest = ranking.candidates
     assert first.entity.name == "catalogue"
-    signal = loudest_signal(made.graph, made.graph.rows[first.entity])
+    signal = loudest_signals(made.graph, [made.graph.rows[first.entity]])[0]
     assert first.evidence[0].signal == signal
     assert first.fault_family == NODE_SIGNALS[NODE_COLUMN[str(signal)]].family == "cpu"
     assert all(not candidate.evidence for candidate in rest[1:])

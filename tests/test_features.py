@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rca.deviations import Deviations
-from rca.features import Calibration, graph_of, loudest_signal
+from rca.features import Calibration, graph_of, loudest_signals
 from rca.graph import RELATIONS, ServiceGraph
 from rca.signals import EDGE_SIGNALS, NODE_COLUMN, NODE_SIGNALS
 from rca.telemetry import EntityId
@@ -105,8 +105,8 @@ def test_the_label_free_score_by_hand() -> None:
     assert column(made, "callees.loudest")[3:] == [None, None]
     assert column(made, "callers.share") == [None, 1.0, 1.0, None, 0.0]
     assert column(made, "path.on") == [1.0, 1.0, 1.0, 0.0, 1.0]
-    assert loudest_signal(made, 1) == "self_time"
-    assert loudest_signal(made, 2) is None
+    assert loudest_signals(made, [1])[0] == "self_time"
+    assert loudest_signals(made, [2])[0] is None
 
 
 def test_without_any_call_nobody_is_off_the_path() -> None:

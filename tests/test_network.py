@@ -106,7 +106,7 @@ def test_the_watch_sees_smoothing() -> None:
     with torch.no_grad():
         for kind in network.encoder.kinds.values():
             kind.weight.zero_()
-            kind.bias.copy_(torch.linspace(-1, 1, 48))
+            kind.bias.copy_(torch.linspace(-1, 1, len(kind.bias)))
     assert network(tensors, TORCH, watch=True).similarity[0] == pytest.approx(1, abs=1e-5)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -30,8 +31,16 @@ _Edges = Annotated[str, typer.Option(help="real; none and shuffled are ablations
 _Width = Annotated[int, typer.Option(min=1, help="Channels of the hidden layers; fewer for few incidents.")]
 _Layers = Annotated[int, typer.Option(min=0, help="Rounds of messages.")]
 _Epochs = Annotated[int, typer.Option(min=0, help="Most passes over the training incidents.")]
-_Invented = Annotated[int, typer.Option(min=0, help="Incidents to invent on quiet stretches of the same telemetry.")]
+_Invented = Annotated[
+    int, typer.Option(min=0, help="Incidents to invent on quiet stretches of the same telemetry; needed without labels.")
+]
 _Ensemble = Annotated[int, typer.Option(min=1, help="Networks of different seeds to average.")]
+_Strength = Annotated[
+    float | None,
+    typer.Option(
+        min=0, max=1, help="Share of the correction that counts; default: what held-out incidents justify.", show_default=False
+    ),
+]
 _Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.")]
 _Threads = Annotated[int, typer.Option(min=1, help="CPU threads; results repeat for the same number.")]
 _Resume = Annotated[bool, typer.Option("--resume", help="Go on with the interrupted training of this model.")]
@@ -49,8 +58,9 @@ def train(
     width: _Width = 32,
     layers: _Layers = 2,
     epochs: _Epochs = 40,
-    invented: _Invented = 500,
+    invented: _Invented = 0,
     ensemble: _Ensemble = 1,
+    strength: _Strength = None,
     seed: _Seed = 0,
     threads: _Threads = 1,
     resume: _Resume = False,
@@ -74,6 +84,7 @@ def train(
         epochs=epochs,
         invented=invented,
         ensemble=ensemble,
+        strength=strength,
         seed=seed,
         threads=threads,
     )
@@ -86,8 +97,8 @@ def train(
     if not resume:
         shutil.rmtree(states, ignore_errors=True)
     try:
-        with _progress(ensemble, epochs) as show:
-            ranker.train(training, validation, state_folder=states, progress=show)
+        with _progress(ensemble, epochs) as (show, judging):
+            ranker.train(training, validation, state_folder=states, progress=show, judging=judging)
     except KeyboardInterrupt:
         typer.echo(f"interrupted; finished epochs are kept in {states}, --resume goes on", err=True)
         raise
@@ -125,8 +136,8 @@ def _report(ranker: NetworkRanker, out: Path, training: int, validation: int) ->
 
 
 @contextmanager
-def _progress(networks: int, epochs: int) -> Iterator[Progress]:
-    """A progress bar over the epochs of all networks."""
+def _progress(networks: int, epochs: int) -> Iterator[tuple[Progress, Callable[[], None]]]:
+    """A progress bar over the epochs of all networks, and before it a line that says what is judged."""
     from rca.models.training import Epoch
 
     with progress("epochs", networks * epochs) as step:
@@ -136,4 +147,9 @@ def _progress(networks: int, epochs: int) -> Iterator[Progress]:
             text = f"network {member + 1} of {networks}: loss {epoch.loss:.3f}{held_out}"
             step(text, completed=member * epochs + epoch.number)
 
-        yield show
+        parts = count(1)
+
+        def judging() -> None:
+            step(f"judging the correction on held-out incidents, part {next(parts)}", completed=0)
+
+        yield show, judging

@@ -149,14 +149,18 @@ class NetworkRanker:
         *,
         state_folder: Path | None = None,
         progress: Progress | None = None,
+        judging: Callable[[], None] | None = None,
     ) -> Self:
-        """As `fit`; a run that was interrupted goes on from the states in `state_folder`."""
+        """As `fit`; a run that was interrupted goes on from the states in `state_folder`.
+
+        `judging` is called before every part of the cross-validation that finds the strength.
+        """
         training, weights = self._training_set(cases)
         checked = labelled_incidents(validation or ()) if validation else TrainingSet.empty()
         self.data = {"training": training.digest(), "validation": checked.digest(), "graphs": len(training)}
         quiet = normal_windows(validation or (), self.normals, self.seed)
         with _threads(self.threads):
-            strength = self._strength([*cases, *(validation or ())], state_folder)
+            strength = self._strength([*cases, *(validation or ())], state_folder, judging or (lambda: None))
             tensors = training.tensors(weights)
             held_out = checked.tensors() if len(checked) else None
             networks, histories = [], []
@@ -170,7 +174,7 @@ class NetworkRanker:
             self.temperature = self._calibrate(checked)
         return self
 
-    def _strength(self, cases: Sequence[LabelledCase], state_folder: Path | None) -> float:
+    def _strength(self, cases: Sequence[LabelledCase], state_folder: Path | None, judging: Callable[[], None]) -> float:
         """The given strength, or the one that cross-validation inside the training data finds; an interrupted run keeps it."""
         if self.strength is not None:
             return self.strength
@@ -179,7 +183,12 @@ class NetworkRanker:
             stored = json.loads(kept.read_text())
             if stored["data"] == self.data:  # else the state of another run, which the trainer refuses with a message
                 return float(stored["strength"])
-        found = earned_strength(cases, self._reciprocal_ranks, self.seed)
+
+        def judge(training: list[LabelledCase], held: list[LabelledCase]) -> npt.NDArray[np.float64]:
+            judging()
+            return self._reciprocal_ranks(training, held)
+
+        found = earned_strength(cases, judge, self.seed)
         if kept:
             kept.parent.mkdir(parents=True, exist_ok=True)
             kept.write_text(json.dumps({"strength": found, "data": self.data}))
