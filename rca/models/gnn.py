@@ -23,6 +23,7 @@ from rca.models.augmentation import Augment, invented_incidents, labelled_incide
 from rca.models.checkpoint import ModelCard, load_model, save_model
 from rca.models.engines import engine_of
 from rca.models.network import Edges, Gates, Network, NetworkConfig
+from rca.models.rules.floor import no_fault_probability
 from rca.models.strength import STRENGTHS, earned_strength
 from rca.models.training import (
     Device,
@@ -42,7 +43,7 @@ Progress = Callable[[int, Epoch], None]
 """Called after every epoch with the number of the ensemble's member and the epoch."""
 
 _NULL: Final = "no candidates: nothing could be ranked"
-_NULL_SHIFTS: Final = np.arange(-80, 81) / 10
+_LEAST_PROBABILITY: Final = 1e-6
 _SEED_STRIDE: Final = 7919
 
 
@@ -158,7 +159,6 @@ class NetworkRanker:
         training, weights = self._training_set(cases)
         checked = labelled_incidents(validation or ()) if validation else TrainingSet.empty()
         self.data = {"training": training.digest(), "validation": checked.digest(), "graphs": len(training)}
-        quiet = normal_windows(validation or (), self.normals, self.seed)
         with _threads(self.threads):
             strength = self._strength([*cases, *(validation or ())], state_folder, judging or (lambda: None))
             tensors = training.tensors(weights)
@@ -170,8 +170,7 @@ class NetworkRanker:
                 networks.append(network)
                 histories.append(history)
             self._networks, self.histories = tuple(networks), tuple(histories)
-            self._balance_null(checked + quiet if len(checked) and len(quiet) else training)
-            self.temperature = self._calibrate(checked)
+            self.temperature = self._calibrate(checked, with_null=not any(case.case.quiet for case in validation or ()))
         return self
 
     def _strength(self, cases: Sequence[LabelledCase], state_folder: Path | None, judging: Callable[[], None]) -> float:
@@ -240,34 +239,17 @@ class NetworkRanker:
         history = trainer.run()
         return _for_ranking(network), history
 
-    def _balance_null(self, windows: TrainingSet) -> None:
-        """Shift the logit of the null so that it weighs right against a correction that was scaled after training.
-
-        Minimises the listwise loss over the shift on incidents and quiet windows, which count the same in total: those held out,
-        or those trained on where nothing was.
-        """
-        if not any(windows.is_normal) or all(windows.is_normal):
-            return
-        losses = {True: np.zeros(len(_NULL_SHIFTS)), False: np.zeros(len(_NULL_SHIFTS))}
-        for graph, rows in zip(windows.graphs, windows.targets, strict=True):
-            candidates, null, _ = self._scores(graph)
-            right = np.isin(graph.candidate_rows, np.array(rows, dtype=np.int64))
-            rest = np.logaddexp.reduce(candidates)
-            total = np.logaddexp(rest, null + _NULL_SHIFTS)
-            answer = np.logaddexp.reduce(candidates[right]) if rows else null + _NULL_SHIFTS
-            losses[not rows] += total - answer
-        normals = sum(windows.is_normal)
-        loss = losses[True] / normals + losses[False] / (len(windows) - normals)
-        for network in self._networks:
-            network.get_buffer("null_offset").fill_(float(_NULL_SHIFTS[int(np.argmin(loss))]))
-
-    def _calibrate(self, validation: TrainingSet) -> float:
+    def _calibrate(self, validation: TrainingSet, *, with_null: bool) -> float:
+        """Temperature fitted on held-out incidents; the null takes part only where it will when ranking."""
         scores, answers = [], []
         for graph, rows in zip(validation.graphs, validation.targets, strict=True):
             candidates, null, _ = self._scores(graph)
-            scores.append(np.append(candidates, null))
             right = np.isin(graph.candidate_rows, np.array(rows, dtype=np.int64))
-            answers.append(np.append(right, not rows))
+            if with_null:
+                candidates, right = np.append(candidates, null), np.append(right, not rows)
+            if right.any():
+                scores.append(candidates)
+                answers.append(right)
         return calibrated_temperature(scores, answers)
 
     def rank(self, case: Case) -> Ranking:
@@ -286,10 +268,19 @@ class NetworkRanker:
             graph.candidates,
             scores,
             temperature=self.temperature,
-            no_fault_score=null,
+            no_fault_score=self._no_fault_score(scores, case) if case.quiet else null,
             families=[FAMILIES[row] for row in families.argmax(axis=1)],
             gaps=case.window.gaps,
         )
+
+    def _no_fault_score(self, scores: npt.NDArray[np.float64], case: Case) -> float:
+        """The score at which "no fault" is as likely as the label-free comparison with the system's own quiet stretches says.
+
+        A network that saw tens of incidents knows little about quiet times of another system; quiet times know themselves.
+        """
+        likely = np.clip(no_fault_probability(case), _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
+        rest = np.logaddexp.reduce(scores / self.temperature)
+        return float(self.temperature * (rest + np.log(likely / (1 - likely))))
 
     def _scores(self, graph: ServiceGraph) -> tuple[npt.NDArray[np.float64], float, npt.NDArray[np.float64]]:
         """Mean logits of the candidates, (C,), and of the null, and mean probabilities of the families, (C, K)."""

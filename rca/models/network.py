@@ -185,7 +185,6 @@ class Network(nn.Module):
         self.gate = nn.Parameter(torch.ones(()))
         self.log_sharpness = nn.Parameter(torch.zeros(()))
         self.register_buffer("strength", torch.ones(()))
-        self.register_buffer("null_offset", torch.zeros(()))
         loud = [column for column, name in enumerate(schema.features) if name.endswith(_LOUD_SUFFIX)]
         self.register_buffer("loud_columns", torch.tensor(loud, dtype=torch.int64), persistent=False)
         self.register_buffer("known", torch.ones(len(loud)))
@@ -281,8 +280,7 @@ class Network(nn.Module):
         context = [engine.sum(chosen, pool) / degree, engine.maximum(chosen, pool), engine.peak(floor, pool)]
         null = self.null(torch.cat(context, dim=1))
         sharpness = self.log_sharpness.exp()
-        no_fault = (sharpness * null).squeeze(1) + self.get_buffer("null_offset")
-        return Output((sharpness * score).squeeze(1), no_fault, self.family(chosen))
+        return Output((sharpness * score).squeeze(1), (sharpness * null).squeeze(1), self.family(chosen))
 
 
 def standardised(floor: Tensor, pool: Links, degree: Tensor, engine: Engine) -> Tensor:

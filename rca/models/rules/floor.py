@@ -34,7 +34,7 @@ class Floor(Rule):
             case.window.incident,
             case.graph.candidates,
             self.scores(case),
-            temperature=_ALERTS_TEMPERATURE if set(heard_signals(case.graph)) <= set(ALERT_SIGNALS) else _TEMPERATURE,
+            temperature=_temperature(case.graph),
             no_fault_score=no_fault_score(case),
             families=families(case.graph),
             gaps=case.window.gaps,
@@ -45,6 +45,16 @@ def floor_of(graph: ServiceGraph) -> Values:
     """Label-free score of every candidate, (C,)."""
     scores: Values = graph.column(FLOOR_FEATURE)[graph.candidate_rows].astype(np.float64)
     return scores
+
+
+def no_fault_probability(case: Case) -> float:
+    """Probability that nothing is wrong, or that the cause is outside the graph."""
+    logits = np.append(floor_of(case.graph), no_fault_score(case)) / _temperature(case.graph)
+    return float(np.exp(logits[-1] - np.logaddexp.reduce(logits)))
+
+
+def _temperature(graph: ServiceGraph) -> float:
+    return _ALERTS_TEMPERATURE if set(heard_signals(graph)) <= set(ALERT_SIGNALS) else _TEMPERATURE
 
 
 def no_fault_score(case: Case) -> float:
