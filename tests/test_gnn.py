@@ -133,11 +133,12 @@ def test_other_features_are_refused_by_name(trained: NetworkRanker) -> None:
 
 def test_it_knows_when_nothing_is_wrong() -> None:
     cases: list[LabelledCase] = example_cases()
-    ranker = NetworkRanker(width=16, epochs=40, normals=2, strength=1.0).fit(cases)
+    ranker = NetworkRanker(width=16, epochs=10, normals=2).fit(cases)
     quiet = normal_windows(cases, 1, seed=5)
     doubts = [ranker.rank(replace(cases[i].case, graph=graph)).no_fault for i, graph in enumerate(quiet.graphs)]
     alarms = [ranker.rank(case.case).no_fault for case in cases]
-    assert np.mean(doubts) > np.mean(alarms) + 0.3
+    assert max(alarms) < 0.01
+    assert min(doubts) > 0.1
 
 
 def test_an_interrupted_ensemble_goes_on(tmp_path: Path) -> None:
