@@ -16,7 +16,7 @@ from typing import Final
 
 from pydantic import TypeAdapter
 
-from rca.evaluation.tables import markdown
+from rca.evaluation.tables import in_short, markdown
 from rca.faults import FAULT_KINDS
 from rca.features import ALERT_SIGNALS, EDGE_FEATURES, FLOOR_SIGNALS, NODE_FEATURES, Feature
 from rca.incidents.bundle import ARCHIVE_SUFFIX, INCIDENT_FILE, MAX_ARCHIVE_BYTES, IncidentFile
@@ -251,14 +251,18 @@ Generated from docs/results by `python -m scripts.docs`; docs/evaluation.md says
 def accuracy_page() -> str:
     """docs/accuracy.md, from the summaries in docs/results."""
     parts = []
+    every = []
     for file in sorted((ROOT / "docs" / "results").glob("*.json")):
         body = json.loads(file.read_text(encoding="utf-8"))
         if "dataset" not in body:  # speed, not accuracy
             continue
+        every += body["runs"]
         parts.append(f"## {body['dataset']}\n\n{markdown(body['runs'])}")
         if "runs_per_service" in body:
             parts.append(f"## {body['dataset']}, instances counted as their service\n\n{markdown(body['runs_per_service'])}")
-    return _ACCURACY + ("\n".join(parts) or "No results are kept yet.\n")
+    if not parts:
+        return _ACCURACY + "No results are kept yet.\n"
+    return f"{_ACCURACY}## In short\n\nAC@1 / AC@3.\n\n{in_short(every)}\n\n" + "\n".join(parts)
 
 
 _PERFORMANCE = """\

@@ -16,6 +16,9 @@ from rca.evaluation.transforms import NONE, QUIET
 
 SCHEMA_VERSION: Final = "1"
 ALL: Final = "all"
+SHORT_LIST: Final = ("floor", "gnn")
+"""Rankers that stand by name in the overview: the label-free score and what corrects it."""
+
 _TITLES: Final = {"ac1": "AC@1", "ac3": "AC@3", "ac5": "AC@5", "avg5": "Avg@5", "mrr": "MRR"}
 _SPLIT_TITLES: Final = {
     "leave-system-out": "Trained on other systems",
@@ -156,6 +159,31 @@ def markdown(runs: Sequence[Summary], level: int = 3) -> str:
         if rows[0]["transform"] != QUIET:
             parts.append(f"Confidence:\n\n{_table(*confidence(rows))}")
     return "\n\n".join(parts) + "\n"
+
+
+def in_short(runs: Sequence[Summary]) -> str:
+    """One table over all data sets: the label-free score and the network beside the best of the other rules and learners."""
+    head = ["", *SHORT_LIST, "best other rule", "best other learner", "chance"]
+    body = []
+    for title, rows in grouped(runs).items():
+        if rows[0]["transform"] == QUIET:
+            continue
+        others = [row for row in rows if row["ranker"] not in SHORT_LIST and not row["uses_names"]]
+        named = {row["ranker"]: row for row in rows}
+        rules, learners = ([row for row in others if row["learned"] == learned] for learned in (False, True))
+        chance = rows[0]["by_fault_kind"][ALL]["chance"]
+        body.append([title, *(_pair(named.get(name)) for name in SHORT_LIST), *map(_named_pair, (rules, learners))])
+        body[-1].append(" / ".join(_share(chance[metric]) for metric in ("ac1", "ac3")))
+    return _table(head, body)
+
+
+def _pair(row: Summary | None) -> str:
+    return " / ".join(_share(row["by_fault_kind"][ALL][metric]["value"]) for metric in ("ac1", "ac3")) if row else ""
+
+
+def _named_pair(rows: Sequence[Summary]) -> str:
+    """The first of rows that are in order of AC@1, by name."""
+    return f"{_pair(rows[0])} {rows[0]['ranker']}" if rows else ""
 
 
 def overview(rows: Sequence[Summary], *, wide: bool = False) -> tuple[list[str], list[list[str]]]:
