@@ -132,7 +132,10 @@ def _report(ranker: NetworkRanker, out: Path, training: int, validation: int) ->
             f"gate {kept.gate:.2f}, node similarity by layer {likeness}, {history.seconds:.1f} s"
         )
     held = f"{validation} held out" if validation else "none held out: too few groups of incidents"
-    typer.echo(f"{out}: {ranker.data['graphs']} graphs from {training} incidents ({held}), temperature {ranker.temperature:.2f}")
+    typer.echo(
+        f"{out}: {ranker.data['graphs']} graphs from {training} incidents ({held}), "
+        f"{ranker.earned:.0%} of the correction counts, temperature {ranker.temperature:.2f}"
+    )
 
 
 @contextmanager

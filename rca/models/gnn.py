@@ -293,6 +293,13 @@ class NetworkRanker:
         family = torch.stack([output.family.softmax(1) for output in outputs]).mean(0)
         return score.numpy(), float(null), np.round(family.numpy(), 9)
 
+    @property
+    def earned(self) -> float:
+        """Share of the correction that counts. Raises BadInput before training."""
+        if not self._networks:
+            raise BadInput(f"ranker {self.name}", expected="training before asking what it earned", found="none")
+        return float(self._networks[0].get_buffer("strength"))
+
     def save(self, folder: Path) -> None:
         """Write the trained networks as a checkpoint. Raises BadInput before training, StorageFull."""
         if not self._networks:
@@ -309,7 +316,7 @@ class NetworkRanker:
                 "invented": self.invented,
                 "invented_share": self.invented_share,
                 "normals": self.normals,
-                "strength": float(self._networks[0].get_buffer("strength")),
+                "strength": self.earned,
             },
             members=len(self._networks),
             temperature=self.temperature,
