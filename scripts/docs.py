@@ -269,7 +269,7 @@ _PERFORMANCE = """\
 # Speed and memory
 
 `make bench` (`python -m benchmarks`) times everything below and writes `docs/results/performance.json`, from which this page is
-made. Figures are medians of {repeat} runs, with the slowest and the fastest beside them; a bar is what the design asks for. The
+made. Figures are medians of {repeat} runs, with the slowest and the fastest beside them; a bar is what is asked for. The
 machine may have had other work to do: `load` is its load average at the end. Nothing fails on a slow day.
 
 Machine: {machine}.
