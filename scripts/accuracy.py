@@ -55,6 +55,8 @@ def runs() -> list[tuple[str, list[str]]]:
         if system != "petshop":  # its two kinds, latency and availability, say what was noticed rather than what was done
             planned.append((system, [*only, "--split", "leave-fault-out", *_rankers((*BEST, "lambdamart", "gnn"))]))
     for system in NEZHA:
+        for name in ("leave-service-out", "forward"):
+            planned.append((system, ["--system", system, "--split", name, *_rankers((*BEST, "lambdamart", "gnn"))]))
         others = [word for name in NEZHA for word in ("--system", name)]
         planned.append(
             (system, [*others, "--test", system, "--split", "leave-system-out", *_rankers((*BEST, "lambdamart", "gnn"))])
