@@ -15,13 +15,14 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.result import Result
 from rca.features import EDGE_FEATURE_NAMES, NODE_FEATURE_NAMES
 from rca.graph import ServiceGraph
 from rca.models.engines import ENGINES, engine_of
@@ -33,19 +34,6 @@ from rca.tensors import GraphTensors, batch, chunks
 GRAPHS, SERVICES, CALLS = 512, 30, 60
 LARGE_SERVICES, LARGE_CALLS = 10_000, 100_000
 INFERENCE_BATCH = 256
-
-
-@dataclass(frozen=True)
-class Result:
-    """One measured figure. `bar` is what the design asks for, None where it asks for nothing."""
-
-    what: str
-    workload: str
-    unit: str
-    median: float
-    slowest: float
-    fastest: float
-    bar: float | None
 
 
 def service_graph(rng: np.random.Generator, services: int, calls: int) -> ServiceGraph:
