@@ -10,7 +10,7 @@ from typing import Final, Protocol, Self, runtime_checkable
 from rca.deviations import Deviations
 from rca.graph import ServiceGraph
 from rca.ranking import Ranking
-from rca.telemetry import EntityId
+from rca.telemetry import EntityId, Telemetry
 from rca.window import Window
 
 _INSTANCE_SUFFIX: Final = re.compile(r"-\d+$")
@@ -50,6 +50,19 @@ def service_of(entity: EntityId) -> EntityId:
 def group_of(system: str, causes: Sequence[EntityId], fault_kind: str) -> tuple[str, str, str]:
     """What repetitions of one injection share, on whichever instance of a service they happened."""
     return (system, ",".join(sorted({str(service_of(cause)) for cause in causes})), fault_kind)
+
+
+@runtime_checkable
+class Collector(Protocol):
+    """Reads one source of telemetry: read-only and repeatable.
+
+    `collect` returns what the source knows about [start_ns, end_ns), every frame sorted by time and inside the interval.
+    What could not be read is a gap. Raises Unavailable if the source did not answer, Rejected if it refused.
+    """
+
+    name: str
+
+    def collect(self, start_ns: int, end_ns: int) -> Telemetry: ...
 
 
 @runtime_checkable

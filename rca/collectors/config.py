@@ -1,0 +1,85 @@
+"""The configuration file, `rca.toml`: one table for every source. Unknown keys are refused with the nearest known one."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from rca.errors import BadInput
+from rca.settings import Section
+
+FILE_NAME: Final = "rca.toml"
+
+
+class Config(Section):
+    """Every table of the file. A table that is absent means that the source is not used."""
+
+
+def config_path(given: Path | None = None) -> Path:
+    """The file that is read: the given one, `$RCA_CONFIG`, `./rca.toml`, or `~/.config/rca/rca.toml`. Raises BadInput."""
+    if given is not None:
+        return given
+    if os.environ.get("RCA_CONFIG"):
+        return Path(os.environ["RCA_CONFIG"])
+    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    for path in (Path(FILE_NAME), home / "rca" / FILE_NAME):
+        if path.exists():
+            return path
+    raise BadInput(
+        "configuration",
+        expected=f"./{FILE_NAME}, {home / 'rca' / FILE_NAME}, $RCA_CONFIG or --config",
+        found="none; `rca init` writes one",
+    )
+
+
+def load_config(path: Path) -> Config:
+    """Read and check the file. Raises BadInput that names every mistake."""
+    try:
+        body = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "bytes that are not UTF-8"
+        raise BadInput(str(path), expected="a configuration file", found=str(reason)) from None
+    except tomllib.TOMLDecodeError as error:
+        raise BadInput(str(path), expected="TOML", found=str(error)) from None
+    try:
+        return Config(**body)
+    except ValidationError as error:
+        mistakes = list(_mistakes(error))
+        raise BadInput(str(path), expected="settings of docs/collecting.md", found="; ".join(mistakes)) from None
+
+
+def _mistakes(error: ValidationError) -> Iterator[str]:
+    """One clause for every mistake; the values of secrets are not repeated."""
+    for mistake in error.errors(include_input=False, include_url=False):
+        *tables, key = mistake["loc"] or ("file",)
+        where = ".".join(map(str, mistake["loc"])) or "the file"
+        if mistake["type"] == "extra_forbidden":
+            known = _keys_at(tables)
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+            hint = f", did you mean {near[0]!r}?" if near else f", known: {', '.join(known)}" if known else ""
+            yield f"{where}: unknown setting{hint}"
+        else:
+            yield f"{where}: {mistake['msg'].removeprefix('Value error, ')}"
+
+
+def _keys_at(tables: list[int | str]) -> list[str]:
+    """Settings of the table at a path of keys."""
+    model: Any = Config
+    for table in tables:
+        field = model.model_fields.get(str(table)) if isinstance(model, type) and issubclass(model, BaseModel) else None
+        if field is not None:
+            model = _model_in(field.annotation)
+    return sorted(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+
+
+def _model_in(annotation: Any) -> Any:
+    """The section that an annotation such as `Section | None` or `tuple[Section, ...]` is about."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _model_in(part)) is not None), None)

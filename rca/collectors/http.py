@@ -1,0 +1,123 @@
+"""One way to ask a server over HTTP: retries, limits and errors that say whether to try again."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
+
+from rca.errors import Rejected, Unavailable
+from rca.settings import HttpSource
+from rca.telemetry import SECOND_NS
+
+_AGAIN: Final = (429, 502, 503, 504)
+_EXCERPT: Final = 200
+_DEEPEST: Final = 8  # exceptions that wrap one another
+
+
+class _Bearer(requests.auth.AuthBase):
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self._token}"
+        return request
+
+
+def session_for(source: HttpSource) -> requests.Session:
+    """A session with the source's identity, trust and retries; time-outs are given with every request.
+
+    Raises BadInput if a secret's file cannot be read.
+    """
+    session = requests.Session()
+    session.trust_env = False  # a proxy or .netrc of the engineer's shell must not decide where telemetry comes from
+    identity = source.authorization()
+    if isinstance(identity, str):
+        session.auth = _Bearer(identity)
+    elif identity is not None:
+        session.auth = identity
+    session.headers.update(source.headers)
+    tls = source.tls
+    session.verify = False if tls.insecure_skip_verify else (str(tls.ca_file) if tls.ca_file else True)
+    if tls.cert_file and tls.key_file:
+        session.cert = (str(tls.cert_file), str(tls.key_file))
+    retry = Retry(
+        total=source.retries,
+        backoff_factor=0.2,
+        status_forcelist=_AGAIN,
+        allowed_methods=None,
+        raise_on_status=False,
+        respect_retry_after_header=False,  # somebody waits for the answer; a gap now is better than one later
+    )
+    adapter = HTTPAdapter(max_retries=retry, pool_maxsize=source.concurrency)
+    session.mount("http://", adapter)
+    session.mount("https://", adapter)
+    return session
+
+
+def ask(
+    session: requests.Session, source: HttpSource, path: str, *, params: Any = None, accept: str | None = None
+) -> bytes | None:
+    """The body of a GET; None for 404. Raises Unavailable (no answer, 5xx, 429, too large) or Rejected (other 4xx)."""
+    url = source.url.rstrip("/") + path
+    try:
+        with session.get(
+            url, params=params, timeout=source.timeout / SECOND_NS, stream=True, headers={"Accept": accept} if accept else None
+        ) as response:
+            body = _limited(response, source.max_response_bytes, url)
+            status = response.status_code
+    except requests.exceptions.SSLError as error:
+        raise Rejected(f"{url}: TLS: {_short(str(error))}") from error
+    except requests.RequestException as error:
+        raise Unavailable(f"{url}: {reason_of(error)}") from error
+    if status == 404:
+        return None
+    if status >= 500 or status in _AGAIN:
+        raise Unavailable(f"{url}: HTTP {status}: {_short(body.decode(errors='replace'))}")
+    if status >= 300:
+        raise Rejected(f"{url}: HTTP {status}: {_short(body.decode(errors='replace'))}")
+    return body
+
+
+def ask_json(session: requests.Session, source: HttpSource, path: str, *, params: Any = None) -> Any:
+    """The same, as JSON; None for 404. Raises Rejected if the answer is no JSON."""
+    body = ask(session, source, path, params=params, accept="application/json")
+    if body is None:
+        return None
+    try:
+        return json.loads(body)
+    except ValueError:
+        found = _short(body.decode(errors="replace"))
+        raise Rejected(f"{source.url.rstrip('/')}{path}: expected JSON, found {found!r}") from None
+
+
+def reason_of(error: requests.RequestException) -> str:
+    """Why a request failed, in a few words."""
+    if isinstance(error, requests.Timeout):
+        return "no answer in time"
+    cause: BaseException | None = error
+    for _ in range(_DEEPEST):  # requests wraps urllib3, which wraps the socket's own words
+        if cause is None:
+            break
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror.lower()
+        inner = [getattr(cause, "reason", None), *cause.args, cause.__cause__, cause.__context__]
+        cause = next((one for one in inner if isinstance(one, BaseException)), None)
+    return _short(str(error))
+
+
+def _limited(response: requests.Response, limit: int, url: str) -> bytes:
+    body = bytearray()
+    for part in response.iter_content(2**16):
+        body += part
+        if len(body) > limit:
+            raise Unavailable(f"{url}: the answer is larger than {limit / 2**20:.0f} MiB (max_response_bytes)")
+    return bytes(body)
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _EXCERPT else text[:_EXCERPT] + "…"
