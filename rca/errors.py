@@ -8,6 +8,7 @@
     │   ├── BadCheckpoint   a model file is damaged, or was trained for other features
     │   └── UnknownName     an id, entity, ranker or format that does not exist here
     ├── Unavailable         a source or sink did not answer; trying again may help
+    │   └── Overloaded      there is no room now; it says after how long to try again
     ├── Rejected            a source or sink refused; trying again does not help
     ├── StorageFull         the disk refused a write; what was stored before is intact
     └── TrainingDiverged    the loss stopped being a number
@@ -65,6 +66,14 @@ class UnknownName(BadInput):
 
 class Unavailable(RcaError):
     """A source or sink did not answer; trying again may help."""
+
+
+class Overloaded(Unavailable):
+    """There is no room for more now; trying again after `retry_after_s` seconds may help."""
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
 
 
 class Rejected(RcaError):
