@@ -1,4 +1,4 @@
-"""Between the receiver and whatever keeps the telemetry: what is handed over, how it says that it is full, and what is counted."""
+"""Between the receiver and whatever keeps the telemetry: what is handed over, how it says "full", and what is counted."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ class Intake(Protocol):
 class Accounting:
     """Exact numbers of everything that arrived, by outcome, signal and reason; safe to use from several threads.
 
-    `requests` (reason: how it was answered) and `bytes` (after decompression) count what came over the wire. Of spans, data points
-    and log records, received = accepted + rejected (reason: why) + refused (decoded, but the intake failed); `altered` counts
-    those of the accepted ones that were cut to the limits. Requests that were turned away whole are counted as requests
+    `requests` (reason: how it was answered) and `bytes` (after decompression) count what came over the wire. Of spans, data
+    points and log records, received = accepted + rejected (reason: why) + refused (decoded, but the intake failed); `altered`
+    counts those of the accepted ones that were cut to the limits. Requests that were turned away whole are counted as requests
     only, for what they hold is not known.
     """
 
