@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any, Final
 
 import requests
+import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
@@ -15,6 +17,7 @@ from rca.telemetry import SECOND_NS
 
 _AGAIN: Final = (429, 502, 503, 504)
 _EXCERPT: Final = 200
+_SHORTEST: Final = 0.05  # s, also where no time is left: a time-out of 0 is refused
 _DEEPEST: Final = 8  # exceptions that wrap one another
 
 
@@ -59,15 +62,27 @@ def session_for(source: HttpSource) -> requests.Session:
 
 
 def ask(
-    session: requests.Session, source: HttpSource, path: str, *, params: Any = None, accept: str | None = None
+    session: requests.Session,
+    source: HttpSource,
+    path: str,
+    *,
+    params: Any = None,
+    accept: str | None = None,
+    until: float | None = None,
 ) -> bytes | None:
-    """The body of a GET; None for 404. Raises Unavailable (no answer, 5xx, 429, too large) or Rejected (other 4xx)."""
+    """The body of a GET; None for 404. Raises Unavailable (no answer, 5xx, 429, too large) or Rejected (other 4xx).
+
+    All tries together end at `until` (of time.monotonic), whatever the server does.
+    """
     url = source.url.rstrip("/") + path
+    wait = source.timeout / SECOND_NS
+    if until is not None:
+        wait = max(_SHORTEST, min(wait, (until - time.monotonic()) / (source.retries + 1)))
     try:
         with session.get(
-            url, params=params, timeout=source.timeout / SECOND_NS, stream=True, headers={"Accept": accept} if accept else None
+            url, params=params, timeout=wait, stream=True, headers={"Accept": accept} if accept else None
         ) as response:
-            body = _limited(response, source.max_response_bytes, url)
+            body = _limited(response, source.max_response_bytes, url, until)
             status = response.status_code
     except requests.exceptions.SSLError as error:
         raise Rejected(f"{url}: TLS: {_short(str(error))}") from error
@@ -82,9 +97,9 @@ def ask(
     return body
 
 
-def ask_json(session: requests.Session, source: HttpSource, path: str, *, params: Any = None) -> Any:
+def ask_json(session: requests.Session, source: HttpSource, path: str, *, params: Any = None, until: float | None = None) -> Any:
     """The same, as JSON; None for 404. Raises Rejected if the answer is no JSON."""
-    body = ask(session, source, path, params=params, accept="application/json")
+    body = ask(session, source, path, params=params, accept="application/json", until=until)
     if body is None:
         return None
     try:
@@ -109,13 +124,25 @@ def reason_of(error: requests.RequestException) -> str:
     return _short(str(error))
 
 
-def _limited(response: requests.Response, limit: int, url: str) -> bytes:
+def _limited(response: requests.Response, limit: int, url: str, until: float | None) -> bytes:
     body = bytearray()
-    for part in response.iter_content(2**16):
+    while part := _some(response):
         body += part
         if len(body) > limit:
             raise Unavailable(f"{url}: the answer is larger than {limit / 2**20:.0f} MiB (max_response_bytes)")
+        if until is not None and time.monotonic() > until:
+            raise Unavailable(f"{url}: the answer had not ended when time was up")
     return bytes(body)
+
+
+def _some(response: requests.Response) -> bytes:
+    """What has arrived, decompressed; nothing at the end. A full buffer is not waited for: a body that drips must end too."""
+    try:
+        return response.raw.read1(2**16, decode_content=True)
+    except urllib3.exceptions.ReadTimeoutError as error:
+        raise requests.exceptions.ReadTimeout(error) from error
+    except urllib3.exceptions.HTTPError as error:
+        raise requests.exceptions.ConnectionError(error) from error
 
 
 def _short(text: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from rca.collectors.files.otlp_json import OtlpReader, http_status, peers
 from rca.collectors.files.reading import DEFAULTS, Progress, ReadOptions, quiet
-from rca.collectors.files.recording import Recording, system_name
+from rca.collectors.files.recording import Recording, Rows, system_name
 from rca.collectors.files.streams import array_elements, has_array, json_files, json_lines
 from rca.errors import BadTelemetry
 from rca.incidents.incident import Incident
@@ -29,7 +29,7 @@ def read(path: Path, options: ReadOptions = DEFAULTS, progress: Progress = quiet
             if number % 100 == 1:
                 progress(0, 1, f"{file.name}, trace {number}")
             if "spans" in value:
-                _take(recording, value, where)
+                take_trace(recording, value, where)
             else:
                 otlp.take(value.get("result", value), where)
     yield recording.incident("jaeger", system_name(options.system or path.name.split(".")[0]))
@@ -46,7 +46,8 @@ def _traces(file: Path) -> Iterator[Mapping[str, Any]]:
             yield trace
 
 
-def _take(recording: Recording, trace: Mapping[str, Any], where: str) -> None:
+def take_trace(recording: Rows, trace: Mapping[str, Any], where: str) -> None:
+    """Read one element of `data`. Raises BadTelemetry if it does not have the shape of a trace."""
     try:
         processes = {key: _process(process) for key, process in (trace.get("processes") or {}).items()}
         for span in trace["spans"] or ():
@@ -67,7 +68,7 @@ def _tags(pairs: Any) -> dict[str, Any]:
     return {pair["key"]: pair.get("value") for pair in pairs or ()}
 
 
-def _span(recording: Recording, process: tuple[str, Any, Any, Any], span: Mapping[str, Any]) -> None:
+def _span(recording: Rows, process: tuple[str, Any, Any, Any], span: Mapping[str, Any]) -> None:
     trace_id, span_id = span.get("traceID"), span.get("spanID")
     if not trace_id or not span_id or span.get("startTime") is None:
         recording.skip("spans", "spans without id or time")

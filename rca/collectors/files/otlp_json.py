@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from rca.collectors.files.otlp_metrics import MetricReader
 from rca.collectors.files.reading import DEFAULTS, Progress, ReadOptions, quiet
-from rca.collectors.files.recording import Recording, system_name
+from rca.collectors.files.recording import Recording, Rows, system_name
 from rca.collectors.files.streams import json_files, json_lines
 from rca.errors import BadTelemetry
 from rca.incidents.incident import Incident
@@ -87,9 +87,9 @@ def http_status(values: Mapping[str, Any]) -> int | None:
 
 
 class OtlpReader:
-    """Reads export requests for traces, metrics and logs into a recording."""
+    """Reads export requests for traces, metrics and logs into a recording, or other rows."""
 
-    def __init__(self, recording: Recording) -> None:
+    def __init__(self, recording: Rows) -> None:
         self._recording = recording
         self._metrics = MetricReader(recording)
 

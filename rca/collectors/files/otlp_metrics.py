@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from rca.collectors.files.recording import Recording
+from rca.collectors.files.recording import Rows
 from rca.telemetry import SECOND_NS, EntityKind
 
 _NAMES: Final = {
@@ -55,7 +55,7 @@ class _Histogram:
 class MetricReader:
     """Reads `resourceMetrics` into a recording. Remembers the last value of every cumulative series."""
 
-    def __init__(self, recording: Recording) -> None:
+    def __init__(self, recording: Rows) -> None:
         self._recording = recording
         self._last: dict[_Series, tuple[int, tuple[float, ...]]] = {}
 

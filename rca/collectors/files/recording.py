@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import polars as pl
 
@@ -24,7 +24,7 @@ BASELINE_NS: Final = 120 * MINUTE_NS
 _MARGIN_NS: Final = 3 * MINUTE_NS  # kept after the window so that it can be moved
 _CHUNK_ROWS: Final = 50_000
 
-_LINES: Final[dict[str, pl.DataType]] = {
+LINES: Final[dict[str, pl.DataType]] = {
     "time_unix_nano": pl.Int64(),
     "group": pl.String(),
     "stated": pl.String(),
@@ -34,12 +34,22 @@ _LINES: Final[dict[str, pl.DataType]] = {
 }
 """A log line: service, level as the line states it, text, and the span that it was written in."""
 
-_SCHEMAS: Final = {**{name: dtypes(name) for name in ("spans", "metrics", "events")}, "lines": _LINES}
+_SCHEMAS: Final = {**{name: dtypes(name) for name in ("spans", "metrics", "events")}, "lines": LINES}
 _TIMES: Final = {"spans": "start_time_unix_nano"}
 
 
+class Rows(Protocol):
+    """Takes what readers read: tuples in the order of the frame's columns, of LINES for `lines`."""
+
+    def add(self, frame: str, row: tuple[Any, ...]) -> None: ...
+
+    def relate(self, row: tuple[str, str, str, str, str]) -> None: ...
+
+    def skip(self, source: str, reason: str) -> None: ...
+
+
 class Recording:
-    """Rows of telemetry as they come: tuples in the order of the frame's columns, of _LINES for `lines`."""
+    """Rows of telemetry as they come: tuples in the order of the frame's columns, of LINES for `lines`."""
 
     def __init__(self, where: str, options: ReadOptions) -> None:
         self._where = where
@@ -92,7 +102,7 @@ class Recording:
             spans=spans,
             metrics=self._frame("metrics", kept).unique(maintain_order=True),
             events=self._frame("events", kept).unique(maintain_order=True),
-            logs=_logs(self._frame("lines", kept), spans, window.start_ns),
+            logs=logs_of(self._frame("lines", kept), spans, window.start_ns),
             topology=topology,
         )
         return _incident(source, system, window, baseline), telemetry
@@ -153,7 +163,8 @@ def _asked_window(options: ReadOptions) -> Interval | None:
     return None
 
 
-def _logs(lines: pl.DataFrame, spans: pl.DataFrame, origin_ns: int) -> pl.DataFrame:
+def logs_of(lines: pl.DataFrame, spans: pl.DataFrame, origin_ns: int) -> pl.DataFrame:
+    """The `logs` frame of lines (columns LINES), counted by the operation of the span that each was written in."""
     if lines.is_empty():
         return empty("logs")
     operations = spans.select("trace_id", "span_id", operation="name")
