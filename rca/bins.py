@@ -7,7 +7,7 @@ resolution small.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
@@ -17,7 +17,7 @@ import numpy.typing as npt
 import polars as pl
 
 from rca.cleaning import parent_rows
-from rca.telemetry import SECOND_NS
+from rca.telemetry import BIN_FRAMES, SECOND_NS, conform
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -87,6 +87,19 @@ class Bins:
     orphans: int = 0
 
     @classmethod
+    def of_frames(cls, frames: Mapping[str, pl.DataFrame]) -> Bins:
+        """Bins from the frames that `frames_of` makes, each with a column `interval` beside its own."""
+        counts, durations, exemplars, placement = (frames[name] for name in BIN_FRAMES)
+        pairs = counts.filter(pl.col("what") == "child")["count"].sum()
+        return cls(
+            _summed(counts.rename({"time_unix_nano": "bin_ns"}).select(list(COUNTS))),
+            _summed(durations.rename({"time_unix_nano": "bin_ns"}).select(list(DURATIONS))),
+            _slowest(exemplars.select(list(EXEMPLARS))),
+            placement.select(list(PLACEMENT)).unique(),
+            pairs=int(pairs),
+        )
+
+    @classmethod
     def empty(cls) -> Bins:
         return cls(
             pl.DataFrame(schema=COUNTS),
@@ -135,7 +148,7 @@ def seconds_of(buckets: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def bins_of(spans: pl.DataFrame, bin_ns: int = BIN_NS) -> Bins:
-    """Sum spans (columns of telemetry.SCHEMAS plus `interval`) into bins.
+    """Sum spans (columns of telemetry.SCHEMAS plus `interval`) into bins. Ids may be text or raw bytes.
 
     A call is a span of one service whose parent belongs to another; its gap is the parent's duration minus its own and counts for
     parents that only wait for that one call (client spans, or spans of unspecified kind with a single child). A client span
@@ -157,6 +170,24 @@ def bins_of(spans: pl.DataFrame, bin_ns: int = BIN_NS) -> Bins:
         pairs=len(joined.child_rows),
         orphans=int(spans["parent_span_id"].count()) - len(joined.child_rows),
     )
+
+
+def frames_of(spans: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    """Sum spans (columns of telemetry.SCHEMAS, no more than three days of them) into its frames `bin_*`.
+
+    Exemplars are kept per bin. Placement carries the time of the first bin.
+    """
+    bin_index = pl.col("start_time_unix_nano") // BIN_NS
+    first = spans.select(bin_index.min()).item() or 0
+    bins = bins_of(spans.with_columns((bin_index - first).cast(pl.Int16).alias("interval")))
+    starts = ((pl.col("interval").cast(pl.Int64) + first) * BIN_NS).alias("time_unix_nano")
+    frames = (
+        bins.counts.rename({"bin_ns": "time_unix_nano"}),
+        bins.durations.rename({"bin_ns": "time_unix_nano"}),
+        bins.exemplars.with_columns(starts),
+        bins.placement.with_columns(pl.lit(first * BIN_NS).alias("time_unix_nano")),
+    )
+    return {name: conform(name, frame) for name, frame in zip(BIN_FRAMES, frames, strict=True)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -432,12 +463,13 @@ def _exemplars(joined: _Joined, trace_ids: pl.Series) -> pl.DataFrame:
         np.maximum.at(bound, group[below], weight[below])
     kept = weight >= bound[group]
     rows = rows[kept]
+    traces = trace_ids.gather(rows)
     taken = joined.operation.labels(joined.operation.values[rows])
     slow = {
         "interval": at["interval"].filter(kept),
         "service": taken["source"],
         "operation": taken["operation"],
-        "trace_id": trace_ids.gather(rows),
+        "trace_id": traces.bin.encode("hex") if traces.dtype == pl.Binary else traces,
         "duration_ns": joined.duration[rows],
         "error": joined.error[rows],
     }

@@ -86,6 +86,14 @@ _ENTITY: dict[str, Column] = {
     "namespace": Column(_TEXT, "-", "service.namespace or k8s.namespace.name"),
 }
 
+_BIN = Column(_INT, "ns since the epoch, UTC", "start of the 10 s", True)
+_BIN_ENDS: dict[str, Column] = {
+    "source": Column(_TEXT, "-", "key of the service: its name, after its namespace and U+001F where it has one", True),
+    "operation": Column(_TEXT, "-", "operation of that service"),
+    "target_kind": Column(_TEXT, "-", "kind of the other end, of calls and children (consumed_queue: the queue read from)"),
+    "target": Column(_TEXT, "-", "key of the other end"),
+}
+
 SCHEMAS: Final[dict[str, dict[str, Column]]] = {
     "spans": {
         "trace_id": Column(_TEXT, "hex", "trace id", True),
@@ -155,10 +163,47 @@ SCHEMAS: Final[dict[str, dict[str, Column]]] = {
         "target_kind": Column(_TEXT, "-", "kind of the target entity", True),
         "target": Column(_TEXT, "-", "target entity", True),
     },
+    "bin_counts": {
+        "time_unix_nano": _BIN,
+        "what": Column(_TEXT, "-", "span, request, error, own_error, child, call or call_error", True),
+        **_BIN_ENDS,
+        "target_operation": Column(_TEXT, "-", "operation of a child"),
+        "count": Column(_INT, "1", "how often in the 10 s", True),
+    },
+    "bin_durations": {
+        "time_unix_nano": _BIN,
+        "what": Column(_TEXT, "-", "server, self, leaf, client, called or gap", True),
+        **_BIN_ENDS,
+        "bucket": Column(pl.Int32(), "-", "b holds durations d with round(ln(d / 1 s + 50e-6) / 0.02) = b", True),
+        "count": Column(_INT, "1", "durations of that bucket in the 10 s", True),
+    },
+    "bin_exemplars": {
+        "time_unix_nano": _BIN,
+        "service": Column(_TEXT, "-", "key of the service", True),
+        "operation": Column(_TEXT, "-", "operation of its entry span", True),
+        "trace_id": Column(_TEXT, "hex", "trace to look at", True),
+        "duration_ns": Column(_INT, "ns", "duration of the entry span", True),
+        "error": Column(pl.Boolean(), "-", "whether it failed", True),
+    },
+    "bin_placement": {
+        "time_unix_nano": _BIN,
+        "service": Column(_TEXT, "-", "key of the service", True),
+        "pod": Column(_TEXT, "-", "pod that emitted its spans"),
+        "node": Column(_TEXT, "-", "node that hosts that pod"),
+    },
 }
-"""Every frame by name, its columns in order."""
+"""Every frame by name, its columns in order. `bin_*` hold spans that were summed as they arrived (rca.bins); raw spans and bins
+of the same spans are never both there.
+"""
 
 FRAME_NAMES: Final = tuple(SCHEMAS)
+BIN_FRAMES: Final = ("bin_counts", "bin_durations", "bin_exemplars", "bin_placement")
+UNTIMED_FRAMES: Final = ("topology",)
+
+
+def time_column(frame: str) -> str:
+    """The column that says when a row of a frame happened, or started. Topology has none."""
+    return "start_time_unix_nano" if frame == "spans" else "time_unix_nano"
 
 
 def dtypes(name: str) -> dict[str, pl.DataType]:
@@ -240,6 +285,10 @@ class Telemetry:
     alerts: pl.DataFrame = field(default_factory=lambda: empty("alerts"))
     calls: pl.DataFrame = field(default_factory=lambda: empty("calls"))
     topology: pl.DataFrame = field(default_factory=lambda: empty("topology"))
+    bin_counts: pl.DataFrame = field(default_factory=lambda: empty("bin_counts"))
+    bin_durations: pl.DataFrame = field(default_factory=lambda: empty("bin_durations"))
+    bin_exemplars: pl.DataFrame = field(default_factory=lambda: empty("bin_exemplars"))
+    bin_placement: pl.DataFrame = field(default_factory=lambda: empty("bin_placement"))
     gaps: tuple[Gap, ...] = ()
 
     @classmethod
@@ -253,7 +302,7 @@ class Telemetry:
 
     def is_empty(self) -> bool:
         """True if no frame but the topology holds a row."""
-        return all(frame.is_empty() for name, frame in self.frames().items() if name != "topology")
+        return all(frame.is_empty() for name, frame in self.frames().items() if name not in UNTIMED_FRAMES)
 
     def merged(self, other: Telemetry) -> Telemetry:
         """Both, frame by frame. Nothing is deduplicated."""

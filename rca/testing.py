@@ -1,4 +1,6 @@
-"""Checks that every ranker has to pass, ours and yours. Call them from a test; they raise AssertionError that says what broke."""
+"""Checks that every ranker and collector has to pass, ours and yours. Call them from a test; they raise AssertionError that says
+what broke.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from rca.contracts import Case, LabelledCase, Ranker
+from rca.contracts import Case, Collector, LabelledCase, Ranker
 from rca.deviations import Deviations
 from rca.graph import ServiceGraph
 from rca.ranking import Ranking
-from rca.telemetry import EntityId
+from rca.telemetry import EntityId, Telemetry, conform, time_column
 from rca.topology import key_of
 from rca.window import Window
 
@@ -48,6 +50,39 @@ def check_ranker(ranker: Ranker, cases: Sequence[LabelledCase], *, seed: int = 0
             what = f"names do not matter, unless uses_names says so ({labelled.incident_id})"
             _expect_close(ranking, other_names, lambda entity: replace(entity, name=_strange(entity.name)), what)
     _check_that_errors_propagate(ranker)
+
+
+def check_collector(collector: Collector, start_ns: int, end_ns: int) -> Telemetry:
+    """Check what contracts.Collector promises, on a stretch of time for which the source holds something.
+
+    Returns what was collected, so that a test can go on with it. Raises AssertionError.
+    """
+    _expect(isinstance(collector, Collector) and bool(collector.name), "the collector has name and collect")
+    telemetry = collector.collect(start_ns, end_ns)
+    _expect(not telemetry.is_empty(), "there is telemetry in the stretch of time to check with")
+    for name, frame in telemetry.frames().items():
+        _expect(frame.equals(conform(name, frame)), f"{name} has the columns and types of docs/bundle.md")
+        if name == "topology":
+            continue
+        times = frame[time_column(name)].drop_nulls()
+        _expect(times.is_sorted(), f"{name} is sorted by time")
+        _expect(bool(times.is_between(start_ns, end_ns, closed="left").all()), f"{name} lies inside the interval")
+    for gap in telemetry.gaps:
+        _expect(bool(gap.source and gap.reason), "a gap says which source it is about, and why")
+        inside = gap.interval is None or (start_ns <= gap.interval.start_ns and gap.interval.end_ns <= end_ns)
+        _expect(inside, f"the gap of {gap.source} lies inside the interval")
+    again = collector.collect(start_ns, end_ns)
+    for name, frame in telemetry.frames().items():
+        _expect(frame.equals(again.frames()[name]), f"collecting again gives the same {name}")
+    middle = (start_ns + end_ns) // 2
+    halves = collector.collect(start_ns, middle), collector.collect(middle, end_ns)
+    for half, (first, last) in zip(halves, ((start_ns, middle), (middle, end_ns)), strict=True):
+        for name, frame in half.frames().items():
+            inside = name == "topology" or bool(
+                frame[time_column(name)].drop_nulls().is_between(first, last, closed="left").all()
+            )
+            _expect(inside, f"{name} of a shorter interval lies inside it")
+    return telemetry
 
 
 def check_ranking(ranking: Ranking, case: Case) -> None:

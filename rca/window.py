@@ -9,7 +9,7 @@ from typing import Final, Literal
 import polars as pl
 
 from rca.bins import Bins, bins_of
-from rca.telemetry import Gap, Interval, Telemetry
+from rca.telemetry import BIN_FRAMES, Gap, Interval, Telemetry, time_column
 
 Provenance = Literal["preceding", "reference"]
 INCIDENT: Final = -1
@@ -48,12 +48,14 @@ class Window:
 def cut(telemetry: Telemetry, incident: Interval, baselines: Sequence[Baseline]) -> Window:
     """Cut telemetry into a window. A baseline that overlaps the incident loses the rows they share to the incident."""
     frames = {
-        name: _with_interval(frame, "time_unix_nano", incident, baselines)
+        name: frame if name == "topology" else _with_interval(frame, time_column(name), incident, baselines)
         for name, frame in telemetry.frames().items()
-        if name not in ("spans", "topology")
     }
-    bins = bins_of(_with_interval(telemetry.spans, "start_time_unix_nano", incident, baselines))
-    return Window(incident, tuple(baselines), bins, topology=telemetry.topology, gaps=telemetry.gaps, **frames)
+    bins = bins_of(frames.pop("spans"))
+    stored = {name: frames.pop(name) for name in BIN_FRAMES}
+    if not telemetry.bin_counts.is_empty():
+        bins += Bins.of_frames(stored)
+    return Window(incident, tuple(baselines), bins, gaps=telemetry.gaps, **frames)
 
 
 def _with_interval(frame: pl.DataFrame, time: str, incident: Interval, baselines: Sequence[Baseline]) -> pl.DataFrame:

@@ -38,6 +38,10 @@ _FRAMES: Final = {
     "alerts": "Alerts that fired, with or without a time.",
     "calls": "Statistics of calls that arrive already aggregated, such as service-graph metrics.",
     "topology": "Relations that are known from elsewhere than spans; they hold for the whole incident.",
+    "bin_counts": "Spans summed as they arrived, in bins of 10 s: how many of what. Live incidents have no other spans.",
+    "bin_durations": "Durations of the same spans, as histograms with buckets 2 % wide.",
+    "bin_exemplars": "The slowest traces of every service and bin, failing ones first.",
+    "bin_placement": "Which pod of a service ran on which node, as the spans said.",
 }
 
 _BUNDLE: Final = """\

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rca.bins import BUCKET_WIDTH, OFFSET_SECONDS, Bins, bins_of, buckets_of, seconds_of, split_key
+from rca.bins import BUCKET_WIDTH, OFFSET_SECONDS, Bins, bins_of, buckets_of, frames_of, seconds_of, split_key
 from tests.shop import MS, T0, Row, span, spans
 
 
@@ -261,3 +263,18 @@ def test_exemplars_are_failing_requests_first_then_the_slowest() -> None:
     rows = [span("a", "A", 0, ms, trace=f"t{ms}", error=ms == 5) for ms in (5, 10, 20, 30)]
     kept = bins_of(spans(rows)).exemplars.select("trace_id", "error").rows()
     assert kept == [("t5", True), ("t30", False)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(_TRACE, min_size=1, max_size=8))
+def test_bins_that_travelled_as_frames_are_the_same_bins(traces: list[list[tuple[str, int, int, int, bool, int, str]]]) -> None:
+    rows = pl.concat([spans(_rows(number, trace)) for number, trace in enumerate(traces)])
+    there = {name: frame.with_columns(pl.lit(0, pl.Int16).alias("interval")) for name, frame in frames_of(rows).items()}
+    direct = bins_of(rows)
+    same(Bins.of_frames(there), replace(direct, orphans=0))
+
+
+def test_ids_may_be_raw_bytes() -> None:
+    rows = spans([span("aa", "A", 0, 10, trace="0a"), span("bb", "B", 2, 5, "aa", trace="0a")])
+    raw = rows.with_columns(pl.col("trace_id", "span_id", "parent_span_id").str.decode("hex"))
+    same(bins_of(raw), bins_of(rows))

@@ -24,7 +24,7 @@ from rca.incidents import bundle
 from rca.incidents.bundle import is_bundle, read_bundle, read_manifest, write_bundle
 from rca.incidents.example import START_NS, example_incident
 from rca.incidents.incident import GapModel, Incident, IntervalModel
-from rca.telemetry import CALLEE_KINDS, FRAME_NAMES, SCHEMAS, SECOND_NS, Gap, Interval, Telemetry, dtypes
+from rca.telemetry import BIN_FRAMES, CALLEE_KINDS, FRAME_NAMES, SCHEMAS, SECOND_NS, Gap, Interval, Telemetry, dtypes
 
 EXAMPLE = example_incident(requests_per_second=0.1)
 SUFFIXES = ("", ".tar.zst")
@@ -48,7 +48,7 @@ def test_what_is_written_reads_back_equal(written: Path) -> None:
 
 
 def test_empty_frames_have_no_file(written: Path) -> None:
-    assert {frame.frame for frame in read_manifest(written).frames} == set(FRAME_NAMES) - {"calls"}
+    assert {frame.frame for frame in read_manifest(written).frames} == set(FRAME_NAMES) - {"calls", *BIN_FRAMES}
 
 
 def test_only_the_frames_asked_for_are_read_and_checked(tmp_path: Path) -> None:
@@ -91,6 +91,7 @@ _VALUES: dict[Any, st.SearchStrategy[Any]] = {
     pl.Int32(): st.integers(-(2**31), 2**31 - 1),
     pl.Int8(): st.integers(-128, 127),
     pl.Float64(): st.floats(),
+    pl.Boolean(): st.booleans(),
 }
 
 

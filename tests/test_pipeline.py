@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from rca.bins import BIN_NS, frames_of
 from rca.contracts import Case
 from rca.incidents.example import DATABASES, FAULTS, SERVICES, example_incident
 from rca.incidents.incident import Incident
@@ -53,6 +54,13 @@ def test_the_label_free_score_finds_the_culprit_of_the_example(fault_kind: str, 
     incident, telemetry = example_incident(fault_kind=fault_kind, culprit=culprit)
     case = case_of(incident, telemetry)
     assert rank_of(case, incident.causes()[0]) == 1
+
+
+def test_spans_that_were_summed_as_they_arrived_give_the_same_case(example: tuple[Incident, Telemetry]) -> None:
+    incident, telemetry = example
+    binned = replace(telemetry, spans=telemetry.spans.clear(), **frames_of(telemetry.spans))
+    assert incident.window.start_ns % BIN_NS == 0  # a bin belongs to the interval that its start lies in
+    equal(case_of(incident, telemetry), case_of(incident, binned), tolerance=1e-6)
 
 
 @pytest.fixture(scope="module", params=["exception", "network_delay"])

@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from rca.bins import frames_of
 from rca.errors import BadInput
 from rca.incidents.bundle import write_bundle
 from rca.incidents.example import DATABASES, SERVICES, example_incident
@@ -27,11 +28,15 @@ def _text(telemetry: Telemetry) -> str:
     )  # fmt: skip
 
 
-def test_no_name_is_left_anywhere() -> None:
+BINNED = replace(TELEMETRY, spans=TELEMETRY.spans.clear(), **frames_of(TELEMETRY.spans))
+
+
+@pytest.mark.parametrize("recorded", [TELEMETRY, BINNED], ids=["spans", "bins"])
+def test_no_name_is_left_anywhere(recorded: Telemetry) -> None:
     noted = Label(entity=EntityModel(name="cart"), provenance="inferred", author="anna", note="the cart team says so")
     known = INCIDENT.model_copy(update={"labels": (*INCIDENT.labels, noted), "links": ("https://wiki/cart",)})
     gap = Gap("logs", "no logs of payment")
-    incident, telemetry = redacted(known, replace(TELEMETRY, gaps=(gap,)))
+    incident, telemetry = redacted(known, replace(recorded, gaps=(gap,)))
     text = incident.model_dump_json() + _text(telemetry) + "".join(gap.reason for gap in telemetry.gaps)
     words = {name: rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])" for name in (*NAMES, "anna", "wiki")}
     assert [name for name, word in words.items() if re.search(word, text)] == []

@@ -13,7 +13,7 @@ from rca.errors import BadInput, UnknownName
 from rca.incidents.incident import BaselineModel, Incident, IntervalModel
 from rca.onset import estimated_onset
 from rca.pipeline import window_of
-from rca.telemetry import MINUTE_NS, SECOND_NS, Gap, Interval, Telemetry, empty
+from rca.telemetry import BIN_FRAMES, MINUTE_NS, SECOND_NS, Gap, Interval, Telemetry, empty
 
 Recording = tuple[Incident, Telemetry]
 Transform = Callable[[Incident, Telemetry], Recording]
@@ -50,7 +50,8 @@ def without(frame: str) -> Transform:
     def dropped(incident: Incident, telemetry: Telemetry) -> Recording:
         alerts = telemetry.alerts.filter(pl.col("source") != _ALERT_SOURCES[frame])
         gaps = (*telemetry.gaps, Gap(frame, _REASON))
-        return incident, replace(telemetry, alerts=alerts, gaps=gaps, **{frame: empty(frame)})
+        frames = (frame, *BIN_FRAMES) if frame == "spans" else (frame,)
+        return incident, replace(telemetry, alerts=alerts, gaps=gaps, **{name: empty(name) for name in frames})
 
     return dropped
 

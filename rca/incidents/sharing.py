@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
+from rca.bins import joined_key, split_key
 from rca.errors import BadInput
 from rca.incidents.bundle import bundle_files
 from rca.incidents.incident import EntityModel, GapModel, Incident, Label
@@ -36,8 +37,21 @@ _NAME_COLUMNS: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     "logs": (("operation", "operation"),),
     "calls": (("service", "caller"),),
     "alerts": (("service", "peer"),),
+    "bin_counts": (("operation", "operation"), ("operation", "target_operation")),
+    "bin_durations": (("operation", "operation"),),
+    "bin_exemplars": (("operation", "operation"),),
+    "bin_placement": (("pod", "pod"), ("node", "node")),
 }
 """(kind of name, column). A name that is of several kinds, as an address often is, goes by the first."""
+_KEY_COLUMNS: Final = (
+    ("bin_counts", "source"),
+    ("bin_counts", "target"),
+    ("bin_durations", "source"),
+    ("bin_durations", "target"),
+    ("bin_exemplars", "service"),
+    ("bin_placement", "service"),
+)
+"""Columns that hold a name, after its namespace and a separator where it has one."""
 _PRODUCT_COLUMNS: Final = ("db.system.name", "messaging.system")
 _ENTITY_FRAMES: Final = ("metrics", "events", "logs", "alerts")
 _TEXT_COLUMNS: Final = (("logs", "template"), ("events", "reason"), ("alerts", "name"), ("metrics", "metric"))
@@ -75,6 +89,12 @@ def _names(incident: Incident, telemetry: Telemetry) -> dict[str, str]:
     found += telemetry.calls.select("callee_kind", "callee").unique().iter_rows()
     for end in ("source", "target"):
         found += telemetry.topology.select(f"{end}_kind", end).unique().iter_rows()
+    for frame, column in _KEY_COLUMNS:
+        of_kind = pl.col("target_kind") if column == "target" else pl.lit("service")
+        keys = frames[frame].select(column, of_kind.alias("kind")).unique().drop_nulls()
+        for text, kind in keys.iter_rows():
+            namespace, name = split_key(text)
+            found += [("namespace", namespace), (kind.removeprefix("consumed_"), name)]
     found += [("system", incident.system), ("incident", incident.id)]
     products = {name for column in _PRODUCT_COLUMNS for name in telemetry.spans[column].unique()}
     names: dict[str, str] = {}
@@ -119,10 +139,18 @@ def _renamed(name: str, frame: pl.DataFrame, pseudonyms: dict[str, str], in_text
     columns += ["entity", "namespace"] if name in _ENTITY_FRAMES else []
     columns += {"calls": ["callee"], "topology": ["source", "target"]}.get(name, [])
     frame = frame.with_columns(_mapped(frame[column], pseudonyms) for column in columns)
+    for column in (column for key_frame, column in _KEY_COLUMNS if key_frame == name):
+        keys = {text: _renamed_key(text, pseudonyms) for text in _distinct(frame[column])}
+        frame = frame.with_columns(_mapped(frame[column], keys))
     for column in (column for text_frame, column in _TEXT_COLUMNS if text_frame == name):
         texts = {text: in_text(text) for text in _distinct(frame[column]) if text not in METRICS}
         frame = frame.with_columns(_mapped(frame[column], texts))
     return frame.with_columns(message=pl.lit(None, pl.String)) if name == "events" else frame
+
+
+def _renamed_key(text: str, pseudonyms: dict[str, str]) -> str:
+    namespace, name = split_key(text)
+    return joined_key(pseudonyms.get(name, name), pseudonyms.get(namespace, namespace))
 
 
 def _mapped(column: pl.Series, mapping: dict[str, str]) -> pl.Series:
