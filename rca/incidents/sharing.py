@@ -35,7 +35,6 @@ _NAME_COLUMNS: Final[dict[str, tuple[tuple[str, str], ...]]] = {
         ("pod", "k8s.pod.name"),
     ),
     "logs": (("operation", "operation"),),
-    "calls": (("service", "caller"),),
     "alerts": (("service", "peer"),),
     "bin_counts": (("operation", "operation"), ("operation", "target_operation")),
     "bin_durations": (("operation", "operation"),),
@@ -50,6 +49,10 @@ _KEY_COLUMNS: Final = (
     ("bin_durations", "target"),
     ("bin_exemplars", "service"),
     ("bin_placement", "service"),
+    ("calls", "caller"),
+    ("calls", "callee"),
+    ("topology", "source"),
+    ("topology", "target"),
 )
 """Columns that hold a name, after its namespace and a separator where it has one."""
 _PRODUCT_COLUMNS: Final = ("db.system.name", "messaging.system")
@@ -86,11 +89,9 @@ def _names(incident: Incident, telemetry: Telemetry) -> dict[str, str]:
     for frame in _ENTITY_FRAMES:
         found += frames[frame].select("entity_kind", "entity").unique().iter_rows()
         found += [("namespace", name) for name in frames[frame]["namespace"].unique()]
-    found += telemetry.calls.select("callee_kind", "callee").unique().iter_rows()
-    for end in ("source", "target"):
-        found += telemetry.topology.select(f"{end}_kind", end).unique().iter_rows()
     for frame, column in _KEY_COLUMNS:
-        of_kind = pl.col("target_kind") if column == "target" else pl.lit("service")
+        has_kind = f"{column}_kind" in frames[frame].columns
+        of_kind = pl.col(f"{column}_kind") if has_kind else pl.lit("service")
         keys = frames[frame].select(column, of_kind.alias("kind")).unique().drop_nulls()
         for text, kind in keys.iter_rows():
             namespace, name = split_key(text)
@@ -137,7 +138,6 @@ def _replacer(pseudonyms: dict[str, str]) -> Callable[[str], str]:
 def _renamed(name: str, frame: pl.DataFrame, pseudonyms: dict[str, str], in_text: Callable[[str], str]) -> pl.DataFrame:
     columns = [column for _, column in _NAME_COLUMNS.get(name, ())]
     columns += ["entity", "namespace"] if name in _ENTITY_FRAMES else []
-    columns += {"calls": ["callee"], "topology": ["source", "target"]}.get(name, [])
     frame = frame.with_columns(_mapped(frame[column], pseudonyms) for column in columns)
     for column in (column for key_frame, column in _KEY_COLUMNS if key_frame == name):
         keys = {text: _renamed_key(text, pseudonyms) for text in _distinct(frame[column])}
