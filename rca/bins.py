@@ -162,20 +162,24 @@ def bins_of(spans: pl.DataFrame, bin_ns: int = BIN_NS) -> Bins:
         _counts(joined, calls),
         _durations(joined, calls),
         _exemplars(joined, spans["trace_id"]),
-        spans.select(
-            key(pl.col("service.name"), pl.col("service.namespace")).alias("service"),
-            pl.col("k8s.pod.name").alias("pod"),
-            pl.col("k8s.node.name").alias("node"),
-        ).unique(),
+        spans.select(_placed()).unique(),
         pairs=len(joined.child_rows),
         orphans=int(spans["parent_span_id"].count()) - len(joined.child_rows),
+    )
+
+
+def _placed() -> tuple[pl.Expr, ...]:
+    return (
+        key(pl.col("service.name"), pl.col("service.namespace")).alias("service"),
+        pl.col("k8s.pod.name").alias("pod"),
+        pl.col("k8s.node.name").alias("node"),
     )
 
 
 def frames_of(spans: pl.DataFrame) -> dict[str, pl.DataFrame]:
     """Sum spans (columns of telemetry.SCHEMAS, no more than three days of them) into its frames `bin_*`.
 
-    Exemplars are kept per bin. Placement carries the time of the first bin.
+    Exemplars and placement are kept per bin.
     """
     bin_index = pl.col("start_time_unix_nano") // BIN_NS
     first = spans.select(bin_index.min()).item() or 0
@@ -185,9 +189,24 @@ def frames_of(spans: pl.DataFrame) -> dict[str, pl.DataFrame]:
         bins.counts.rename({"bin_ns": "time_unix_nano"}),
         bins.durations.rename({"bin_ns": "time_unix_nano"}),
         bins.exemplars.with_columns(starts),
-        bins.placement.with_columns(pl.lit(first * BIN_NS).alias("time_unix_nano")),
+        spans.select((bin_index * BIN_NS).alias("time_unix_nano"), *_placed()).unique(),
     )
     return {name: conform(name, frame) for name, frame in zip(BIN_FRAMES, frames, strict=True)}
+
+
+def summed_frame(name: str, frame: pl.DataFrame) -> pl.DataFrame:
+    """Rows of a telemetry frame from several places as one: counts of equal keys are added, all else that is equal is there once.
+
+    Of exemplars, the slowest of every bin are kept. Sorted by all columns, so that equal telemetry gives equal frames.
+    """
+    columns = frame.columns
+    if name == "bin_exemplars":
+        frame = _slowest(frame, "time_unix_nano")
+    elif "count" in columns:
+        frame = _summed(frame)
+    else:
+        frame = frame.unique()
+    return frame.select(columns).sort(columns)
 
 
 @dataclass(frozen=True, eq=False)
@@ -481,7 +500,7 @@ def _summed(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.group_by(keys).agg(pl.col("count").sum()).select(frame.columns)
 
 
-def _slowest(entries: pl.DataFrame) -> pl.DataFrame:
+def _slowest(entries: pl.DataFrame, group: str = "interval") -> pl.DataFrame:
     """The slowest entry spans per (interval, service), failing ones first."""
     ordered = entries.sort("error", "duration_ns", "trace_id", "operation", descending=[True, True, False, False])
-    return ordered.group_by("interval", "service", maintain_order=True).head(_EXEMPLARS_KEPT).select(list(EXEMPLARS))
+    return ordered.group_by(group, "service", maintain_order=True).head(_EXEMPLARS_KEPT).select(entries.columns)
