@@ -7,18 +7,40 @@ import os
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Annotated, Any, Final, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from rca.errors import BadInput
-from rca.settings import Section
+from rca.settings import DurationNs, Section
+from rca.telemetry import MINUTE_NS, SECOND_NS
 
 FILE_NAME: Final = "rca.toml"
 
 
+class LiveSettings(Section):
+    """`[triage]`: how a live incident is cut out of time."""
+
+    system: Annotated[str, Field(description="name of the system; incidents of one system share what is usual in it")] = "live"
+    baseline: Annotated[DurationNs, Field(description="quiet time before the stretch searched, to compare with")] = 60 * MINUTE_NS
+    deadline: Annotated[DurationNs, Field(description="how long to wait for all sources together")] = 10 * SECOND_NS
+    lag: Annotated[DurationNs, Field(description="age from which telemetry counts as complete; younger is not looked at")] = (
+        30 * SECOND_NS
+    )
+    lookback: Annotated[DurationNs, Field(description="how long before an alert to search for the onset")] = 10 * MINUTE_NS
+    longest: Annotated[DurationNs, Field(description="how long after an alert to look at most")] = 30 * MINUTE_NS
+
+
 class Config(Section):
     """Every table of the file. A table that is absent means that the source is not used."""
+
+    triage: LiveSettings = LiveSettings()
+    names: Annotated[
+        dict[str, str], Field(description='what traces call a service, by what another source calls it: `basket-svc = "cart"`')
+    ] = {}
+    sources: Annotated[
+        dict[str, dict[str, Any]], Field(description="settings of sources that other packages add, `[sources.NAME]` each")
+    ] = {}
 
 
 def config_path(given: Path | None = None) -> Path:

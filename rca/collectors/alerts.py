@@ -1,0 +1,30 @@
+"""An alert by name: what `rca triage --alert` starts from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from rca.telemetry import EntityId
+
+
+@dataclass(frozen=True)
+class Alert:
+    """An alert that somebody asks about. Times in ns; `end_ns` is None while it fires."""
+
+    name: str
+    start_ns: int
+    entity: EntityId | None = None
+    end_ns: int | None = None
+    summary: str = ""
+    link: str = ""
+
+
+@runtime_checkable
+class AlertSource(Protocol):
+    """A source that knows alerts by name: those that fire now, and the last time that others did.
+
+    `find_alert` raises UnknownName with the nearest names, Unavailable and Rejected as `collect` does.
+    """
+
+    def find_alert(self, name: str) -> Alert: ...

@@ -1,0 +1,175 @@
+"""A live incident: from "something is wrong" to an incident with telemetry, ready to be ranked.
+
+Nobody knows the onset while an incident is on. So a stretch of time is searched for it, and the incident's window runs from there
+to the newest moment for which telemetry is complete.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+import polars as pl
+
+from rca.bins import BIN_NS
+from rca.collectors.alerts import Alert, AlertSource
+from rca.collectors.config import Config
+from rca.collectors.gathering import Answer, Told, gather, merged, without_traces
+from rca.collectors.sources import TRACE_SOURCES
+from rca.contracts import Collector
+from rca.errors import BadInput, Unavailable
+from rca.incidents.incident import BaselineModel, EntityModel, Incident, IntervalModel
+from rca.naming import reconciled
+from rca.onset import estimated_onset
+from rca.pipeline import window_of
+from rca.telemetry import SECOND_NS, EntityId, Interval, Telemetry
+from rca.wording import clock
+
+_FEWEST_BINS: Final = 3
+
+
+@dataclass(frozen=True)
+class Question:
+    """What to look at: a stretch of time in which the incident began, and the onset or the alert where they are known."""
+
+    search: Interval
+    onset_ns: int | None = None
+    alert: Alert | None = None
+
+
+def now_ns() -> int:
+    """The time, in ns since the epoch."""
+    return time.time_ns()
+
+
+def question_about(
+    config: Config, now: int, *, start_ns: int | None = None, end_ns: int | None = None, onset_ns: int | None = None,
+    last_ns: int | None = None, alert: Alert | None = None,
+) -> Question:  # fmt: skip
+    """The stretch of time that options or an alert point at, in whole bins, and no younger than the lag of the configuration.
+
+    Raises BadInput if nothing is left of it.
+    """
+    complete = _floor(now - config.triage.lag)
+    if alert is not None:
+        last = min(alert.end_ns or complete, alert.start_ns + config.triage.longest)
+        start_ns, end_ns = start_ns or alert.start_ns - config.triage.lookback, end_ns or last
+    end = min(_floor(end_ns) if end_ns else complete, complete)
+    start = _floor(start_ns if start_ns is not None else end - (last_ns or 0))
+    if onset_ns is not None:
+        onset_ns = _floor(onset_ns)
+        start = min(start, onset_ns)
+    if end - max(start, onset_ns or start) < _FEWEST_BINS * BIN_NS:
+        lag = config.triage.lag // SECOND_NS
+        raise BadInput(
+            "window",
+            expected=f"at least {_FEWEST_BINS * BIN_NS // SECOND_NS} s that end {lag} s ago or earlier ([triage] lag)",
+            found=f"{clock(max(start, onset_ns or start), date=True)} to {clock(end, date=True)}",
+        )
+    return Question(Interval(start, end), onset_ns, alert)
+
+
+def find_alert(sources: Sequence[Collector], name: str) -> Alert:
+    """The alert of that name, from the first source that knows alerts. Raises UnknownName, Unavailable, BadInput."""
+    asked = [source for source in sources if isinstance(source, AlertSource)]
+    if not asked:
+        raise BadInput("--alert", expected="[alertmanager] or [prometheus] in rca.toml", found="neither")
+    return asked[0].find_alert(name)
+
+
+def collect_incident(
+    config: Config, sources: Sequence[Collector], question: Question, told: Told = lambda _name, _how: None
+) -> tuple[Incident, Telemetry]:
+    """Ask all sources about the question and its baseline, and make an incident of what they answer.
+
+    Raises Unavailable if no source answered.
+    """
+    search = question.search
+    asked = Interval(search.start_ns - config.triage.baseline, search.end_ns)
+    answers = _ask(sources, asked, search, config.triage.deadline, told)
+    if all(answer.error for answer in answers):
+        raise Unavailable("no source answered: " + "; ".join(f"{answer.source}: {answer.error}" for answer in answers))
+    telemetry, _ = reconciled(merged(answers), config.names)
+    incident = _incident(config, question, asked, telemetry)
+    if question.onset_ns is None:
+        onset = estimated_onset(window_of(incident, telemetry, search))
+        if onset is not None:
+            onset = min(onset, _floor(question.alert.start_ns)) if question.alert else onset
+            window = incident.window.model_copy(update={"start_ns": max(onset, search.start_ns)})
+            incident = incident.model_copy(update={"window": window, "onset_ns": onset})
+    return incident, telemetry
+
+
+def _ask(sources: Sequence[Collector], asked: Interval, search: Interval, deadline_ns: int, told: Told) -> list[Answer]:
+    """Everything at once, but for traces: a backend of traces is asked in vain where the warm store holds the whole stretch."""
+    start = time.monotonic_ns()
+    warm = [source for source in sources if source.name == TRACE_SOURCES[0]]
+    answers = list(gather(warm, asked, deadline_ns, told))
+    have_traces = any(_covers(answer.telemetry, asked, search) for answer in answers)
+    others = [s for s in sources if s not in warm and not (have_traces and _holds_traces(s))]
+    answers += gather(others, asked, deadline_ns - (time.monotonic_ns() - start), told)
+    return _one_trace_source(answers, {source.name for source in sources if _holds_traces(source)})
+
+
+def _holds_traces(source: Collector) -> bool:
+    return source.name in TRACE_SOURCES or bool(getattr(source, "holds_traces", False))
+
+
+def _covers(telemetry: Telemetry, asked: Interval, search: Interval) -> bool:
+    """Whether there are bins of the incident, and of at least half of the baseline."""
+    times = telemetry.bin_counts["time_unix_nano"].unique()
+    before = times.filter(times < search.start_ns)
+    return len(before) < len(times) and len(before) * BIN_NS * 2 >= search.start_ns - asked.start_ns
+
+
+def _one_trace_source(answers: Sequence[Answer], holders: set[str]) -> list[Answer]:
+    """Traces of one source alone, or calls would be counted twice: of the store if nobody else has any, else of the first."""
+    having = [
+        a for a in answers if a.source in holders and not (a.telemetry.spans.is_empty() and a.telemetry.bin_counts.is_empty())
+    ]
+    pulled = [answer for answer in having if answer.source != TRACE_SOURCES[0]]
+    kept = next(iter(pulled or having), None)
+    return [answer if answer is kept or answer not in having else without_traces(answer) for answer in answers]
+
+
+def _incident(config: Config, question: Question, asked: Interval, telemetry: Telemetry) -> Incident:
+    search, alert = question.search, question.alert
+    start = question.onset_ns if question.onset_ns is not None else search.start_ns
+    baseline = Interval(asked.start_ns, search.start_ns)
+    alerting = list(dict.fromkeys(([alert.entity] if alert and alert.entity else []) + _alerting(telemetry, search)))
+    detected = alert.start_ns if alert else _first_alert(telemetry, search)
+    moment = datetime.fromtimestamp(search.end_ns / SECOND_NS, UTC)
+    title = f"{alert.name}: {alert.summary}" if alert and alert.summary else alert.name if alert else config.triage.system
+    return Incident(
+        id=f"{config.triage.system}-{moment:%Y%m%dT%H%M%SZ}"[-128:].lstrip("-._"),
+        system=config.triage.system,
+        window=IntervalModel(start_ns=start, end_ns=search.end_ns),
+        detected_ns=detected,
+        onset_ns=question.onset_ns,
+        baselines=(BaselineModel(start_ns=baseline.start_ns, end_ns=baseline.end_ns, provenance="preceding"),),
+        alerting=tuple(EntityModel(kind=e.kind, name=e.name, namespace=e.namespace) for e in alerting),
+        source="live",
+        title=title,
+        links=(alert.link,) if alert and alert.link else (),
+    )
+
+
+def _alerts_in(telemetry: Telemetry, search: Interval) -> pl.DataFrame:
+    return telemetry.alerts.filter(pl.col("time_unix_nano").is_between(search.start_ns, search.end_ns, closed="left"))
+
+
+def _alerting(telemetry: Telemetry, search: Interval) -> list[EntityId]:
+    about = _alerts_in(telemetry, search).select("entity_kind", "entity", "namespace").unique(maintain_order=True)
+    return [EntityId(kind, name, namespace or "") for kind, name, namespace in about.iter_rows() if name]
+
+
+def _first_alert(telemetry: Telemetry, search: Interval) -> int | None:
+    first = _alerts_in(telemetry, search)["time_unix_nano"].min()
+    return first if isinstance(first, int) else None
+
+
+def _floor(time_ns: int) -> int:
+    return time_ns // BIN_NS * BIN_NS
