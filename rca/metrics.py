@@ -59,6 +59,17 @@ _METRICS: tuple[Metric, ...] = (
     Metric("server.request.success_ratio", "1", "metric_success", "down", "linear", "success ratio of requests served"),
     Metric("client.request.success_ratio", "1", "metric_success", "down", "linear", "success ratio of requests sent"),
     Metric("server.request.error.rate", "1/s", "metric_errors", "up", "linear", "failed requests served"),
+    Metric("container.cpu.throttled", "1", "cpu", "up", "linear", "share of CPU periods in which it was throttled"),
+    Metric("container.restarts", "{restart}", "other", "up", "linear", "restarts of containers"),
+    Metric("k8s.pod.ready", "1", "other", "down", "linear", "1 if the pod is ready"),
+    Metric("node.cpu.utilization", "1", "cpu", "both", "linear", "CPU usage of the node"),
+    Metric("node.load", "{process}", "cpu", "both", "linear", "load average of the node"),
+    Metric("node.memory.utilization", "1", "memory", "both", "linear", "memory usage of the node"),
+    Metric("node.disk.io", "By/s", "disk", "both", "linear", "disk traffic of the node"),
+    Metric("node.disk.utilization", "1", "disk", "both", "linear", "share of time in which the busiest disk was busy"),
+    Metric("node.filesystem.utilization", "1", "disk", "both", "linear", "usage of the fullest file system"),
+    Metric("node.network.receive", "By/s", "network", "both", "linear", "network bytes the node received"),
+    Metric("node.network.transmit", "By/s", "network", "both", "linear", "network bytes the node sent"),
 )
 
 METRICS: Final = {metric.name: metric for metric in _METRICS}

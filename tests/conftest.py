@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+import time
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.servers.history import STEP_S, shop
+from tests.servers.prometheus import prometheus
 
 
 @pytest.fixture(scope="session")
@@ -16,6 +20,14 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no data sets at {folder} (set RCA_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def shop_prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
+    """A Prometheus that holds tests.servers.history.shop, and the second of its last samples. Skips where none is installed."""
+    end_s = int(time.time()) // STEP_S * STEP_S
+    with prometheus(tmp_path_factory.mktemp("shop") / "prometheus", history=shop(end_s)) as url:
+        yield url, end_s
 
 
 @pytest.hookimpl(wrapper=True)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, get_args
 
 from pydantic import BaseModel, Field, ValidationError
 
+from rca.collectors.prometheus.config import PrometheusConfig
 from rca.errors import BadInput
 from rca.settings import DurationNs, Section
 from rca.telemetry import MINUTE_NS, SECOND_NS
@@ -41,6 +42,7 @@ class Config(Section):
     sources: Annotated[
         dict[str, dict[str, Any]], Field(description="settings of sources that other packages add, `[sources.NAME]` each")
     ] = {}
+    prometheus: PrometheusConfig | None = None
 
 
 def config_path(given: Path | None = None) -> Path:
