@@ -37,11 +37,11 @@ def moment_ns(option: str, text: str) -> int:
     return time_ns
 
 
-def print_json(body: Any) -> None:
-    """Print JSON in ASCII alone: names from elsewhere must not reach the terminal raw."""
+def print_json(body: Any, *, indent: int | None = 2) -> None:
+    """Print JSON in ASCII alone: names from elsewhere must not reach the terminal raw. Without indent it is one line."""
     from json import dumps
 
-    typer.echo(dumps(body, indent=2))
+    typer.echo(dumps(body, indent=indent))
 
 
 @contextmanager

@@ -22,31 +22,85 @@ _DEFAULT_RANKER = "floor"
 
 
 def triage(
-    incident: Annotated[str, typer.Argument(metavar="INCIDENT", help="A bundle (folder or .tar.zst), or an id in the store.")],
+    incident: Annotated[
+        str | None,
+        typer.Argument(metavar="INCIDENT", help="A bundle (folder or .tar.zst), or an id in the store. Default: live sources."),
+    ] = None,
     *,
+    last: Annotated[str | None, typer.Option(metavar="DURATION", help="Live: it began within this time. Default: 15m.")] = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--since", "--from", metavar="TIME", help="It began after this (RFC 3339); a bundle's window starts here."),
+    ] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="End of the window (RFC 3339).")] = None,
+    onset: Annotated[
+        str | None, typer.Option(metavar="TIME", help="When it began, where you know. Default: found by itself.")
+    ] = None,
+    alert: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Live: an alert that fires, or the last time that it did.")
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Live: ask again until Ctrl-C, and tell what changed.")] = False,
+    every: Annotated[str, typer.Option(metavar="DURATION", help="With --watch: how often to ask.")] = "15s",
+    save: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Live: keep the incident as a bundle (folder or .tar.zst).")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Live: the sources. Default: rca.toml, see rca init.")
+    ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many candidates to show.")] = 5,
     ranker: Annotated[str | None, typer.Option(metavar="NAME", help="Ranker that needs no training. Default: floor.")] = None,
     model: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Trained model, as `rca train` writes it.")] = None,
     why_not: Annotated[str | None, typer.Option(metavar="SERVICE", help="Compare this candidate with the first one.")] = None,
-    start: Annotated[str | None, typer.Option("--from", metavar="TIME", help="Start of the window (RFC 3339).")] = None,
-    until: Annotated[str | None, typer.Option(metavar="TIME", help="End of the window (RFC 3339).")] = None,
-    onset: Annotated[str | None, typer.Option(metavar="TIME", help="When it began; the same as --from.")] = None,
     store: Annotated[Path | None, typer.Option(metavar="FOLDER", help="The store of incidents. Default: $RCA_HOME.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON (docs/ranking.schema.json).")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print JSON (docs/ranking.schema.json); a line each time with --watch.")
+    ] = False,
 ) -> None:
     """Rank what most likely caused an incident, and say why.
 
-    Exits with 0 if candidates were ranked, 3 if there was nothing to rank, 2 if the input is wrong.
+    Without INCIDENT it asks the live sources of rca.toml about the last 15 minutes, or about the time or alert given.
+
+    Exits with 0 if candidates were ranked, 3 if there was nothing to rank, 2 if the input is wrong, 1 if no source answered.
     """
+    chosen = _ranker(ranker, model)
+    if incident is None:
+        from rca.cli.live import LiveOptions, triage_live
+
+        options = LiveOptions(last, start, until, onset, alert, config, save, every if watch else None, top, why_not, json)
+        ranked = triage_live(chosen, options)
+    else:
+        _refuse_live_options({"--last": last, "--alert": alert, "--watch": watch, "--save": save, "--config": config})
+        ranked = _triage_recorded(chosen, incident, store, (start, until, onset), top=top, why_not=why_not, json=json)
+    if not ranked:
+        raise typer.Exit(EMPTY_EXIT_CODE)
+
+
+def _refuse_live_options(given: dict[str, object]) -> None:
+    from rca.errors import BadInput
+
+    wrong = [option for option, value in given.items() if value]
+    if wrong:
+        raise BadInput("options", expected="no INCIDENT beside them, for they ask live sources", found=" and ".join(wrong))
+
+
+def _triage_recorded(
+    ranker: Ranker,
+    text: str,
+    store: Path | None,
+    times: tuple[str | None, str | None, str | None],
+    *,
+    top: int,
+    why_not: str | None,
+    json: bool,
+) -> bool:
+    """Print the report on a recorded incident. False if there was nothing to rank."""
     from rca.pipeline import report_on
 
-    recorded, telemetry = _load(incident, store)
-    interval = _interval(recorded, start, until, onset)
-    chosen = _ranker(ranker, model)
-    report = report_on(recorded, telemetry, chosen, interval=interval, top=top, why_not=why_not)
-    _print(report, top=top, json=json)
-    if not report.ranking.candidates:
-        raise typer.Exit(EMPTY_EXIT_CODE)
+    recorded, telemetry = _load(text, store)
+    interval = _interval(recorded, *times)
+    report = report_on(recorded, telemetry, ranker, interval=interval, top=top, why_not=why_not)
+    print_report(report, top=top, json=json)
+    return bool(report.ranking.candidates)
 
 
 def _load(text: str, home: Path | None) -> tuple[Incident, Telemetry]:
@@ -89,11 +143,11 @@ def _interval(incident: Incident, start: str | None, until: str | None, onset: s
     from rca.telemetry import Interval
 
     if start is not None and onset is not None:
-        raise BadInput("options", expected="--from or --onset", found="both")
+        raise BadInput("options", expected="--since or --onset", found="both")
     if start is None and onset is None and until is None:
         return None
     start_ns, end_ns = incident.window.start_ns, incident.window.end_ns
-    for option, text in (("--from", start), ("--onset", onset)):
+    for option, text in (("--since", start), ("--onset", onset)):
         start_ns = start_ns if text is None else moment_ns(option, text)
     end_ns = end_ns if until is None else moment_ns("--until", until)
     if end_ns <= start_ns:
@@ -107,7 +161,8 @@ def _moment(time_ns: int) -> str:
     return clock(time_ns, date=True)
 
 
-def _print(report: TriageReport, *, top: int, json: bool) -> None:
+def print_report(report: TriageReport, *, top: int, json: bool) -> None:
+    """The report for a terminal, for a pipe (80 columns, no colour), or as JSON."""
     if json:
         print_json(report.to_json())
         return

@@ -75,7 +75,7 @@ def load_config(path: Path) -> Config:
         return Config(**body)
     except ValidationError as error:
         mistakes = list(_mistakes(error))
-        raise BadInput(str(path), expected="settings of docs/collecting.md", found="; ".join(mistakes)) from None
+        raise BadInput(str(path), expected="settings of docs/configuration.md", found="; ".join(mistakes)) from None
 
 
 def _mistakes(error: ValidationError) -> Iterator[str]:
