@@ -1,0 +1,190 @@
+"""The writer of live telemetry: flushes of a stream become commits, and what a restart needs is kept with each of them."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+import polars as pl
+
+from rca.collectors.streaming.memory import Keys
+from rca.collectors.streaming.stream import Flush, StreamCounts
+from rca.collectors.warm.config import StoreConfig
+from rca.collectors.warm.parts import HOUR_NS, hour_start_ns
+from rca.collectors.warm.reading import OPEN_SPANS
+from rca.collectors.warm.shelf import Shelf
+from rca.collectors.warm.state import StoredGap, joined
+from rca.errors import Unavailable
+from rca.telemetry import FRAME_NAMES, Gap
+
+LIVE: Final = "live"
+BACKFILL: Final = "backfill"
+"""Folders of the store: the shelf of `rca collect`, and one shelf for every source of past telemetry."""
+SOURCE: Final = "otlp"
+_LONG_LIVED: Final = ("events",)
+_OTHERS: Final = tuple(name for name in FRAME_NAMES if name not in _LONG_LIVED)
+_MOST_GAPS: Final = 1000
+_MEMORY: Final = "memory-"
+_MEMORIES: Final = ("spans", "traces")
+
+LOST: Final = "the collector was not running, or lost its last seconds"
+STOPPED: Final = "the collector was not running"
+
+
+@dataclass(frozen=True, eq=False)
+class Resumed:
+    """Where an earlier run stopped: arguments of Stream.restore."""
+
+    open_spans: pl.DataFrame
+    memories: Mapping[str, tuple[Keys, ...]]
+    counts: StreamCounts
+
+
+@dataclass(frozen=True)
+class Housekeeping:
+    """What was done: parts that were merged, hours that were deleted because of their age or the store's size."""
+
+    merged: int = 0
+    too_old: int = 0
+    too_much: int = 0
+
+
+class LiveWriter:
+    """The one writer of a store's live shelf. Raises Unavailable if another process collects into the same folder.
+
+    The time since the last commit of an earlier run becomes a gap with the first commit of this one.
+    """
+
+    def __init__(self, folder: Path, config: StoreConfig, *, wall_ns: Callable[[], int] = time.time_ns) -> None:
+        self._folder, self._config, self._wall_ns = folder, config, wall_ns
+        self._shelf = Shelf(folder / LIVE)
+        self._since_ns = wall_ns()
+        state = self._shelf.state
+        self._received_before = int(state.counts.get("received", 0))
+        self._spans_since_ns: int | None = None
+        self._retained_since_ns = state.retained_since_ns
+        self._gaps = list(state.gaps)
+        if 0 < state.at_ns < self._since_ns:
+            reason = STOPPED if state.stopped else LOST
+            self._gaps.append(StoredGap(source=SOURCE, reason=reason, start_ns=state.at_ns, end_ns=self._since_ns))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._shelf.close()
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of everything that live collection stored."""
+        return self._shelf.size_bytes
+
+    def resumed(self) -> Resumed | None:
+        """What the last commit of an earlier run kept; None if there was none. Raises BadInput if it is damaged."""
+        state = self._shelf.state
+        if not state.commit:
+            return None
+        open_spans = [pl.read_parquet(io.BytesIO(body)) for body in self._shelf.kept(OPEN_SPANS)]
+        memories = {name: tuple(_keys(body) for body in self._shelf.kept(_MEMORY + name)) for name in _MEMORIES}
+        return Resumed(pl.concat(open_spans) if open_spans else pl.DataFrame(), memories, StreamCounts(**state.counts))
+
+    def append(self, flush: Flush, gaps: Sequence[Gap] = (), *, last: bool = False) -> None:
+        """Commit one flush over all frames; `last` says that the collector ends in good order.
+
+        Raises StorageFull; then nothing was stored and the same flush may come again.
+        """
+        state = self._shelf.state
+        before_ns = max(state.at_ns, self._since_ns)
+        if self._spans_since_ns is None and flush.counts.received > self._received_before:
+            self._spans_since_ns = before_ns
+        added = [StoredGap(source=g.source, reason=g.reason, **_ends(g)) for g in gaps if g.interval is not None]
+        oldest_ns = flush.at_ns - self._config.keep_events
+        kept_gaps = tuple(gap for gap in (*self._gaps, *added) if gap.end_ns > oldest_ns)[-_MOST_GAPS:]
+        spans_since = [] if self._spans_since_ns is None else [(self._spans_since_ns, flush.at_ns)]
+        kept = {OPEN_SPANS: (flush.open_spans,)} | {_MEMORY + name: keys for name, keys in flush.memories.items()}
+        self._shelf.commit(
+            flush.frames,
+            flush.at_ns,
+            kept=kept,
+            covered=_since(oldest_ns, [*state.covered, (self._since_ns, flush.at_ns)]),
+            spans_covered=_since(oldest_ns, [*state.spans_covered, *spans_since]),
+            complete_until_ns=max(state.complete_until_ns, flush.complete_until_ns),
+            gaps=kept_gaps,
+            stopped=last,
+            retained_since_ns=self._retained_since_ns,
+            counts=_counts_json(flush.counts),
+        )
+        self._gaps = list(kept_gaps)
+
+    def housekeep(self) -> Housekeeping:
+        """Merge small parts and delete what is too old or too much. Raises StorageFull; then nothing is lost."""
+        now_ns = self._wall_ns()
+        too_old = self._expire(self._shelf, now_ns)
+        backfill = self._folder / BACKFILL
+        shelves = [self._shelf]
+        try:
+            for folder in sorted(backfill.iterdir()) if backfill.is_dir() else ():
+                with suppress(Unavailable):  # being written just now
+                    shelves.append(Shelf(folder))
+            too_old += sum(self._expire(shelf, now_ns) for shelf in shelves[1:])
+            too_much = self._shrink(shelves)
+        finally:
+            for shelf in shelves[1:]:
+                shelf.close()
+        return Housekeeping(self._shelf.merge(now_ns), too_old, too_much)
+
+    def _expire(self, shelf: Shelf, now_ns: int) -> int:
+        deleted = 0
+        for frames, keep_ns in ((_OTHERS, self._config.keep), (_LONG_LIVED, self._config.keep_events)):
+            old = [hour for hour in shelf.hours(frames) if (hour_start_ns(hour) or 0) + HOUR_NS <= now_ns - keep_ns]
+            shelf.delete(old, frames)
+            deleted += len(old)
+            if old and shelf is self._shelf and frames is _OTHERS:
+                self._retain(old[-1])
+        return deleted
+
+    def _shrink(self, shelves: Sequence[Shelf]) -> int:
+        """Delete the oldest hours until the store is small enough; events go last, for they are small and live longest."""
+        deleted = 0
+        excess = sum(shelf.size_bytes for shelf in shelves) - self._config.max_bytes
+        for frames in (_OTHERS, _LONG_LIVED):
+            hours = sorted({hour for shelf in shelves for hour in shelf.hours(frames)})
+            for hour in hours[:-1]:  # the present hour stays, however large it is
+                if excess <= 0:
+                    return deleted
+                before = sum(shelf.size_bytes for shelf in shelves)
+                for shelf in shelves:
+                    shelf.delete([hour], frames)
+                excess -= before - sum(shelf.size_bytes for shelf in shelves)
+                deleted += 1
+                if frames is _OTHERS:
+                    self._retain(hour)
+        return deleted
+
+    def _retain(self, deleted_hour: str) -> None:
+        """The next commit says since when telemetry is kept."""
+        end_ns = (hour_start_ns(deleted_hour) or 0) + HOUR_NS
+        self._retained_since_ns = max(self._retained_since_ns or 0, end_ns)
+
+
+def _since(oldest_ns: int, covered: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    return joined((max(start, oldest_ns), end) for start, end in covered)
+
+
+def _ends(gap: Gap) -> dict[str, int]:
+    return {"start_ns": gap.interval.start_ns, "end_ns": gap.interval.end_ns} if gap.interval else {}
+
+
+def _counts_json(counts: StreamCounts) -> dict[str, Any]:
+    return {**asdict(counts), "dropped": dict(counts.dropped), "rows": dict(counts.rows)}
+
+
+def _keys(body: bytes) -> Keys:
+    keys: Keys = np.load(io.BytesIO(body), allow_pickle=False)
+    return keys

@@ -1,0 +1,108 @@
+"""Reading a shelf beside its writer: a consistent look at one commit, without a lock."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import polars as pl
+
+from rca.bins import summed_frame
+from rca.collectors.streaming.sums import summed
+from rca.collectors.warm.parts import HOUR_NS, hour_start_ns, hours_in, parts_in, read_parquet, visible
+from rca.collectors.warm.shelf import KEPT_FOLDER
+from rca.collectors.warm.state import State, read_state
+from rca.errors import Unavailable
+from rca.telemetry import FRAME_NAMES, Interval, conform, empty, time_column
+
+OPEN_SPANS: Final = "open-spans"
+"""Name under which the writer keeps spans that wait for their traces."""
+_TRIES: Final = 20
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What a shelf held of an interval at one commit: frames sorted by time, and files that could not be read."""
+
+    state: State
+    frames: Mapping[str, pl.DataFrame]
+    damaged: tuple[str, ...]
+
+
+def read_shelf(folder: Path, interval: Interval, frames: Iterable[str] = FRAME_NAMES) -> View | None:
+    """Rows of an interval, open spans summed as if their traces were complete; None if there is no shelf.
+
+    Raises Unavailable if the writer changes files faster than they can be read, BadInput if the state is damaged.
+    """
+    for _ in range(_TRIES):
+        state = read_state(folder)
+        if state is None:
+            return None
+        try:
+            view = _view(folder, state, interval, tuple(frames))
+        except FileNotFoundError:  # merged into another part, or deleted, since we listed it
+            continue
+        if view is not None:
+            return view
+    raise Unavailable(f"{folder}: its files change faster than they can be read; try again")
+
+
+def _view(folder: Path, state: State, interval: Interval, names: tuple[str, ...]) -> View | None:
+    listed = {name: _listed(folder / name, state, interval) for name in names}
+    present = read_state(folder)
+    if present is None or present.commit != state.commit:  # parts may have been merged into one that the old state hides
+        return None
+    waiting = _open_bins(folder, state)
+    damaged: list[str] = []
+    frames = {}
+    for name, hours in listed.items():
+        rows = pl.concat([empty(name), *(_hour(name, paths, damaged) for paths in hours)], how="diagonal")
+        rows = _with(name, rows, waiting[name]) if name in waiting else rows
+        frames[name] = conform(name, _inside(name, rows, interval), str(folder / name))
+    return View(state, frames, tuple(damaged))
+
+
+def _listed(folder: Path, state: State, interval: Interval) -> list[list[Path]]:
+    """Files of every hour that overlaps the interval."""
+    hours = []
+    for hour in hours_in(folder):
+        start_ns = hour_start_ns(hour) or 0
+        if start_ns < interval.end_ns and interval.start_ns < start_ns + HOUR_NS:
+            hours.append([folder / hour / part.name for part in visible(parts_in(folder / hour), state.commit)])
+    return hours
+
+
+def _open_bins(folder: Path, state: State) -> Mapping[str, pl.DataFrame]:
+    """Bins of the spans that wait for their traces: they are part of what was collected, though not final."""
+    spans = [pl.read_parquet(io.BytesIO((folder / KEPT_FOLDER / file).read_bytes())) for file in state.kept.get(OPEN_SPANS, ())]
+    return summed(pl.concat(spans)).frames if spans else {}
+
+
+def _hour(name: str, paths: list[Path], damaged: list[str]) -> pl.DataFrame:
+    parts = []
+    for path in paths:
+        try:
+            parts.append(read_parquet(path))
+        except pl.exceptions.PolarsError:
+            damaged.append("/".join(path.parts[-3:]))
+    if not parts:
+        return empty(name)
+    return parts[0] if len(parts) == 1 else summed_frame(name, pl.concat(parts, how="diagonal"))
+
+
+def _with(name: str, rows: pl.DataFrame, waiting: pl.DataFrame) -> pl.DataFrame:
+    """Rows and others of the same bins, summed from the first common bin on."""
+    first = waiting[time_column(name)].min()
+    touched = pl.col(time_column(name)) >= first
+    return pl.concat([rows.filter(~touched), summed_frame(name, pl.concat([rows.filter(touched), waiting], how="diagonal"))])
+
+
+def _inside(name: str, rows: pl.DataFrame, interval: Interval) -> pl.DataFrame:
+    if name == "topology":
+        return rows.unique().sort(rows.columns)
+    column = time_column(name)
+    inside = pl.col(column).is_between(interval.start_ns, interval.end_ns, closed="left")
+    return rows.filter(inside).sort(column, maintain_order=True)
