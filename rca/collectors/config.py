@@ -12,6 +12,8 @@ from typing import Annotated, Any, Final, get_args
 from pydantic import BaseModel, Field, ValidationError
 
 from rca.collectors.prometheus.config import PrometheusConfig
+from rca.collectors.streaming.config import StreamConfig
+from rca.collectors.warm.config import StoreConfig
 from rca.errors import BadInput
 from rca.settings import DurationNs, Section
 from rca.telemetry import MINUTE_NS, SECOND_NS
@@ -42,6 +44,8 @@ class Config(Section):
     sources: Annotated[
         dict[str, dict[str, Any]], Field(description="settings of sources that other packages add, `[sources.NAME]` each")
     ] = {}
+    store: StoreConfig | None = None
+    stream: StreamConfig = StreamConfig()
     prometheus: PrometheusConfig | None = None
 
 

@@ -157,6 +157,13 @@ class Store:
             )
 
 
+class StoreCollector(Store):
+    """The store that `[store]` of the configuration names."""
+
+    def __init__(self, config: StoreConfig) -> None:
+        super().__init__(store_folder(config))
+
+
 def _owners(views: Mapping[str, View], interval: Interval) -> dict[str, tuple[Ends, ...]]:
     """For every shelf, the whole bins of the interval that it alone speaks for; all may speak for the rest."""
     owned: dict[str, tuple[Ends, ...]] = {}
