@@ -10,10 +10,11 @@ import base64
 import binascii
 import contextlib
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from rca.collectors.files.otlp_metrics import MetricReader
+from rca.collectors.files.otlp_metrics import LastValues, MetricReader
 from rca.collectors.files.reading import DEFAULTS, Progress, ReadOptions, quiet
 from rca.collectors.files.recording import Recording, Rows, system_name
 from rca.collectors.files.streams import json_files, json_lines
@@ -31,15 +32,21 @@ ALIASES: Final = (
 )
 """Text attributes of a span in the order of the frame's columns: the present name, then older ones."""
 
+Emitter = tuple[str, str | None, str | None, str | None]
+"""Service, namespace, pod and node of whatever sent a span."""
+Relation = tuple[str, str, str, str, str]
+"""A row of the `topology` frame."""
+
 _ALIAS_NAMES: Final = frozenset(name for names in ALIASES for name in names)
 _NO_PEERS: Final = (None,) * len(ALIASES)
-_HTTP_STATUS: Final = ("http.response.status_code", "http.status_code")
+HTTP_STATUS: Final = ("http.response.status_code", "http.status_code")
 _KINDS: Final = {
     f"SPAN_KIND_{name}": i for i, name in enumerate(("UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER"))
 }
 _STATUSES: Final = {"STATUS_CODE_UNSET": 0, "STATUS_CODE_OK": 1, "STATUS_CODE_ERROR": 2}
 _SEVERITIES: Final = ("TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL")
-_OWNERS: Final = ("service.name", "k8s.deployment.name", "k8s.statefulset.name", "k8s.daemonset.name")
+OWNERS: Final = ("service.name", "k8s.deployment.name", "k8s.statefulset.name", "k8s.daemonset.name")
+_LONGEST_LINE: Final = 2000  # characters
 _EVENT_KINDS: Final[dict[str, EntityKind]] = {"Pod": "pod", "Node": "node"}
 
 
@@ -59,9 +66,27 @@ def read(path: Path, options: ReadOptions = DEFAULTS, progress: Progress = quiet
     progress(1, 1, "done")
 
 
-def attributes(pairs: Any) -> dict[str, Any]:
-    """Key-value pairs as a dict; of the values, text, numbers and booleans are read."""
-    return {pair["key"]: _scalar(pair.get("value") or {}) for pair in pairs or ()}
+def attributes(pairs: Any, most: int | None = None) -> dict[str, Any]:
+    """The first `most` key-value pairs as a dict; of the values, text, numbers and booleans are read."""
+    return {pair["key"]: scalar(pair.get("value") or {}) for pair in islice(pairs or (), most)}
+
+
+def emitter_of(resource: Mapping[str, Any]) -> Emitter:
+    """Who sent the spans of a resource, whose attributes are given."""
+    service = first(resource, OWNERS) or "unknown_service"
+    return service, *(first(resource, (name,)) for name in ("service.namespace", "k8s.pod.name", "k8s.node.name"))  # type: ignore[return-value]
+
+
+def relations_of(resource: Mapping[str, Any]) -> list[Relation]:
+    """What a resource says about which service runs on which pod and node."""
+    owner, pod, node = (first(resource, names) for names in (OWNERS, ("k8s.pod.name",), ("k8s.node.name",)))
+    runs: list[Relation] = [("service", owner, "runs", "pod", pod)] if owner and pod else []
+    return runs + ([("pod", pod, "hosted_on", "node", node)] if pod and node else [])
+
+
+def exception_text(details: Mapping[str, Any]) -> str:
+    """The log line that an exception event of a span stands for, from its attributes."""
+    return f"{details.get('exception.type') or 'exception'}: {details.get('exception.message') or ''}"[:_LONGEST_LINE]
 
 
 def peers(values: Mapping[str, Any]) -> tuple[str | None, ...]:
@@ -79,7 +104,7 @@ def first(values: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
 
 def http_status(values: Mapping[str, Any]) -> int | None:
     """HTTP status code of a span, if it has a sensible one."""
-    for name in _HTTP_STATUS:
+    for name in HTTP_STATUS:
         text = str(values.get(name, ""))
         if len(text) == 3 and text.isdecimal():
             return int(text)
@@ -87,11 +112,12 @@ def http_status(values: Mapping[str, Any]) -> int | None:
 
 
 class OtlpReader:
-    """Reads export requests for traces, metrics and logs into a recording, or other rows."""
+    """Reads export requests for traces, metrics and logs into rows. Attributes of a span beyond the first `most` are left out."""
 
-    def __init__(self, recording: Rows) -> None:
-        self._recording = recording
-        self._metrics = MetricReader(recording)
+    def __init__(self, rows: Rows, last: LastValues | None = None, most: int | None = None) -> None:
+        self._rows = rows
+        self._metrics = MetricReader(rows, LastValues() if last is None else last)
+        self._most = most
 
     def take(self, message: Any, where: str) -> None:
         """Read one export request. Raises BadTelemetry if it does not have OTLP's shape."""
@@ -103,47 +129,45 @@ class OtlpReader:
             for part in message.get("resourceLogs") or ():
                 self._logs(part)
             if not any(key in message for key in ("resourceSpans", "resourceMetrics", "resourceLogs")):
-                self._recording.skip("otlp-json", "messages without spans, metrics or logs")
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+                self._rows.skip("otlp-json", "messages without spans, metrics or logs")
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise BadTelemetry(where, expected="an OTLP export request in JSON", found=repr(error)) from error
 
     def _resource(self, part: Mapping[str, Any]) -> dict[str, Any]:
         resource = attributes((part.get("resource") or {}).get("attributes"))
-        owner, pod, node = first(resource, _OWNERS), resource.get("k8s.pod.name"), resource.get("k8s.node.name")
-        if owner and pod:
-            self._recording.relate(("service", owner, "runs", "pod", pod))
-        if pod and node:
-            self._recording.relate(("pod", pod, "hosted_on", "node", node))
+        for relation in relations_of(resource):
+            self._rows.relate(relation)
         return resource
 
     def _spans(self, part: Mapping[str, Any]) -> None:
         resource = self._resource(part)
-        service = first(resource, _OWNERS) or "unknown_service"
-        emitter = (service, resource.get("service.namespace"), resource.get("k8s.pod.name"), resource.get("k8s.node.name"))
+        emitter = emitter_of(resource)
         for scope in part.get("scopeSpans") or part.get("instrumentationLibrarySpans") or ():
             for span in scope.get("spans") or ():
                 self._span(emitter, span)
 
-    def _span(self, emitter: tuple[str, Any, Any, Any], span: Mapping[str, Any]) -> None:
+    def _span(self, emitter: Emitter, span: Mapping[str, Any]) -> None:
         trace_id, span_id = _hex_id(span.get("traceId")), _hex_id(span.get("spanId"))
         start_ns, end_ns = int(span.get("startTimeUnixNano") or 0), int(span.get("endTimeUnixNano") or 0)
         if not trace_id or not span_id or not start_ns or not end_ns:
-            self._recording.skip("spans", "spans without id or time")
+            self._rows.skip("spans", "spans without id or time")
             return
-        values = attributes(span.get("attributes"))
+        pairs = span.get("attributes") or ()
+        if self._most is not None and len(pairs) > self._most:
+            self._rows.skip("attributes", "attributes beyond the limit", len(pairs) - self._most)
+        values = attributes(pairs, self._most)
         kind, status = _enum(span.get("kind"), _KINDS), _enum((span.get("status") or {}).get("code"), _STATUSES)
         head = (trace_id, span_id, _hex_id(span.get("parentSpanId")), span.get("name") or "", kind, start_ns, end_ns, status)
-        self._recording.add("spans", (*head, *emitter, *peers(values), http_status(values)))
+        self._rows.add("spans", (*head, *emitter, *peers(values), http_status(values)))
         for event in span.get("events") or ():
             if event.get("name") == "exception":
-                details = attributes(event.get("attributes"))
-                text = f"{details.get('exception.type') or 'exception'}: {details.get('exception.message') or ''}"
+                text = exception_text(attributes(event.get("attributes"), self._most))
                 time_ns = int(event.get("timeUnixNano") or end_ns)
-                self._recording.add("lines", (time_ns, emitter[0], "ERROR", text, trace_id, span_id))
+                self._rows.add("lines", (time_ns, emitter[0], "ERROR", text, trace_id, span_id))
 
     def _logs(self, part: Mapping[str, Any]) -> None:
         resource = self._resource(part)
-        service = first(resource, (*_OWNERS, "k8s.pod.name", "k8s.container.name"))
+        service = first(resource, (*OWNERS, "k8s.pod.name", "k8s.container.name"))
         for scope in part.get("scopeLogs") or part.get("instrumentationLibraryLogs") or ():
             for record in scope.get("logRecords") or scope.get("logs") or ():
                 self._log(service, resource, record)
@@ -151,27 +175,29 @@ class OtlpReader:
     def _log(self, service: str | None, resource: Mapping[str, Any], record: Mapping[str, Any]) -> None:
         time_ns = int(record.get("timeUnixNano") or 0) or int(record.get("observedTimeUnixNano") or 0)
         values = attributes(record.get("attributes"))
-        body = _scalar(record.get("body") or {})
+        body = scalar(record.get("body") or {})
         if not time_ns:
-            self._recording.skip("logs", "log records without a time")
+            self._rows.skip("logs", "log records without a time")
         elif values.get("k8s.event.reason"):
             kind = _EVENT_KINDS.get(str(resource.get("k8s.object.kind")), "service")
             entity = str(resource.get("k8s.object.name") or service or "unknown_service")
             severity = "Normal" if (record.get("severityText") or "Normal") == "Normal" else "Warning"
             namespace = values.get("k8s.namespace.name") or resource.get("k8s.namespace.name")
-            self._recording.add("events", (time_ns, kind, entity, namespace, values["k8s.event.reason"], body, severity))
+            text = None if body is None else str(body)[:_LONGEST_LINE]
+            reason = str(values["k8s.event.reason"])
+            self._rows.add("events", (time_ns, kind, entity, namespace and str(namespace), reason, text, severity))
         elif service is None or body in (None, ""):
-            self._recording.skip("logs", "log records without service or text")
+            self._rows.skip("logs", "log records without service or text")
         else:
             row = (
                 time_ns,
                 service,
                 _level(record),
-                str(body)[:2000],
+                str(body)[:_LONGEST_LINE],
                 _hex_id(record.get("traceId")),
                 _hex_id(record.get("spanId")),
             )
-            self._recording.add("lines", row)
+            self._rows.add("lines", row)
 
 
 def _enum(value: Any, names: Mapping[str, int]) -> int:
@@ -186,14 +212,15 @@ def _level(record: Mapping[str, Any]) -> str | None:
     return _SEVERITIES[min((number - 1) // 4, 5)] if number > 0 else record.get("severityText") or None
 
 
-def _scalar(value: Mapping[str, Any]) -> Any:
+def scalar(value: Mapping[str, Any]) -> Any:
+    """Text, number or boolean of an attribute's value or a log's body; None for other kinds."""
     if "intValue" in value:
         return int(value["intValue"])
     for kind in ("stringValue", "doubleValue", "boolValue"):
         if kind in value:
             return value[kind]
     if "kvlistValue" in value:  # a structured log body
-        return " ".join(f"{pair['key']}={_scalar(pair.get('value') or {})}" for pair in value["kvlistValue"].get("values") or ())
+        return " ".join(f"{pair['key']}={scalar(pair.get('value') or {})}" for pair in value["kvlistValue"].get("values") or ())
     return None
 
 

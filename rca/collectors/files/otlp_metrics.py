@@ -7,6 +7,7 @@ are added, gauges averaged.
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -34,10 +35,13 @@ _DURATIONS: Final = {
         ("rpc", "duration"),
     )
 }
+_KINDS: Final = ("gauge", "sum", "histogram", "exponentialHistogram", "summary")
 _UNITS: Final = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "": 1.0}
 _QUANTILES: Final = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 
 _Series = tuple[Any, ...]
+_Steps = tuple[float, tuple[float, ...]]
+_Entity = tuple[EntityKind, str, str | None]
 
 
 @dataclass
@@ -52,12 +56,47 @@ class _Histogram:
     buckets: tuple[float, ...] = ()
 
 
-class MetricReader:
-    """Reads `resourceMetrics` into a recording. Remembers the last value of every cumulative series."""
+class LastValues:
+    """The last value of every cumulative series, bounded by count and by age; what was not seen for longest goes first.
 
-    def __init__(self, recording: Rows) -> None:
-        self._recording = recording
-        self._last: dict[_Series, tuple[int, tuple[float, ...]]] = {}
+    `forgotten` counts the series that were dropped to make room; their next point counts as a first one.
+    """
+
+    def __init__(self, most_numbers: int | None = None, max_age_ns: int | None = None) -> None:
+        self.forgotten = 0
+        self._most, self._max_age_ns = most_numbers, max_age_ns
+        self._held = 0
+        self._values: OrderedDict[_Series | int, tuple[int, tuple[float, ...]]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def replace(self, key: _Series, time_ns: int, values: tuple[float, ...]) -> tuple[int, tuple[float, ...]] | None:
+        """Remember a value and return the one before it, with its time."""
+        hashed = hash(key)  # 64 bits instead of all the text that identifies a series
+        before = self._values.pop(hashed, None)
+        self._values[hashed] = (time_ns, values)
+        self._held += len(values) - (len(before[1]) if before else 0)
+        while self._most is not None and self._held > self._most and len(self._values) > 1:
+            self._drop()
+            self.forgotten += 1
+        while self._max_age_ns is not None and self._oldest_ns() < time_ns - self._max_age_ns:
+            self._drop()
+        return before
+
+    def _oldest_ns(self) -> int:
+        return next(iter(self._values.values()))[0]
+
+    def _drop(self) -> None:
+        _, (_, values) = self._values.popitem(last=False)
+        self._held -= len(values)
+
+
+class MetricReader:
+    """Reads `resourceMetrics` into rows. `last` remembers the last value of every cumulative series."""
+
+    def __init__(self, rows: Rows, last: LastValues) -> None:
+        self._rows, self._last = rows, last
 
     def take(self, resource: Mapping[str, Any], part: Mapping[str, Any]) -> None:
         """Read the metrics of one resource, whose attributes are given apart."""
@@ -70,7 +109,7 @@ class MetricReader:
         name = metric["name"]
         entity = _entity(name, resource)
         if entity is None:
-            self._recording.skip("metrics", "metrics of no pod, service or node")
+            self._rows.skip("metrics", "data points of no pod, service or node", len(points_of(metric)))
         elif name.startswith("container.") and resource.get("k8s.pod.name") and resource.get("k8s.container.name"):
             return  # the kubelet reports the same per pod
         elif "gauge" in metric:
@@ -81,18 +120,18 @@ class MetricReader:
             body = metric.get("histogram") or metric.get("exponentialHistogram") or {}
             self._histogram(entity, series, metric, body)
         else:
-            self._recording.skip("metrics", "summaries and empty metrics")
+            self._rows.skip("metrics", "data points of summaries", len(points_of(metric)))
 
-    def _gauge(self, entity: tuple[EntityKind, str, str | None], name: str, points: Sequence[Mapping[str, Any]]) -> None:
+    def _gauge(self, entity: _Entity, name: str, points: Sequence[Mapping[str, Any]]) -> None:
         values: dict[int, list[float]] = {}
         for point in points:
             value = _number(point)
             if math.isfinite(value):
                 values.setdefault(int(point["timeUnixNano"]), []).append(value)
         for time_ns, several in values.items():
-            self._recording.add("metrics", (time_ns, *entity, name, sum(several) / len(several)))
+            self._rows.add("metrics", (time_ns, *entity, name, sum(several) / len(several)))
 
-    def _sum(self, entity: tuple[EntityKind, str, str | None], series: _Series, name: str, body: Mapping[str, Any]) -> None:
+    def _sum(self, entity: _Entity, series: _Series, name: str, body: Mapping[str, Any]) -> None:
         if not body.get("isMonotonic"):
             self._gauge(entity, _NAMES.get(name, name), body.get("dataPoints") or ())
             return
@@ -103,11 +142,9 @@ class MetricReader:
                 key = (int(point["timeUnixNano"]), _sum_name(name, point))
                 rates[key] = rates.get(key, 0.0) + step[1][0] / step[0]
         for (time_ns, named), rate in rates.items():
-            self._recording.add("metrics", (time_ns, *entity, named, rate))
+            self._rows.add("metrics", (time_ns, *entity, named, rate))
 
-    def _histogram(
-        self, entity: tuple[EntityKind, str, str | None], series: _Series, metric: Mapping[str, Any], body: Mapping[str, Any]
-    ) -> None:
+    def _histogram(self, entity: _Entity, series: _Series, metric: Mapping[str, Any], body: Mapping[str, Any]) -> None:
         merged: dict[int, _Histogram] = {}
         for point in body.get("dataPoints") or ():
             bounds = tuple(float(bound) for bound in point.get("explicitBounds") or ())
@@ -121,33 +158,38 @@ class MetricReader:
         factor = _UNITS.get(metric.get("unit") or "", 1.0)
         for time_ns, histogram in merged.items():
             for statistic, value in _statistics(histogram, factor).items():
-                self._recording.add("metrics", (time_ns, *entity, f"{name}.{statistic}", value))
+                self._rows.add("metrics", (time_ns, *entity, f"{name}.{statistic}", value))
             if side:
-                self._recording.add("metrics", (time_ns, *entity, f"{side}.request.rate", histogram.count / histogram.seconds))
+                self._rows.add("metrics", (time_ns, *entity, f"{side}.request.rate", histogram.count / histogram.seconds))
                 if histogram.count:
                     ratio = 1 - histogram.failed / histogram.count
-                    self._recording.add("metrics", (time_ns, *entity, f"{side}.request.success_ratio", ratio))
+                    self._rows.add("metrics", (time_ns, *entity, f"{side}.request.success_ratio", ratio))
 
     def _step(
         self, series: _Series, body: Mapping[str, Any], point: Mapping[str, Any], values: tuple[float, ...]
-    ) -> tuple[float, tuple[float, ...]] | None:
+    ) -> _Steps | None:
         """Seconds and increases since the point before; None if that is not known (a first point, a restart)."""
         time_ns, start_ns = int(point["timeUnixNano"]), int(point.get("startTimeUnixNano") or 0)
         if body.get("aggregationTemporality") in (1, "AGGREGATION_TEMPORALITY_DELTA"):
             seconds = (time_ns - start_ns) / SECOND_NS if start_ns else 0.0
             return (seconds, values) if seconds > 0 else None
         key = (*series, _identity(point))
-        before = self._last.get(key)
-        self._last[key] = (time_ns, values)
+        before = self._last.replace(key, time_ns, values)
         if before is None or time_ns <= before[0] or len(before[1]) != len(values):
             return None
         increases = tuple(now - then for now, then in zip(values, before[1], strict=True))
         return ((time_ns - before[0]) / SECOND_NS, increases) if min(increases) >= 0 else None
 
 
-def _entity(name: str, resource: Mapping[str, Any]) -> tuple[EntityKind, str, str | None] | None:
+def points_of(metric: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """Data points of a metric of any kind."""
+    return next((metric[kind].get("dataPoints") or () for kind in _KINDS if metric.get(kind)), ())
+
+
+def _entity(name: str, resource: Mapping[str, Any]) -> _Entity | None:
     """Per-instance metrics belong to the pod where there is one; it rolls up to its service."""
-    namespace = resource.get("service.namespace") or resource.get("k8s.namespace.name")
+    namespace = resource.get("service.namespace") or resource.get("k8s.namespace.name") or None
+    namespace = namespace and str(namespace)
     node = resource.get("k8s.node.name") or resource.get("host.name")
     if name.startswith("k8s.node.") and node:
         return "node", str(node), None
@@ -186,7 +228,7 @@ def _failed(point: Mapping[str, Any]) -> bool:
     return status.startswith("5") or grpc not in ("", "0", "OK") or bool(_value(point, ("error.type",)))
 
 
-def _add(into: _Histogram, step: tuple[float, tuple[float, ...]], bounds: tuple[float, ...], failed: bool) -> None:
+def _add(into: _Histogram, step: _Steps, bounds: tuple[float, ...], failed: bool) -> None:
     seconds, (count, total, *buckets) = step
     into.count += count
     into.total += total

@@ -45,7 +45,7 @@ class Rows(Protocol):
 
     def relate(self, row: tuple[str, str, str, str, str]) -> None: ...
 
-    def skip(self, source: str, reason: str) -> None: ...
+    def skip(self, source: str, reason: str, count: int = 1) -> None: ...
 
 
 class Recording:
@@ -74,9 +74,10 @@ class Recording:
         """Add a relation to the topology, in the order of the frame's columns."""
         self._topology.add(row)
 
-    def skip(self, source: str, reason: str) -> None:
-        """Count a record that was left out."""
-        self._skipped[source, reason] = self._skipped.get((source, reason), 0) + 1
+    def skip(self, source: str, reason: str, count: int = 1) -> None:
+        """Count records that were left out."""
+        if count:
+            self._skipped[source, reason] = self._skipped.get((source, reason), 0) + count
 
     def incident(self, source: str, system: str) -> tuple[Incident, Telemetry]:
         """The incident and its telemetry. Raises BadTelemetry if nothing was recorded, BadInput if nothing in the window."""
