@@ -21,8 +21,8 @@ CALLEE_KINDS: Final[tuple[EntityKind, ...]] = ("service", "database", "queue", "
 
 SECOND_NS: Final = 1_000_000_000
 MINUTE_NS: Final = 60 * SECOND_NS
-_EARLIEST_NS: Final = 946_684_800 * SECOND_NS  # 2000-01-01; anything before is a unit mistake
-_LATEST_NS: Final = 4_102_444_800 * SECOND_NS  # 2100-01-01
+EARLIEST_NS: Final = 946_684_800 * SECOND_NS  # 2000-01-01; anything before is a unit mistake
+LATEST_NS: Final = 4_102_444_800 * SECOND_NS  # 2100-01-01
 
 
 @dataclass(frozen=True, order=True)
@@ -259,7 +259,7 @@ def _check_times(where: str, column: str, times: pl.Series) -> None:
 
 def check_time(where: str, value: int) -> None:
     """Raises BadTelemetry for a time that cannot be nanoseconds since the epoch."""
-    if not _EARLIEST_NS <= value < _LATEST_NS:
+    if not EARLIEST_NS <= value < LATEST_NS:
         raise BadTelemetry(
             where,
             expected="nanoseconds since the epoch between the years 2000 and 2100",
@@ -269,7 +269,7 @@ def check_time(where: str, value: int) -> None:
 
 def _unit_guess(value: int) -> str:
     for unit, factor in (("seconds", 10**9), ("milliseconds", 10**6), ("microseconds", 10**3)):
-        if _EARLIEST_NS <= value * factor < _LATEST_NS:
+        if EARLIEST_NS <= value * factor < LATEST_NS:
             return f", which looks like {unit}"
     return ""
 

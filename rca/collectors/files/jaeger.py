@@ -85,7 +85,9 @@ def _span(recording: Rows, process: tuple[str, Any, Any, Any], span: Mapping[str
         if kind_of_error or fields.get("event") in ("error", "exception"):
             message = fields.get("exception.message") or fields.get("message") or fields.get("error.object") or ""
             text = f"{kind_of_error or 'error'}: {message}"
-            recording.add("lines", (int(log["timestamp"]) * _MICROSECOND_NS, process[0], "ERROR", text, trace_id, span_id))
+            recording.add(
+                "lines", (int(log["timestamp"]) * _MICROSECOND_NS, process[0], process[1], "ERROR", text, trace_id, span_id)
+            )
 
 
 def _parent(span: Mapping[str, Any]) -> str | None:

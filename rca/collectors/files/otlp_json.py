@@ -163,7 +163,7 @@ class OtlpReader:
             if event.get("name") == "exception":
                 text = exception_text(attributes(event.get("attributes"), self._most))
                 time_ns = int(event.get("timeUnixNano") or end_ns)
-                self._rows.add("lines", (time_ns, emitter[0], "ERROR", text, trace_id, span_id))
+                self._rows.add("lines", (time_ns, *emitter[:2], "ERROR", text, trace_id, span_id))
 
     def _logs(self, part: Mapping[str, Any]) -> None:
         resource = self._resource(part)
@@ -192,6 +192,7 @@ class OtlpReader:
             row = (
                 time_ns,
                 service,
+                first(resource, ("service.namespace",)),
                 _level(record),
                 str(body)[:_LONGEST_LINE],
                 _hex_id(record.get("traceId")),

@@ -109,7 +109,7 @@ class MetricReader:
         name = metric["name"]
         entity = _entity(name, resource)
         if entity is None:
-            self._rows.skip("metrics", "data points of no pod, service or node", len(points_of(metric)))
+            self._rows.skip("metrics", "data points of no pod, service or node", len(points_of(metric)[1]))
         elif name.startswith("container.") and resource.get("k8s.pod.name") and resource.get("k8s.container.name"):
             return  # the kubelet reports the same per pod
         elif "gauge" in metric:
@@ -120,7 +120,7 @@ class MetricReader:
             body = metric.get("histogram") or metric.get("exponentialHistogram") or {}
             self._histogram(entity, series, metric, body)
         else:
-            self._rows.skip("metrics", "data points of summaries", len(points_of(metric)))
+            self._rows.skip("metrics", "data points of summaries", len(points_of(metric)[1]))
 
     def _gauge(self, entity: _Entity, name: str, points: Sequence[Mapping[str, Any]]) -> None:
         values: dict[int, list[float]] = {}
@@ -181,9 +181,9 @@ class MetricReader:
         return ((time_ns - before[0]) / SECOND_NS, increases) if min(increases) >= 0 else None
 
 
-def points_of(metric: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    """Data points of a metric of any kind."""
-    return next((metric[kind].get("dataPoints") or () for kind in _KINDS if metric.get(kind)), ())
+def points_of(metric: Mapping[str, Any]) -> tuple[str, Sequence[Any]]:
+    """Kind of a metric, and its data points."""
+    return next(((kind, metric[kind].get("dataPoints") or ()) for kind in _KINDS if metric.get(kind)), ("", ()))
 
 
 def _entity(name: str, resource: Mapping[str, Any]) -> _Entity | None:

@@ -27,12 +27,13 @@ _CHUNK_ROWS: Final = 50_000
 LINES: Final[dict[str, pl.DataType]] = {
     "time_unix_nano": pl.Int64(),
     "group": pl.String(),
+    "namespace": pl.String(),
     "stated": pl.String(),
     "text": pl.String(),
     "trace_id": pl.String(),
     "span_id": pl.String(),
 }
-"""A log line: service, level as the line states it, text, and the span that it was written in."""
+"""A log line: service and its namespace, level as the line states it, text, and the span that it was written in."""
 
 _SCHEMAS: Final = {**{name: dtypes(name) for name in ("spans", "metrics", "events")}, "lines": LINES}
 _TIMES: Final = {"spans": "start_time_unix_nano"}

@@ -7,7 +7,8 @@ approach with fixed depth tree", ICWS 2017), in order of their first appearance,
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections import OrderedDict
+from typing import Any, Final
 
 import polars as pl
 
@@ -80,14 +81,82 @@ def mine(lines: pl.DataFrame) -> pl.DataFrame:
 
 
 def count(lines: pl.DataFrame, origin_ns: int) -> pl.DataFrame:
-    """The `logs` frame: lines (columns time_unix_nano, group, operation, severity, template) counted in bins of 10 s.
+    """The `logs` frame: lines (columns time_unix_nano, group, operation, severity, template, and namespace where there are any)
+    counted in bins of 10 s.
 
     Bins start at `origin_ns` plus multiples of 10 s, so that a bin never straddles an incident that starts there.
     """
     time = (pl.col("time_unix_nano") - origin_ns) // BIN_NS * BIN_NS + origin_ns
-    keys = ["time_unix_nano", "group", "operation", "severity", "template"]
+    named = ["namespace"] if "namespace" in lines.columns else []
+    keys = ["time_unix_nano", "group", *named, "operation", "severity", "template"]
     counted = lines.with_columns(time).group_by(keys).agg(pl.len().cast(pl.Int64).alias("count")).sort(keys)
     return counted.with_columns(pl.lit("service").alias("entity_kind")).rename({"group": "entity"})
+
+
+class Templates:
+    """Templates of lines that keep coming: the same mining as `mine`, one line after the other, in bounded memory.
+
+    A service has at most `most` templates. When there are more, they are mined again with less likeness; when the least does not
+    help, further lines count as `<*>`. Services that wrote nothing for longest are forgotten first.
+    """
+
+    def __init__(self, most: int = _MANY_TEMPLATES, services: int = 1000) -> None:
+        self._most, self._services = most, services
+        self._groups: OrderedDict[str, _Group] = OrderedDict()
+
+    def mine(self, lines: pl.DataFrame) -> pl.DataFrame:
+        """Add a column `template` to lines with columns `group` (service) and `text`."""
+        texts = lines.select("group", "text").unique(maintain_order=True).with_columns(mask(pl.col("text")).alias("masked"))
+        found = [self._group(group).template(masked) for group, masked in texts.select("group", "masked").iter_rows()]
+        texts = texts.drop("masked").with_columns(pl.Series("template", found, dtype=pl.String))
+        return lines.join(texts, on=["group", "text"], how="left", nulls_equal=True, maintain_order="left")
+
+    def _group(self, name: str) -> _Group:
+        group = self._groups.get(name)
+        if group is None:
+            group = self._groups[name] = _Group(self._most)
+        self._groups.move_to_end(name)
+        if len(self._groups) > self._services:
+            self._groups.popitem(last=False)
+        return group
+
+
+class _Group:
+    """Templates of one service."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._likenesses = iter(_LIKENESSES)
+        self._miner = _miner(next(self._likenesses))
+        self._full = False
+        self._known: dict[str, Any] = {}  # masked line to its cluster, whose template may still become coarser
+
+    def template(self, masked: str) -> str:
+        line = _REPEATED.sub(r"\1", masked)
+        cluster = self._known.get(line) or self._cluster(line)
+        if cluster is None:
+            return _ANY
+        if len(self._known) > 4 * self._most:
+            self._known.clear()
+        self._known[line] = cluster
+        return str(cluster.get_template())
+
+    def _cluster(self, line: str) -> Any:
+        if self._full:
+            return self._miner.match(line)
+        cluster = self._miner.add_log_message(line)[0]
+        while len(self._miner.clusters) > self._most:
+            likeness = next(self._likenesses, None)
+            if likeness is None:
+                self._full = True
+                return cluster
+            coarser = _miner(likeness)
+            for old in self._miner.clusters:
+                coarser.add_log_message(old.get_template())
+            self._miner = coarser
+            self._known.clear()
+            cluster = coarser.add_log_message(line)[0]
+        return cluster
 
 
 def _drain(distinct: pl.DataFrame) -> list[str]:
@@ -104,8 +173,12 @@ def _drain(distinct: pl.DataFrame) -> list[str]:
 
 
 def _mined(lines: list[str], likeness: float) -> list[str]:
-    from drain3.drain import Drain
-
-    miner = Drain(depth=4, sim_th=likeness, max_children=100, parametrize_numeric_tokens=False)
+    miner = _miner(likeness)
     clusters = [miner.add_log_message(line)[0] for line in lines]
     return [cluster.get_template() for cluster in clusters]
+
+
+def _miner(likeness: float) -> Any:
+    from drain3.drain import Drain
+
+    return Drain(depth=4, sim_th=likeness, max_children=100, parametrize_numeric_tokens=False)
