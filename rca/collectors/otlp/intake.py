@@ -13,7 +13,7 @@ from rca.telemetry import dtypes, empty
 
 Signal = Literal["spans", "metrics", "logs"]
 SIGNALS: Final[tuple[Signal, ...]] = ("spans", "metrics", "logs")
-Outcome = Literal["requests", "bytes", "received", "accepted", "rejected", "refused", "altered"]
+Outcome = Literal["calls", "requests", "bytes", "received", "accepted", "rejected", "refused", "altered"]
 
 RAW_SPANS: Final[dict[str, pl.DataType]] = {
     **dtypes("spans"),
@@ -58,10 +58,11 @@ class Intake(Protocol):
 class Accounting:
     """Exact numbers of everything that arrived, by outcome, signal and reason; safe to use from several threads.
 
-    `requests` (reason: how it was answered) and `bytes` (after decompression) count what came over the wire. Of spans, data
-    points and log records, received = accepted + rejected (reason: why) + refused (decoded, but the intake failed); `altered`
-    counts those of the accepted ones that were cut to the limits. Requests that were turned away whole are counted as requests
-    only, for what they hold is not known.
+    `calls` counts requests that began, `requests` those that were answered (reason: how), `bytes` their size after
+    decompression. Calls that are no requests were broken off by the sender, or refused by gRPC itself because they were too
+    large. Of spans, data points and log records, received = accepted + rejected (reason: why) + refused (decoded, but the intake
+    failed); `altered` counts those of the accepted ones that were cut to the limits. Requests that were turned away whole are
+    counted as requests only, for what they hold is not known.
     """
 
     def __init__(self) -> None:
