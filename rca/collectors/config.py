@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, get_args
 
 from pydantic import BaseModel, Field, ValidationError
 
+from rca.collectors.otlp.config import OtlpConfig
 from rca.collectors.prometheus.config import PrometheusConfig
 from rca.collectors.streaming.config import StreamConfig
 from rca.collectors.warm.config import StoreConfig
@@ -47,6 +48,7 @@ class Config(Section):
     store: StoreConfig | None = None
     stream: StreamConfig = StreamConfig()
     prometheus: PrometheusConfig | None = None
+    otlp: OtlpConfig | None = None
 
 
 def config_path(given: Path | None = None) -> Path:
