@@ -1,0 +1,1 @@
+"""Kubernetes: events, changes and placement, by list and by watch."""

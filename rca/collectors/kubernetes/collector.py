@@ -1,0 +1,147 @@
+"""The Kubernetes collector: what one look at the cluster tells about a stretch of time."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from rca.collectors.findings import Finding
+from rca.collectors.kubernetes.api import Api, Listing, Unauthorized
+from rca.collectors.kubernetes.changes import Change
+from rca.collectors.kubernetes.cluster import Cluster
+from rca.collectors.kubernetes.config import KubernetesConfig
+from rca.collectors.kubernetes.frames import events_frame, topology_frame
+from rca.collectors.kubernetes.resources import EVENT_APIS, PODS, Feed, feeds
+from rca.collectors.kubernetes.watching import Backoff, Watching
+from rca.errors import RcaError, Rejected, Unavailable
+from rca.telemetry import Gap, Interval, Telemetry
+
+NAME: Final = "kubernetes"
+_SHOWN: Final = 5  # names in a message
+
+
+class KubernetesCollector:
+    """Reads one cluster: events of both API groups, and what pods, nodes, workloads and revisions tell about the past."""
+
+    name = NAME
+
+    def __init__(self, config: KubernetesConfig, *, now_ns: Callable[[], int] = time.time_ns) -> None:
+        self._config, self._now_ns = config, now_ns
+        self._api = Api(config)
+
+    def collect(self, start_ns: int, end_ns: int) -> Telemetry:
+        """Events and changes of [start_ns, end_ns), and the placement of the pods that are there now.
+
+        A resource that cannot be read is a gap, as is the time before the cluster's memory of events begins. Raises Unavailable,
+        Rejected or BadInput if nothing can be read.
+        """
+        listings, failures = self._lists()
+        cluster, told = Cluster(self._config), dict[tuple[str, ...], Change]()
+        for (resource, _), listing in listings.items():
+            for change in cluster.take(resource, listing.objects, self._now_ns()):
+                told.setdefault(change.key, change)
+        inside = [change for change in told.values() if start_ns <= change.time_ns < end_ns]
+        return Telemetry.of(
+            events=events_frame(inside),
+            topology=topology_frame(cluster.relations(end_ns)),
+            gaps=[*self._gaps(failures, cluster, Interval(start_ns, end_ns))],
+        )
+
+    def watch(
+        self, take: Callable[[Telemetry], None], *, since_ns: int | None = None, backoff: Backoff | None = None
+    ) -> Watching:
+        """Follow the cluster from now on, starting with what it still remembers since a time (as long as it keeps events).
+
+        `take` gets events, topology and gaps as they come, one call at a time; if it raises an RcaError or OSError, it gets the
+        same again later. Rows are the same after a restart: whoever keeps them removes those that are equal.
+        """
+        since_ns = self._now_ns() - self._config.event_lifetime if since_ns is None else since_ns
+        return Watching(self._api, self._config, take, since_ns, backoff or Backoff(), self._now_ns).start()
+
+    def check(self) -> Sequence[Finding]:
+        """Which resources can be read, and what about the cluster makes names ambiguous."""
+        listings, failures = self._lists()
+        cluster = Cluster(self._config)
+        for (resource, _), listing in listings.items():
+            cluster.take(resource, listing.objects, self._now_ns())
+        kinds = ", ".join(f"{count} {resource.name}" for resource, count in cluster.counts().items())
+        answers = Finding(self.name, "ok", f"{self._api.host} answers: {kinds or 'nothing in these namespaces'}")
+        return [answers, *self._refusals(failures), *self._naming(cluster)]
+
+    def _lists(self) -> tuple[dict[Feed, Listing], dict[Feed, RcaError]]:
+        """Every list that could be read, in reading order, and why others could not. Raises if none could."""
+        wants = feeds(self._config)
+        pods = next(feed for feed in wants if feed[0] == PODS)
+        first = self._list(pods)
+        if isinstance(first, Unavailable):  # who does not answer one question is not asked ten more
+            raise first
+        answers: dict[Feed, Listing | RcaError] = {pods: first}
+        with ThreadPoolExecutor(self._config.concurrency, "kubernetes") as pool:
+            others = [feed for feed in wants if feed != pods]
+            answers |= dict(zip(others, pool.map(self._list, others), strict=True))
+        listings = {feed: answer for feed in wants if isinstance(answer := answers[feed], Listing)}
+        failures = {feed: answer for feed in wants if isinstance(answer := answers[feed], RcaError)}
+        if not listings:
+            raise next((error for error in failures.values() if isinstance(error, Unavailable)), failures[pods])
+        return listings, failures
+
+    def _list(self, feed: Feed) -> Listing | RcaError:
+        try:
+            try:
+                return self._api.list(*feed)
+            except Unauthorized:
+                self._api.reconnect()  # tokens are renewed where they are kept
+                return self._api.list(*feed)
+        except (Unavailable, Rejected) as error:
+            return error
+
+    def _gaps(self, failures: dict[Feed, RcaError], cluster: Cluster, interval: Interval) -> Iterator[Gap]:
+        lost = dict(failures)
+        if any(feed[0] in EVENT_APIS for feed in lost):
+            for namespace in {feed[1] for feed in lost}:  # both groups show the same events: one of them is enough
+                if not all((resource, namespace) in lost for resource in EVENT_APIS):
+                    lost = {feed: error for feed, error in lost.items() if feed[0] not in EVENT_APIS or feed[1] != namespace}
+        yield from (Gap(self.name, str(error), interval) for error in lost.values())
+        forgotten_ns = self._now_ns() - self._config.event_lifetime
+        if interval.start_ns < forgotten_ns:
+            before = Interval(interval.start_ns, min(forgotten_ns, interval.end_ns))
+            yield Gap(
+                self.name, "Kubernetes no longer keeps events of this time; of changes the latest of each object is known", before
+            )
+        yield from remarks(cluster)
+
+    def _refusals(self, failures: dict[Feed, RcaError]) -> Iterator[Finding]:
+        for (resource, _), error in failures.items():
+            advice = f"let the account read {resource}, see docs/kubernetes.md" if isinstance(error, Rejected) else ""
+            yield Finding(self.name, "warning", str(error), advice)
+
+    def _naming(self, cluster: Cluster) -> Iterator[Finding]:
+        shared = cluster.shared_names()
+        if shared:
+            text = f"services of several namespaces are taken for one: {_listed(shared)}"
+            yield Finding(self.name, "warning", text, f"set namespaces or namespaced_services in [{self.name}]")
+
+
+def remarks(cluster: Cluster) -> Iterator[Gap]:
+    """What was read and could not be used."""
+    for resource, count in sorted(cluster.unreadable.items(), key=str):
+        yield Gap(NAME, f"{count} {resource} do not have the documented shape; they were skipped")
+    for resource, count in sorted(cluster.undated.items(), key=str):
+        yield Gap(NAME, f"{count} {resource} have no time; they were skipped")
+    if cluster.unattributed:
+        kinds = Counter(cluster.unattributed.values())
+        words = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
+        yield Gap(
+            NAME, f"{len(cluster.unattributed)} events are about objects that belong to no service ({words}); they were left out"
+        )
+    shared = cluster.shared_names()
+    if shared:
+        yield Gap(NAME, f"services of several namespaces are taken for one: {_listed(shared)}")
+
+
+def _listed(names: Iterable[str]) -> str:
+    shown = sorted(names)
+    return ", ".join(shown[:_SHOWN]) + (f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else "")

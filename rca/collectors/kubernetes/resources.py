@@ -1,0 +1,66 @@
+"""What is read from the cluster. The RBAC rules in collectors/kubernetes/ grant exactly this."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from rca.collectors.kubernetes.config import KubernetesConfig
+
+
+@dataclass(frozen=True)
+class Resource:
+    """One kind of object: its place in the API, and the official client's class and the stem of its functions."""
+
+    name: str
+    group: str
+    client: str
+    stem: str
+    namespaced: bool = True
+    metadata_only: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.name}.{self.group}" if self.group else self.name
+
+    def rule(self) -> str:
+        """The RBAC rule that lets an account read it."""
+        return f'{{apiGroups: ["{self.group}"], resources: ["{self.name}"], verbs: ["get", "list", "watch"]}}'
+
+
+NODES: Final = Resource("nodes", "", "CoreV1Api", "node", namespaced=False)
+DEPLOYMENTS: Final = Resource("deployments", "apps", "AppsV1Api", "deployment")
+STATEFUL_SETS: Final = Resource("statefulsets", "apps", "AppsV1Api", "stateful_set")
+DAEMON_SETS: Final = Resource("daemonsets", "apps", "AppsV1Api", "daemon_set")
+JOBS: Final = Resource("jobs", "batch", "BatchV1Api", "job")
+REPLICA_SETS: Final = Resource("replicasets", "apps", "AppsV1Api", "replica_set")
+CONTROLLER_REVISIONS: Final = Resource("controllerrevisions", "apps", "AppsV1Api", "controller_revision")
+PODS: Final = Resource("pods", "", "CoreV1Api", "pod")
+CONFIG_MAPS: Final = Resource("configmaps", "", "CoreV1Api", "config_map", metadata_only=True)
+SECRETS: Final = Resource("secrets", "", "CoreV1Api", "secret", metadata_only=True)
+EVENTS: Final = Resource("events", "", "CoreV1Api", "event")
+NEW_EVENTS: Final = Resource("events", "events.k8s.io", "EventsV1Api", "event")
+
+WORKLOADS: Final = (DEPLOYMENTS, STATEFUL_SETS, DAEMON_SETS, JOBS)
+REVISIONS: Final = (REPLICA_SETS, CONTROLLER_REVISIONS)
+EVENT_APIS: Final = (EVENTS, NEW_EVENTS)
+
+_ALL: Final = (NODES, *WORKLOADS, *REVISIONS, PODS, CONFIG_MAPS, SECRETS, *EVENT_APIS)
+"""In the order in which they are read: what an object belongs to comes before it."""
+
+
+def wanted(config: KubernetesConfig) -> tuple[Resource, ...]:
+    """The resources that a configuration asks for, in reading order."""
+    left_out = {NODES: not config.nodes, CONFIG_MAPS: not config.config_maps, SECRETS: not config.secrets}
+    return tuple(resource for resource in _ALL if not left_out.get(resource))
+
+
+Feed = tuple[Resource, str | None]
+"""A resource, and the namespace that it is read in; None for all."""
+
+
+def feeds(config: KubernetesConfig) -> list[Feed]:
+    """What is listed and watched, in reading order."""
+    namespaces: tuple[str | None, ...] = config.namespaces or (None,)
+    return [
+        (resource, namespace) for resource in wanted(config) for namespace in (namespaces if resource.namespaced else (None,))
+    ]
