@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.servers.history import STEP_S, shop
+from tests.servers.kubernetes_api import KubernetesApi
 from tests.servers.prometheus import prometheus
 
 
@@ -28,6 +29,13 @@ def shop_prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[
     end_s = int(time.time()) // STEP_S * STEP_S
     with prometheus(tmp_path_factory.mktemp("shop") / "prometheus", history=shop(end_s)) as url:
         yield url, end_s
+
+
+@pytest.fixture
+def kubernetes_api() -> Generator[KubernetesApi, None, None]:
+    """A Kubernetes API server on loopback, empty."""
+    with KubernetesApi() as api:
+        yield api
 
 
 @pytest.hookimpl(wrapper=True)

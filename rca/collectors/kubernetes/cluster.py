@@ -125,7 +125,8 @@ class Cluster:
 
     def pod(self, pod: Pod) -> EntityId:
         """The pod as an entity: its name, as traces and metrics know it, unless another service's pod has it by now."""
-        return EntityId("pod", self._pod_name(pod.meta.uid, pod.meta.name, pod.meta.namespace, self.service(pod)))
+        namespace = pod.meta.namespace
+        return EntityId("pod", self._pod_name(pod.meta.uid, pod.meta.name, namespace, self.service(pod)), namespace)
 
     def service(self, seen: Pod | Workload) -> EntityId:
         """The service that a pod or workload belongs to."""
@@ -264,7 +265,7 @@ class Cluster:
             pod = self.pod_with(event.about_uid) or self._gone.get(event.about_uid)
             if pod is not None:
                 return self.pod(pod)
-            return EntityId("pod", self._pod_name(event.about_uid, name, namespace, self._guess(name, namespace)))
+            return EntityId("pod", self._pod_name(event.about_uid, name, namespace, self._guess(name, namespace)), namespace)
         if kind == "Node" and name:
             return EntityId("node", name)
         found = self._named_workload(kind, event.about_uid, name, namespace)
