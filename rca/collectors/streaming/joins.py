@@ -25,6 +25,8 @@ Ints = npt.NDArray[np.int64]
 _REMEMBERED: Final = 4
 """How many times the spans that may be open are remembered at most, to find duplicates."""
 _SPARSE: Final = 0.5
+_VIEW_BYTES: Final = 16 * sum(dtype in (pl.String, pl.Binary) for dtype in RAW_SPANS.values())
+"""What the text columns of a row take beside the texts themselves."""
 _ROOM: Final = 0.9
 """How full the open set is after traces were closed early: not at every span anew."""
 
@@ -138,7 +140,7 @@ class Joins:
         if not rows:
             return forced
         staying = int(self._rows[~done].sum())
-        row_bytes = sum(chunk.spans.estimated_size() for chunk in self._chunks) / rows
+        row_bytes = _VIEW_BYTES + sum(chunk.spans.estimated_size() for chunk in self._chunks) / rows
         most = min(self._config.max_open_spans, int(self._config.max_open_bytes / max(row_bytes, 1)))
         if staying <= most:
             return forced

@@ -24,7 +24,7 @@ class Memory:
         self._keep_ns, self._most = keep_ns, most
         self._closed: list[tuple[int, Keys]] = []  # (time of the last key, sorted keys)
         self._open = np.zeros(0, dtype=np.uint64)
-        self._born_ns: int | None = None
+        self._born_ns = self._last_ns = 0  # when the first and the last key of the open generation came
 
     def __len__(self) -> int:
         return len(self._open) + sum(len(keys) for _, keys in self._closed)
@@ -42,15 +42,19 @@ class Memory:
 
     def add(self, keys: Keys, now_ns: int) -> None:
         """Remember keys that are not remembered yet, and forget what is too old."""
+        if len(self._open) and now_ns - self._born_ns >= self._keep_ns // _GENERATIONS:
+            self._close()
         if len(keys):
-            self._born_ns = now_ns if self._born_ns is None else self._born_ns
-            self._open = np.sort(np.concatenate([self._open, keys]))
-        old = self._born_ns is not None and now_ns - self._born_ns >= self._keep_ns // _GENERATIONS
-        if len(self._open) >= max(1, self._most // _GENERATIONS) or (old and len(self._open)):
-            self._closed.append((now_ns, self._open))
-            self._open, self._born_ns = np.zeros(0, dtype=np.uint64), None
+            self._born_ns = self._born_ns if len(self._open) else now_ns
+            self._open, self._last_ns = np.sort(np.concatenate([self._open, keys])), now_ns
+        if len(self._open) >= max(1, self._most // _GENERATIONS):
+            self._close()
         while self._closed and (now_ns - self._closed[0][0] > self._keep_ns or len(self) > self._most):
             del self._closed[0]
+
+    def _close(self) -> None:
+        self._closed.append((self._last_ns, self._open))
+        self._open = np.zeros(0, dtype=np.uint64)
 
     def generations(self) -> tuple[Keys, ...]:
         """Sorted keys, oldest first. A closed generation is the same object from call to call; the last one is still open."""

@@ -178,6 +178,7 @@ class Stream:
             rows, self._rows = self._rows, {name: [] for name in self._rows}
             moved, self._waiting = self._waiting, Counter(spans=self._waiting["spans"])
         now_ns = self._clock_ns()
+        self._names.forget(now_ns)
         if inbox:
             self._join(inbox, now_ns)
         settled = self._joins.settle(now_ns)
@@ -188,7 +189,6 @@ class Stream:
             self._pending[name] += rows[name]
             self._row_counts[name] += sum(frame.height for frame in rows[name])
         self._relate(rows["topology"], now_ns)
-        self._names.forget(now_ns)
         with self._intake:
             self._waiting["spans"] -= moved["spans"]
         self._weigh()
