@@ -6,16 +6,24 @@ A component's own section stands beside the component (`config.py` of its packag
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, SecretStr, model_validator
 
 from rca.errors import BadInput
 from rca.telemetry import SECOND_NS
 
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)")
-_SECONDS: Final = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
+_NS: Final = {
+    "w": 604_800 * SECOND_NS,
+    "d": 86_400 * SECOND_NS,
+    "h": 3_600 * SECOND_NS,
+    "m": 60 * SECOND_NS,
+    "s": SECOND_NS,
+    "ms": 10**6,
+}
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB|TiB|kB|MB|GB|TB)")
 _BYTES: Final = {
     "B": 1,
@@ -36,7 +44,7 @@ def duration_ns(text: object) -> int:
     if not isinstance(text, str) or not re.fullmatch(rf"(?:{_DURATION.pattern})+", written):
         raise ValueError(f"expected a duration such as 30s, 15m or 1h30m, found {text!r}")
     parts = _DURATION.findall(written)
-    return round(sum(float(amount) * _SECONDS[unit] for amount, unit in parts) * SECOND_NS)
+    return round(sum(Fraction(amount) * _NS[unit] for amount, unit in parts))
 
 
 def size_bytes(text: object) -> int:
@@ -47,9 +55,24 @@ def size_bytes(text: object) -> int:
     return round(float(found[1]) * _BYTES[found[2]])
 
 
-DurationNs = Annotated[int, BeforeValidator(duration_ns), Field(gt=0)]
+def duration_text(ns: int) -> str:
+    """A duration as `duration_ns` reads it, in the largest units that leave nothing over."""
+    text = ""
+    for unit, each in _NS.items():
+        amount, ns = divmod(ns, each)
+        text += f"{amount}{unit}" if amount else ""
+    return text
+
+
+def size_text(size: int) -> str:
+    """A size as `size_bytes` reads it, in the largest binary unit that divides it."""
+    unit = max((unit for unit, each in _BYTES.items() if unit[1:] in ("", "iB") and size % each == 0), key=_BYTES.__getitem__)
+    return f"{size // _BYTES[unit]}{unit}"
+
+
+DurationNs = Annotated[int, BeforeValidator(duration_ns), PlainSerializer(duration_text, when_used="json"), Field(gt=0)]
 """A duration, written as text in the file, in nanoseconds here."""
-SizeBytes = Annotated[int, BeforeValidator(size_bytes), Field(gt=0)]
+SizeBytes = Annotated[int, BeforeValidator(size_bytes), PlainSerializer(size_text, when_used="json"), Field(gt=0)]
 """A size, written as text in the file, in bytes here."""
 
 
@@ -62,10 +85,10 @@ class Section(BaseModel):
 class TlsSettings(Section):
     """Whom to trust, and who we are."""
 
-    ca_file: Path | None = None
-    cert_file: Path | None = None
-    key_file: Path | None = None
-    insecure_skip_verify: bool = False
+    ca_file: Annotated[Path | None, Field(description="certificates to trust instead of the system's (PEM)")] = None
+    cert_file: Annotated[Path | None, Field(description="our certificate, where the server wants to see one (PEM)")] = None
+    key_file: Annotated[Path | None, Field(description="its private key (PEM)")] = None
+    insecure_skip_verify: Annotated[bool, Field(description="trust any certificate; for tests")] = False
 
     @model_validator(mode="after")
     def _pair(self) -> TlsSettings:
@@ -77,18 +100,20 @@ class TlsSettings(Section):
 class HttpSource(Section):
     """A server that is asked over HTTP: where it is, how to be let in, and how long to wait."""
 
-    url: Annotated[str, Field(pattern=r"^https?://[^\s/]+")]
-    bearer_token: SecretStr | None = None
-    bearer_token_file: Path | None = None
-    username: str | None = None
-    password: SecretStr | None = None
-    password_file: Path | None = None
-    headers: dict[str, str] = {}
-    tls: TlsSettings = TlsSettings()
-    timeout: DurationNs = 5 * SECOND_NS
-    retries: Annotated[int, Field(ge=0, le=10)] = 2
-    concurrency: Annotated[int, Field(ge=1, le=64)] = 4
-    max_response_bytes: SizeBytes = 256 * 2**20
+    url: Annotated[
+        str, Field(pattern=r"^https?://[^\s/]+", description="address of the server, with a path prefix where it has one")
+    ]
+    bearer_token: Annotated[SecretStr | None, Field(description="token to show; better in a file")] = None
+    bearer_token_file: Annotated[Path | None, Field(description="file with the token, read anew for every collection")] = None
+    username: Annotated[str | None, Field(description="user for basic authentication")] = None
+    password: Annotated[SecretStr | None, Field(description="password; better in a file")] = None
+    password_file: Annotated[Path | None, Field(description="file with the password")] = None
+    headers: Annotated[dict[str, str], Field(description='further headers, such as a tenant: { X-Scope-OrgID = "team-a" }')] = {}
+    tls: Annotated[TlsSettings, Field(description="whom to trust, and who we are")] = TlsSettings()
+    timeout: Annotated[DurationNs, Field(description="how long one request may take")] = 5 * SECOND_NS
+    retries: Annotated[int, Field(ge=0, le=10, description="how often to repeat a request that failed for the moment")] = 2
+    concurrency: Annotated[int, Field(ge=1, le=64, description="requests under way at once")] = 4
+    max_response_bytes: Annotated[SizeBytes, Field(description="the largest answer that is read")] = 256 * 2**20
 
     @model_validator(mode="after")
     def _one_identity(self) -> HttpSource:

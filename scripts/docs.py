@@ -16,6 +16,7 @@ from typing import Final
 
 from pydantic import TypeAdapter
 
+from rca.collectors.template import tables as config_tables
 from rca.evaluation.tables import in_short, markdown
 from rca.faults import FAULT_KINDS
 from rca.features import ALERT_SIGNALS, EDGE_FEATURES, FLOOR_SIGNALS, NODE_FEATURES, Feature
@@ -295,10 +296,42 @@ def performance_page() -> str:
     return _PERFORMANCE.format(repeat=body["repeat"], machine=machine) + _table(head, rows) + "\n"
 
 
+_CONFIGURATION: Final = """\
+# Configuration
+
+`rca.toml` says where telemetry is. It is looked for at `--config`, `$RCA_CONFIG`, `./rca.toml` and `~/.config/rca/rca.toml`,
+in this order. `rca init` writes one with every setting explained, `rca doctor` tests every source that it names. A table that is
+absent is a source that is not used. A key that is not known is refused, with the nearest known one.
+
+Durations are written as `90s`, `15m` or `1h30m`, sizes as `64MiB` or `10GB`. Secrets belong in files (`..._file`), which are read
+anew for every collection, so that they can rotate; they never show in logs or messages.
+
+{tables}
+"""
+
+
+def configuration_page() -> str:
+    """docs/configuration.md, from the sections' own descriptions."""
+    parts = []
+    first = ""
+    for table in config_tables():
+        settings = [setting for setting in table.settings if not (setting.shared and first)]
+        if table.shared and first != table.name.partition(".")[0]:
+            continue
+        rows = ((f"`{s.key}`", "required" if s.required else f"`{s.default}`" if s.default else "", s.meaning) for s in settings)
+        also = f"\n\nIdentity, TLS, time-outs and limits as in `[{first}]`." if len(settings) < len(table.settings) else ""
+        listed = f"\n\n{_table(('setting', 'default', 'meaning'), rows)}" if settings else ""
+        parts.append(f"## [{table.name}]\n\n{table.meaning}{listed}{also}")
+        if not first and any(setting.shared for setting in table.settings):
+            first = table.name
+    return _CONFIGURATION.format(tables="\n\n".join(parts))
+
+
 PAGES: Final[dict[str, Callable[[], str]]] = {
     "docs/performance.md": performance_page,
     "docs/accuracy.md": accuracy_page,
     "docs/bundle.md": bundle_page,
+    "docs/configuration.md": configuration_page,
     "docs/features.md": features_page,
     "docs/incident.schema.json": incident_schema,
     "docs/metrics.md": metrics_page,

@@ -24,11 +24,11 @@ FILE_NAME: Final = "rca.toml"
 
 
 class LiveSettings(Section):
-    """`[triage]`: how a live incident is cut out of time."""
+    """How a live incident is cut out of time."""
 
     system: Annotated[str, Field(description="name of the system; incidents of one system share what is usual in it")] = "live"
     baseline: Annotated[DurationNs, Field(description="quiet time before the stretch searched, to compare with")] = 60 * MINUTE_NS
-    deadline: Annotated[DurationNs, Field(description="how long to wait for all sources together")] = 10 * SECOND_NS
+    deadline: Annotated[DurationNs, Field(description="how long to wait for all sources together")] = 20 * SECOND_NS
     lag: Annotated[DurationNs, Field(description="age from which telemetry counts as complete; younger is not looked at")] = (
         30 * SECOND_NS
     )
@@ -73,17 +73,21 @@ def config_path(given: Path | None = None) -> Path:
 def load_config(path: Path) -> Config:
     """Read and check the file. Raises BadInput that names every mistake."""
     try:
-        body = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "bytes that are not UTF-8"
         raise BadInput(str(path), expected="a configuration file", found=str(reason)) from None
-    except tomllib.TOMLDecodeError as error:
-        raise BadInput(str(path), expected="TOML", found=str(error)) from None
+    return parsed(text, str(path))
+
+
+def parsed(text: str, where: str) -> Config:
+    """The configuration that a file's text holds. Raises BadInput that names every mistake."""
     try:
-        return Config(**body)
+        return Config(**tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise BadInput(where, expected="TOML", found=str(error)) from None
     except ValidationError as error:
-        mistakes = list(_mistakes(error))
-        raise BadInput(str(path), expected="settings of docs/configuration.md", found="; ".join(mistakes)) from None
+        raise BadInput(where, expected="settings of docs/configuration.md", found="; ".join(_mistakes(error))) from None
 
 
 def _mistakes(error: ValidationError) -> Iterator[str]:
