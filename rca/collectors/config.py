@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, get_args
 
 from pydantic import BaseModel, Field, ValidationError
 
+from rca.collectors.alertmanager.config import AlertmanagerConfig
 from rca.collectors.kubernetes.config import KubernetesConfig
 from rca.collectors.otlp.config import OtlpConfig
 from rca.collectors.prometheus.config import PrometheusConfig
@@ -51,6 +52,7 @@ class Config(Section):
     prometheus: PrometheusConfig | None = None
     otlp: OtlpConfig | None = None
     kubernetes: KubernetesConfig | None = None
+    alertmanager: AlertmanagerConfig | None = None
 
 
 def config_path(given: Path | None = None) -> Path:

@@ -20,7 +20,7 @@ from rca.collectors.config import Config
 from rca.collectors.gathering import Answer, Told, gather, merged, without_traces
 from rca.collectors.sources import TRACE_SOURCES
 from rca.contracts import Collector
-from rca.errors import BadInput, Unavailable
+from rca.errors import BadInput, RcaError, Rejected, Unavailable, UnknownName
 from rca.incidents.incident import BaselineModel, EntityModel, Incident, IntervalModel
 from rca.naming import reconciled
 from rca.onset import estimated_onset
@@ -73,11 +73,20 @@ def question_about(
 
 
 def find_alert(sources: Sequence[Collector], name: str) -> Alert:
-    """The alert of that name, from the first source that knows alerts. Raises UnknownName, Unavailable, BadInput."""
+    """The alert of that name: one that is active in Alertmanager, else the last time that Prometheus saw it fire.
+
+    Raises UnknownName, Unavailable, Rejected, BadInput.
+    """
     asked = [source for source in sources if isinstance(source, AlertSource)]
     if not asked:
         raise BadInput("--alert", expected="[alertmanager] or [prometheus] in rca.toml", found="neither")
-    return asked[0].find_alert(name)
+    errors: list[RcaError] = []
+    for source in sorted(asked, key=lambda source: source.name != "alertmanager"):
+        try:
+            return source.find_alert(name)
+        except (UnknownName, Unavailable, Rejected) as error:
+            errors.append(error)
+    raise errors[-1]
 
 
 def collect_incident(

@@ -21,8 +21,8 @@ BUILT_IN: Final[dict[str, str]] = {
     "store": "rca.collectors.warm:StoreCollector",
     "tempo": "rca.collectors.tempo:TempoCollector",
     "jaeger": "rca.collectors.jaeger:JaegerCollector",
-    "prometheus": "rca.collectors.prometheus:PrometheusCollector",
-    "alertmanager": "rca.collectors.alertmanager:AlertmanagerCollector",
+    "prometheus": "rca.collectors.prometheus.collector:PrometheusCollector",
+    "alertmanager": "rca.collectors.alertmanager.collector:AlertmanagerCollector",
     "kubernetes": "rca.collectors.kubernetes:KubernetesCollector",
 }
 """Table of rca.toml -> `module:class`, which takes the table's settings."""

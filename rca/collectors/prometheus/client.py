@@ -77,10 +77,11 @@ class Client:
     def metric_names(self, wanted: Iterable[str], start_s: int, end_s: int) -> frozenset[str]:
         """Those of the names that have series between the times: one look into the index. Raises Unavailable, Rejected."""
         wanted = sorted(wanted)
-        parts = [self._label_values("__name__", f'{{__name__=~"{"|".join(part)}"}}', start_s, end_s) for part in _parts(wanted)]
+        parts = [self.label_values("__name__", f'{{__name__=~"{"|".join(part)}"}}', start_s, end_s) for part in _parts(wanted)]
         return frozenset(wanted).intersection(frozenset().union(*parts))
 
-    def _label_values(self, label: str, matcher: str, start_s: int, end_s: int) -> frozenset[str]:
+    def label_values(self, label: str, matcher: str, start_s: int, end_s: int) -> frozenset[str]:
+        """Values of a label in series that match, between the times. Raises Unavailable, Rejected."""
         exchange = self._exchange()
         params = {"match[]": matcher, "start": start_s, "end": end_s}
         return frozenset(map(str, exchange.values(lambda: exchange.connect().get_label_values(label, params=params))))

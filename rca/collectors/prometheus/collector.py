@@ -8,14 +8,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
+import polars as pl
+
+from rca.collectors.alert_labels import alerts_frame, entity_of
+from rca.collectors.alerts import Alert
+from rca.collectors.prometheus import alerts
 from rca.collectors.prometheus.client import MAX_POINTS, Answer, Client
 from rca.collectors.prometheus.config import PrometheusConfig
 from rca.collectors.prometheus.mapping import Entry, load_map
 from rca.collectors.prometheus.samples import Found, calls_of, gaps_of, metrics_of, topology_of
-from rca.errors import RcaError, Rejected, Unavailable
-from rca.telemetry import SECOND_NS, Gap, Interval, Telemetry
+from rca.errors import RcaError, Rejected, Unavailable, UnknownName
+from rca.telemetry import SECOND_NS, Gap, Interval, Telemetry, empty
 
 NAME: Final = "prometheus"
+_ALERT_HISTORY_S: Final = 86_400
 
 
 @dataclass(frozen=True)
@@ -68,12 +74,43 @@ class PrometheusCollector:
         if grid is None:
             return Telemetry(gaps=(Gap(NAME, "no step of time falls into the interval before now", interval),))
         with Client(self.config) as client:
-            entries = self.with_data(client.metric_names(self.metric_names(), grid.first_s, grid.last_s))
+            names = client.metric_names({*self.metric_names(), alerts.METRIC}, grid.first_s, grid.last_s)
+            entries = self.with_data(names)
+            fired, gaps = self._alerts(client, interval) if alerts.METRIC in names else (empty("alerts"), ())
             found = self.ask(client, grid, entries)
-        gaps = list(gaps_of(found, interval))
+        gaps += gaps_of(found, interval)
         if not entries:
-            gaps.append(Gap(NAME, "it holds none of the metrics that the map names; `rca doctor` says more", interval))
-        return Telemetry.of(gaps, metrics=metrics_of(found), calls=calls_of(found), topology=topology_of(found))
+            gaps += (Gap(NAME, "it holds none of the metrics that the map names; `rca doctor` says more", interval),)
+        return Telemetry.of(gaps, metrics=metrics_of(found), calls=calls_of(found), topology=topology_of(found), alerts=fired)
+
+    def find_alert(self, name: str) -> Alert:
+        """The last time in a day that the alert of this name fired. Raises UnknownName, Unavailable, Rejected."""
+        now_s = -(-time.time_ns() // SECOND_NS)
+        with Client(self.config) as client:
+            answers = alerts.asked(client, now_s - _ALERT_HISTORY_S, now_s, name, self._selector)
+            found = max(alerts.stretches(answers), key=lambda stretch: stretch.firing.start_ns, default=None)
+            if found is None:
+                known = client.label_values("alertname", alerts.METRIC, now_s - _ALERT_HISTORY_S, now_s)
+                raise UnknownName("alerts that fired in the last day", name, known)
+            told = client.get("/api/v1/alerts")
+        active = alerts.active(told, found.firing)
+        seen_lately = now_s * SECOND_NS - found.last_ns < alerts.LOOK_BACK_S * SECOND_NS
+        fires = seen_lately if told is None else active is not None  # Thanos and the like need not have this endpoint
+        summary = (active or {}).get("summary") or (active or {}).get("description") or ""
+        return Alert(name, found.firing.start_ns, entity_of(found.firing.labels), None if fires else found.last_ns, summary)
+
+    def _alerts(self, client: Client, interval: Interval) -> tuple[pl.DataFrame, tuple[Gap, ...]]:
+        """Alerts that began to fire in the interval. A gap says if they could not be read."""
+        if not self.config.alerts:
+            return empty("alerts"), ()
+        start_s, end_s = interval.start_ns // SECOND_NS - alerts.LOOK_BACK_S, -(-interval.end_ns // SECOND_NS)
+        try:
+            answers = alerts.asked(client, start_s, end_s, selector=self._selector)
+        except (Unavailable, Rejected) as error:
+            return empty("alerts"), (Gap(NAME, f"alerts: {error}", interval),)
+        told = {answer.refusal for answer in answers} | {text for answer in answers for text in answer.warnings}
+        frame, gaps = alerts_frame((stretch.firing for stretch in alerts.stretches(answers)), interval, NAME)
+        return frame, tuple(Gap(NAME, f"alerts: {text}", interval) for text in sorted(told - {""})) + gaps
 
     def metric_names(self) -> frozenset[str]:
         """Every metric that an entry depends on."""
@@ -95,8 +132,12 @@ class PrometheusCollector:
             window_s=self.config.window_ns // SECOND_NS,
             step_s=self.config.step_ns // SECOND_NS,
             range_s=range_s,
-            selector=self.config.selector.strip().strip(","),
+            selector=self._selector,
         )
+
+    @property
+    def _selector(self) -> str:
+        return self.config.selector.strip().strip(",")
 
     def _ask(self, client: Client, grid: Grid, entries: Sequence[Entry], nodes: Mapping[str, str]) -> list[Found]:
         def asked(entry: Entry, part: Grid) -> list[Answer] | RcaError:

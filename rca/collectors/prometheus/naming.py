@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from rca.collectors.alert_labels import host_of
 from rca.collectors.prometheus.mapping import Naming
 from rca.telemetry import EntityId
 
@@ -31,6 +32,5 @@ def entity_of(labels: Mapping[str, str], naming: Naming, nodes: Mapping[str, str
 
 def node_name(instance: str, nodes: Mapping[str, str]) -> str:
     """Name of the node behind `host:port`: what the cluster or the kernel calls it, else the host."""
-    host, colon, port = instance.rpartition(":")
-    host = host.strip("[]") if colon and port.isdecimal() else instance
+    host = host_of(instance)
     return nodes.get(host) or nodes.get(instance) or host
