@@ -74,7 +74,8 @@ class PrometheusCollector:
         if grid is None:
             return Telemetry(gaps=(Gap(NAME, "no step of time falls into the interval before now", interval),))
         with Client(self.config) as client:
-            names = client.metric_names({*self.metric_names(), alerts.METRIC}, grid.first_s, grid.last_s)
+            start_s, end_s = start_ns // SECOND_NS, -(-end_ns // SECOND_NS)
+            names = client.metric_names({*self.metric_names(), alerts.METRIC}, start_s, end_s)
             entries = self.with_data(names)
             fired, gaps = self._alerts(client, interval) if alerts.METRIC in names else (empty("alerts"), ())
             found = self.ask(client, grid, entries)
