@@ -56,9 +56,9 @@ def size_bytes(text: object) -> int:
 
 
 def duration_text(ns: int) -> str:
-    """A duration as `duration_ns` reads it, in the largest units that leave nothing over."""
+    """A duration as `duration_ns` reads it, in days and smaller units."""
     text = ""
-    for unit, each in _NS.items():
+    for unit, each in list(_NS.items())[1:]:  # weeks are harder to read than days
         amount, ns = divmod(ns, each)
         text += f"{amount}{unit}" if amount else ""
     return text

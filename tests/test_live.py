@@ -19,7 +19,17 @@ from rca.errors import BadInput, Rejected, Unavailable, UnknownName
 from rca.incidents.example import example_incident
 from rca.models.rules.floor import Floor
 from rca.pipeline import report_on
-from rca.telemetry import BIN_FRAMES, MINUTE_NS, SECOND_NS, EntityId, Gap, Interval, Telemetry
+from rca.telemetry import (
+    BIN_FRAMES,
+    MINUTE_NS,
+    SECOND_NS,
+    UNTIMED_FRAMES,
+    EntityId,
+    Gap,
+    Interval,
+    Telemetry,
+    time_column,
+)
 from rca.testing import check_collector
 from tests.recorded import RecordedSource, failing
 from tests.shop import T0, frame
@@ -207,3 +217,33 @@ def test_a_configuration_without_sources_says_which_there_are() -> None:
 def test_a_source_of_no_known_package_is_refused() -> None:
     with pytest.raises(UnknownName, match="honeycomb"):
         sources_of(Config(sources={"honeycomb": {}}))
+
+
+def test_a_young_system_is_compared_with_its_own_first_minutes() -> None:
+    begins = ONSET - 2 * MINUTE_NS
+    young = {
+        name: frame if name in UNTIMED_FRAMES else frame.filter(pl.col(time_column(name)) >= begins)
+        for name, frame in BINNED.frames().items()
+    }
+    source = RecordedSource("store", Telemetry(**young))  # type: ignore[arg-type]
+    search = Interval(ONSET - 3 * MINUTE_NS, ONSET + 2 * MINUTE_NS)
+    incident, telemetry = collect_incident(CONFIG, [source], Question(search))
+    assert incident.baselines[0].start_ns == begins
+    assert begins + MINUTE_NS <= incident.baselines[0].end_ns <= ONSET
+    assert any(gap.source == "baseline" and "telemetry begins at" in gap.reason for gap in telemetry.gaps)
+    assert report_on(incident, telemetry, Floor()).ranking.candidates[0].entity == EntityId("service", "payment")
+    incident, _ = collect_incident(CONFIG, [source], Question(search, onset_ns=ONSET))
+    assert incident.baselines[0].end_ns == incident.window.start_ns == ONSET
+
+
+def test_a_source_that_knows_how_fresh_it_is_decides_where_the_window_ends() -> None:
+    assert (
+        question_about(Config(), NOW, last_ns=MINUTE_NS, fresh_ns=NOW - 12 * SECOND_NS).search.end_ns
+        == T0 + 3 * 60 * MINUTE_NS - 20 * SECOND_NS
+    )
+    assert (
+        question_about(Config(), NOW, last_ns=MINUTE_NS, fresh_ns=NOW - 50 * SECOND_NS).search.end_ns
+        == T0 + 3 * 60 * MINUTE_NS - 50 * SECOND_NS
+    )
+    stopped = question_about(Config(), NOW, last_ns=MINUTE_NS, fresh_ns=NOW - 5 * MINUTE_NS)
+    assert stopped.search.end_ns == T0 + 3 * 60 * MINUTE_NS - 30 * SECOND_NS

@@ -15,7 +15,7 @@ from rca.changes import changes
 from rca.cli.terminal import moment_ns, print_json, progress
 from rca.cli.triage import print_report
 from rca.collectors.config import Config, config_path, load_config
-from rca.collectors.live import collect_incident, find_alert, now_ns, question_about
+from rca.collectors.live import collect_incident, find_alert, fresh_until, now_ns, question_about
 from rca.collectors.sources import sources_of
 from rca.contracts import Collector, Ranker
 from rca.errors import BadInput, Unavailable
@@ -96,7 +96,16 @@ def _ask(
     written = (("--since", options.since), ("--until", options.until), ("--onset", options.onset))
     times = [None if text is None else moment_ns(option, text) for option, text in written]
     last = None if options.since or options.onset else _last(options)
-    question = question_about(config, now_ns(), start_ns=times[0], end_ns=times[1], onset_ns=times[2], last_ns=last, alert=alert)
+    question = question_about(
+        config,
+        now_ns(),
+        start_ns=times[0],
+        end_ns=times[1],
+        onset_ns=times[2],
+        last_ns=last,
+        alert=alert,
+        fresh_ns=fresh_until(sources),
+    )
     with progress("Asking", len(sources)) as step:
         incident, telemetry = collect_incident(config, sources, question, lambda name, how: step(f"{name}: {how}"))
     if options.save is not None:

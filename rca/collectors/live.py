@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, Protocol, runtime_checkable
 
 import polars as pl
 
@@ -25,10 +25,11 @@ from rca.incidents.incident import BaselineModel, EntityModel, Incident, Interva
 from rca.naming import reconciled
 from rca.onset import estimated_onset
 from rca.pipeline import window_of
-from rca.telemetry import SECOND_NS, EntityId, Interval, Telemetry
+from rca.telemetry import SECOND_NS, EntityId, Gap, Interval, Telemetry, time_column
 from rca.wording import clock
 
 _FEWEST_BINS: Final = 3
+_FAR_BEHIND: Final = 4  # lags; a collector further behind has stopped, and waiting for it would look away from now
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,15 @@ def now_ns() -> int:
 
 def question_about(
     config: Config, now: int, *, start_ns: int | None = None, end_ns: int | None = None, onset_ns: int | None = None,
-    last_ns: int | None = None, alert: Alert | None = None,
+    last_ns: int | None = None, alert: Alert | None = None, fresh_ns: int | None = None,
 ) -> Question:  # fmt: skip
-    """The stretch of time that options or an alert point at, in whole bins, and no younger than the lag of the configuration.
+    """The stretch of time that options or an alert point at, in whole bins, as far as telemetry can be complete by now.
 
-    Raises BadInput if nothing is left of it.
+    That is until `fresh_ns` where a source knows and is not far behind, else the lag of the configuration ago. Raises BadInput
+    if nothing is left.
     """
-    complete = _floor(now - config.triage.lag)
+    behind = fresh_ns is None or now - fresh_ns > _FAR_BEHIND * config.triage.lag
+    complete = _floor(now - config.triage.lag if fresh_ns is None or behind else min(fresh_ns, now))
     if alert is not None:
         last = min(alert.end_ns or complete, alert.start_ns + config.triage.longest)
         start_ns, end_ns = start_ns or alert.start_ns - config.triage.lookback, end_ns or last
@@ -70,6 +73,17 @@ def question_about(
             found=f"{clock(max(start, onset_ns or start), date=True)} to {clock(end, date=True)}",
         )
     return Question(Interval(start, end), onset_ns, alert)
+
+
+@runtime_checkable
+class _KnowsHowFresh(Protocol):
+    def fresh_until_ns(self) -> int | None: ...
+
+
+def fresh_until(sources: Sequence[Collector]) -> int | None:
+    """Until when the freshest source that knows can be taken as complete; None if none knows."""
+    known = [source.fresh_until_ns() for source in sources if isinstance(source, _KnowsHowFresh)]
+    return max((time for time in known if time is not None), default=None)
 
 
 def find_alert(sources: Sequence[Collector], name: str) -> Alert:
@@ -102,7 +116,10 @@ def collect_incident(
     if all(answer.error for answer in answers):
         raise Unavailable("no source answered: " + "; ".join(f"{answer.source}: {answer.error}" for answer in answers))
     telemetry, _ = reconciled(merged(answers), config.names)
-    incident = _incident(config, question, asked, telemetry)
+    question, baseline, gaps = _with_baseline(question, asked, telemetry)
+    telemetry = replace(telemetry, gaps=(*telemetry.gaps, *gaps))
+    incident = _incident(config, question, baseline, telemetry)
+    search = question.search
     if question.onset_ns is None:
         onset = estimated_onset(window_of(incident, telemetry, search))
         if onset is not None:
@@ -110,6 +127,36 @@ def collect_incident(
             window = incident.window.model_copy(update={"start_ns": max(onset, search.start_ns)})
             incident = incident.model_copy(update={"window": window, "onset_ns": onset})
     return incident, telemetry
+
+
+def _with_baseline(
+    question: Question, asked: Interval, telemetry: Telemetry
+) -> tuple[Question, Interval | None, tuple[Gap, ...]]:
+    """The question and its baseline.
+
+    Where telemetry begins too late for one, the first part of what was to be searched becomes it: up to the onset where that is
+    given, else a third.
+    """
+    search, first = question.search, _earliest(telemetry)
+    start = asked.start_ns if first is None else max(asked.start_ns, _floor(first))
+    if first is None or search.start_ns - start >= (search.end_ns - search.start_ns) // 3:
+        return question, Interval(start, search.start_ns), ()
+    length = search.end_ns - max(start, search.start_ns)
+    moved = question.onset_ns or _floor(max(start, search.start_ns) + length // 3)
+    if moved <= start or length < _FEWEST_BINS * BIN_NS:
+        return question, None, (Gap("baseline", "nothing was recorded before", asked),)
+    reason = f"telemetry begins at {clock(start)} UTC; what came before {clock(moved)} serves as the baseline"
+    return replace(question, search=Interval(moved, search.end_ns)), Interval(start, moved), (Gap("baseline", reason),)
+
+
+def _earliest(telemetry: Telemetry) -> int | None:
+    """When traces begin; where there are none, metrics, calls or logs."""
+    for names in (("spans", "bin_counts"), ("metrics", "calls", "logs")):
+        times = [telemetry.frames()[name][time_column(name)].min() for name in names]
+        found = [time for time in times if isinstance(time, int)]
+        if found:
+            return min(found)
+    return None
 
 
 def _ask(sources: Sequence[Collector], asked: Interval, search: Interval, deadline_ns: int, told: Told) -> list[Answer]:
@@ -144,10 +191,10 @@ def _one_trace_source(answers: Sequence[Answer], holders: set[str]) -> list[Answ
     return [answer if answer is kept or answer not in having else without_traces(answer) for answer in answers]
 
 
-def _incident(config: Config, question: Question, asked: Interval, telemetry: Telemetry) -> Incident:
+def _incident(config: Config, question: Question, baseline: Interval | None, telemetry: Telemetry) -> Incident:
     search, alert = question.search, question.alert
     start = question.onset_ns if question.onset_ns is not None else search.start_ns
-    baseline = Interval(asked.start_ns, search.start_ns)
+    before = () if baseline is None else (BaselineModel(start_ns=baseline.start_ns, end_ns=baseline.end_ns),)
     alerting = list(dict.fromkeys(([alert.entity] if alert and alert.entity else []) + _alerting(telemetry, search)))
     detected = alert.start_ns if alert else _first_alert(telemetry, search)
     moment = datetime.fromtimestamp(search.end_ns / SECOND_NS, UTC)
@@ -158,7 +205,7 @@ def _incident(config: Config, question: Question, asked: Interval, telemetry: Te
         window=IntervalModel(start_ns=start, end_ns=search.end_ns),
         detected_ns=detected,
         onset_ns=question.onset_ns,
-        baselines=(BaselineModel(start_ns=baseline.start_ns, end_ns=baseline.end_ns, provenance="preceding"),),
+        baselines=before,
         alerting=tuple(EntityModel(kind=e.kind, name=e.name, namespace=e.namespace) for e in alerting),
         source="live",
         title=title,
