@@ -11,7 +11,7 @@ from rca.collectors.otlp.intake import RAW_SPANS, Batch
 from rca.collectors.streaming.config import StreamConfig
 from rca.collectors.streaming.stream import Stream
 from rca.collectors.streaming.sums import summed
-from rca.telemetry import BIN_FRAMES, SECOND_NS
+from rca.telemetry import BIN_FRAMES, SECOND_NS, conform
 from tests.shop import T0, Row, span, spans
 
 
@@ -23,6 +23,12 @@ def raw(rows: Iterable[Row]) -> pl.DataFrame:
     frame = spans(rows, interval=None)
     ids = [pl.col(name).cast(pl.Binary) for name in ("trace_id", "span_id", "parent_span_id")]
     return frame.with_columns(ids).select(pl.col(name).cast(dtype) for name, dtype in RAW_SPANS.items())
+
+
+def hexed(rows: Iterable[Row]) -> pl.DataFrame:
+    """The same spans as another source tells them: a `spans` frame with ids in hex."""
+    ids = [pl.col(name).bin.encode("hex") for name in ("trace_id", "span_id", "parent_span_id")]
+    return conform("spans", raw(rows).with_columns(ids))
 
 
 def batch(*rows: Row) -> Batch:

@@ -24,7 +24,7 @@ from rca.collectors.streaming.memory import Keys
 from rca.collectors.streaming.names import SpanNames
 from rca.collectors.streaming.sums import summed
 from rca.errors import Overloaded
-from rca.telemetry import FRAME_NAMES, MINUTE_NS, SECOND_NS, Telemetry, dtypes
+from rca.telemetry import FRAME_NAMES, MINUTE_NS, SECOND_NS, Gap, Telemetry, dtypes
 
 _PASSING: Final = ("metrics", "events", "logs", "alerts", "calls")
 """Frames that are kept as they come."""
@@ -79,6 +79,7 @@ class Flush:
     counts: StreamCounts
     at_ns: int
     complete_until_ns: int
+    gaps: tuple[Gap, ...] = ()
 
 
 class Stream:
@@ -96,6 +97,7 @@ class Stream:
         self._rows: dict[str, list[pl.DataFrame]] = {name: [] for name in (*_PASSING, "topology")}
         self._waiting: Counter[str] = Counter()  # rows of _inbox and _rows
         self._unstored: Counter[str] = Counter()  # rows of _pending
+        self._gaps: list[Gap] = []
         self._received = 0
         # guarded by _working
         self._joins = Joins(config)
@@ -130,9 +132,10 @@ class Stream:
                 self._keep(name, getattr(batch, name))
 
     def note(self, telemetry: Telemetry) -> None:
-        """Keep what is no span of another source, such as the events of a cluster. Raises Overloaded as `admit` does."""
+        """Keep what another source tells beside spans, such as the events of a cluster. Raises Overloaded as `admit` does."""
         self.admit()
         with self._intake:
+            self._gaps += telemetry.gaps
             for name in self._rows:
                 self._keep(name, telemetry.frames()[name])
 
@@ -153,8 +156,11 @@ class Stream:
         """Everything that is ready to be stored. It is kept for the next flush if the block raises."""
         with self._working:
             self._work()
-            yield self._flush()
+            flush = self._flush()
+            yield flush
             self._pending = {name: [] for name in FRAME_NAMES}
+            with self._intake:
+                del self._gaps[: len(flush.gaps)]
             self._weigh()
 
     def counts(self) -> StreamCounts:
@@ -241,9 +247,17 @@ class Stream:
                 frames[name] = summed_frame(name, pl.concat(parts))
                 self._pending[name] = [frames[name]]
         self._weigh()
+        with self._intake:
+            gaps = tuple(self._gaps)
         at_ns = self._wall_ns()
         return Flush(
-            frames, self._joins.spans(), self._joins.memories(), self._counted(), at_ns, at_ns - self._lag_ns - SECOND_NS
+            frames=frames,
+            open_spans=self._joins.spans(),
+            memories=self._joins.memories(),
+            counts=self._counted(),
+            at_ns=at_ns,
+            complete_until_ns=at_ns - self._lag_ns - SECOND_NS,
+            gaps=gaps,
         )
 
     def _counted(self) -> StreamCounts:

@@ -21,7 +21,7 @@ from rca.collectors.warm.reading import OPEN_SPANS
 from rca.collectors.warm.shelf import Shelf
 from rca.collectors.warm.state import StoredGap, joined
 from rca.errors import Unavailable
-from rca.telemetry import FRAME_NAMES, Gap
+from rca.telemetry import FRAME_NAMES, Gap, Interval
 
 LIVE: Final = "live"
 BACKFILL: Final = "backfill"
@@ -94,7 +94,7 @@ class LiveWriter:
         memories = {name: tuple(_keys(body) for body in self._shelf.kept(_MEMORY + name)) for name in _MEMORIES}
         return Resumed(pl.concat(open_spans) if open_spans else pl.DataFrame(), memories, StreamCounts(**state.counts))
 
-    def append(self, flush: Flush, gaps: Sequence[Gap] = (), *, last: bool = False) -> None:
+    def append(self, flush: Flush, *, last: bool = False) -> None:
         """Commit one flush over all frames; `last` says that the collector ends in good order.
 
         Raises StorageFull; then nothing was stored and the same flush may come again.
@@ -103,9 +103,9 @@ class LiveWriter:
         before_ns = max(state.at_ns, self._since_ns)
         if self._spans_since_ns is None and flush.counts.received > self._received_before:
             self._spans_since_ns = before_ns
-        added = [StoredGap(source=g.source, reason=g.reason, **_ends(g)) for g in gaps if g.interval is not None]
         oldest_ns = flush.at_ns - self._config.keep_events
-        kept_gaps = tuple(gap for gap in (*self._gaps, *added) if gap.end_ns > oldest_ns)[-_MOST_GAPS:]
+        told = [_stored(gap, Interval(before_ns, max(flush.at_ns, before_ns + 1))) for gap in flush.gaps]
+        gaps = tuple(gap for gap in _chained([*self._gaps, *told]) if gap.end_ns > oldest_ns)[-_MOST_GAPS:]
         spans_since = [] if self._spans_since_ns is None else [(self._spans_since_ns, flush.at_ns)]
         kept = {OPEN_SPANS: (flush.open_spans,)} | {_MEMORY + name: keys for name, keys in flush.memories.items()}
         self._shelf.commit(
@@ -115,12 +115,12 @@ class LiveWriter:
             covered=_since(oldest_ns, [*state.covered, (self._since_ns, flush.at_ns)]),
             spans_covered=_since(oldest_ns, [*state.spans_covered, *spans_since]),
             complete_until_ns=max(state.complete_until_ns, flush.complete_until_ns),
-            gaps=kept_gaps,
+            gaps=gaps,
             stopped=last,
             retained_since_ns=self._retained_since_ns,
             counts=_counts_json(flush.counts),
         )
-        self._gaps = list(kept_gaps)
+        self._gaps = list(gaps)
 
     def housekeep(self) -> Housekeeping:
         """Merge small parts and delete what is too old or too much. Raises StorageFull; then nothing is lost."""
@@ -177,8 +177,24 @@ def _since(oldest_ns: int, covered: Iterable[tuple[int, int]]) -> tuple[tuple[in
     return joined((max(start, oldest_ns), end) for start, end in covered)
 
 
-def _ends(gap: Gap) -> dict[str, int]:
-    return {"start_ns": gap.interval.start_ns, "end_ns": gap.interval.end_ns} if gap.interval else {}
+def _stored(gap: Gap, otherwise: Interval) -> StoredGap:
+    """A gap as the state holds it; one that does not say when is about the time since the last commit."""
+    interval = gap.interval or otherwise
+    return StoredGap(source=gap.source, reason=gap.reason, start_ns=interval.start_ns, end_ns=interval.end_ns)
+
+
+def _chained(gaps: Iterable[StoredGap]) -> list[StoredGap]:
+    """Gaps of one source and reason that overlap or touch as one."""
+    latest: dict[tuple[str, str], StoredGap] = {}
+    found: list[StoredGap] = []
+    for gap in sorted(gaps, key=lambda gap: gap.start_ns):
+        before = latest.get((gap.source, gap.reason))
+        if before is not None and gap.start_ns <= before.end_ns:
+            found.remove(before)
+            gap = before.model_copy(update={"end_ns": max(before.end_ns, gap.end_ns)})  # noqa: PLW2901  the longer one
+        latest[gap.source, gap.reason] = gap
+        found.append(gap)
+    return found
 
 
 def _counts_json(counts: StreamCounts) -> dict[str, Any]:

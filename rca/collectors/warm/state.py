@@ -9,7 +9,6 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rca.errors import BadInput
-from rca.telemetry import Gap, Interval
 
 STATE_FILE: Final = "state.json"
 VERSION: Final = 1
@@ -27,11 +26,6 @@ class StoredGap(BaseModel):
     reason: str
     start_ns: int
     end_ns: int
-
-    def gap(self, within: Interval) -> Gap | None:
-        """The part of it that lies within an interval."""
-        start_ns, end_ns = max(self.start_ns, within.start_ns), min(self.end_ns, within.end_ns)
-        return Gap(self.source, self.reason, Interval(start_ns, end_ns)) if start_ns < end_ns else None
 
 
 class State(BaseModel):

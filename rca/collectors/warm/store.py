@@ -210,10 +210,14 @@ def _within(name: str, frame: pl.DataFrame, interval: Interval) -> pl.DataFrame:
 
 def _missing(views: Mapping[str, View], interval: Interval) -> list[Gap]:
     """Gaps that were recorded, and stretches for which no reason was."""
-    recorded = [gap for view in views.values() for stored in view.state.gaps if (gap := stored.gap(interval)) is not None]
     live = views[LIVE].state if LIVE in views else State()
-    known = [ends for view in views.values() for ends in view.state.spans_covered]
-    known += live.covered
+    filled = [ends for name, view in views.items() if name != LIVE for ends in view.state.spans_covered]
+    recorded = []
+    for stored in (stored for view in views.values() for stored in view.state.gaps):
+        ends = (max(stored.start_ns, interval.start_ns), min(stored.end_ns, interval.end_ns))
+        left = without([ends], filled if stored.source == SOURCE else ())
+        recorded += [Gap(stored.source, stored.reason, Interval(*piece)) for piece in left]
+    known = [*filled, *live.covered, *live.spans_covered]
     known += [(gap.interval.start_ns, gap.interval.end_ns) for gap in recorded if gap.interval and gap.source == SOURCE]
     kept_from_ns = min(max(live.retained_since_ns or 0, interval.start_ns), interval.end_ns)
     gaps = [Gap(SOURCE, _TOO_OLD, Interval(*ends)) for ends in joined([(interval.start_ns, kept_from_ns)])]
@@ -238,13 +242,12 @@ def _shelved(name: str, folder: Path, state: State) -> Shelved:
         ]
         if sizes:
             frames[frame] = (len(sizes), sum(sizes), hour_start_ns(hours[0]) or 0)
-    everything = Interval(0, 2**62)
     return Shelved(
         name,
         sum(size for _, size, _ in frames.values()),
         frames,
         tuple(Interval(*ends) for ends in state.covered),
-        tuple(gap for stored in state.gaps if (gap := stored.gap(everything)) is not None),
+        tuple(Gap(gap.source, gap.reason, Interval(gap.start_ns, gap.end_ns)) for gap in state.gaps),
         state.counts,
         state.at_ns,
     )
