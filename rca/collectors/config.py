@@ -12,10 +12,12 @@ from typing import Annotated, Any, Final, get_args
 from pydantic import BaseModel, Field, ValidationError
 
 from rca.collectors.alertmanager.config import AlertmanagerConfig
+from rca.collectors.jaeger.config import JaegerConfig
 from rca.collectors.kubernetes.config import KubernetesConfig
 from rca.collectors.otlp.config import OtlpConfig
 from rca.collectors.prometheus.config import PrometheusConfig
 from rca.collectors.streaming.config import StreamConfig
+from rca.collectors.tempo.config import TempoConfig
 from rca.collectors.warm.config import StoreConfig
 from rca.errors import BadInput
 from rca.settings import DurationNs, Section
@@ -44,6 +46,8 @@ class Config(Section):
     names: Annotated[
         dict[str, str], Field(description='what traces call a service, by what another source calls it: `basket-svc = "cart"`')
     ] = {}
+    tempo: Annotated[TempoConfig | None, Field(description="traces that Grafana Tempo keeps")] = None
+    jaeger: Annotated[JaegerConfig | None, Field(description="traces that Jaeger keeps")] = None
     sources: Annotated[
         dict[str, dict[str, Any]], Field(description="settings of sources that other packages add, `[sources.NAME]` each")
     ] = {}

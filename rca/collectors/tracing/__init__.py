@@ -1,0 +1,1 @@
+"""What collectors of stored traces share: limits, fair sampling, and the way from spans to telemetry."""

@@ -1,0 +1,183 @@
+"""Traces from a Tempo, and what goes wrong with it."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+import polars as pl
+import pytest
+
+from rca.collectors.findings import checked
+from rca.collectors.tempo import TempoCollector
+from rca.collectors.tempo.config import TempoConfig
+from rca.errors import Rejected, Unavailable
+from rca.telemetry import MINUTE_NS, Interval
+from rca.testing import check_collector
+from tests.servers.jaeger import jaeger
+from tests.servers.loopback import Answer
+from tests.servers.stored import steady
+from tests.servers.tempo import tempo
+from tests.shop import T0
+from tests.test_jaeger import collector as jaeger_collector
+
+END = T0 + 8 * MINUTE_NS
+QUIET = steady(T0, END, 0.125)
+
+
+def collector(url: str, **more: object) -> TempoCollector:
+    return TempoCollector(TempoConfig(url=url, **{"retries": 0, "timeout": "2s", **more}))
+
+
+@pytest.mark.parametrize("version", [2, 1])
+def test_every_trace_is_read_where_there_is_room(version: int) -> None:
+    with tempo(QUIET, version=version) as server:
+        telemetry = check_collector(collector(server.url), T0, END)
+        around = [query for path, query in server.queries if QUIET[0].trace_id in path]
+    assert telemetry.spans["trace_id"].n_unique() == len(QUIET)
+    assert telemetry.spans.height == 4 * len(QUIET)
+    assert telemetry.gaps == ()
+    assert all(int(query["start"]) < T0 // 10**9 < int(query["end"]) for query in around)
+
+
+def test_tempo_and_jaeger_give_the_same_spans() -> None:
+    with tempo(QUIET) as server, jaeger(QUIET) as other:
+        found, same = collector(server.url).collect(T0, END), jaeger_collector(other.url).collect(T0, END)
+    assert found.spans.equals(same.spans)
+
+
+def test_a_search_that_is_cut_off_is_asked_again_about_less_time_and_gives_the_same_sample_each_time() -> None:
+    """The server names other traces each time where there are more than the limit."""
+    with tempo(steady(T0, END, 5)) as server:
+        limited = collector(server.url, search_limit=150, max_traces=150)
+        first, second = (limited.collect(T0, END) for _ in range(2))
+    assert first.spans.equals(second.spans)
+    assert first.gaps == second.gaps
+    (gap,) = first.gaps
+    assert "traces were read (1 in " in gap.reason
+    assert "of gateway GET /shop" in gap.reason
+
+
+def test_a_sample_keeps_the_ratio_of_traffic_before_and_after() -> None:
+    middle = T0 + 20 * MINUTE_NS
+    traces = [*steady(T0, middle, 6), *steady(middle, middle + 20 * MINUTE_NS, 2)]
+    with tempo(traces) as server:
+        telemetry = collector(server.url, max_traces=400, search_limit=200).collect(T0, middle + 20 * MINUTE_NS)
+    starts = telemetry.spans.group_by("trace_id").agg(pl.col("start_time_unix_nano").min())["start_time_unix_nano"]
+    before, after = (starts < middle).sum(), (starts >= middle).sum()
+    assert 150 < before + after <= 400
+    assert before / after == pytest.approx(3, rel=0.4)
+
+
+def test_rare_operations_are_read_beside_frequent_ones() -> None:
+    rare = steady(T0, END, 0.05, operation="POST /order/4711")
+    with tempo([*steady(T0, END, 4), *rare]) as server:
+        telemetry = collector(server.url, max_traces=150).collect(T0, END)
+    names = telemetry.spans.filter(pl.col("parent_span_id").is_null())["name"].to_list()
+    assert Counter(names)["POST /order/4711"] == len(rare)
+
+
+def test_searches_that_stay_cut_off_are_said_to_hide_falls_in_traffic() -> None:
+    with tempo(steady(T0, END, 20)) as server:
+        telemetry = collector(server.url, search_limit=10).collect(T0, END)
+    assert any("cut off at search_limit" in gap.reason for gap in telemetry.gaps)
+
+
+def test_partial_traces_are_kept_and_counted() -> None:
+    cut = frozenset(trace.trace_id for trace in QUIET[:3])
+    with tempo(QUIET, partial=cut) as server:
+        telemetry = collector(server.url).collect(T0, END)
+    assert telemetry.spans.height == 4 * len(QUIET) - 3
+    assert [gap.reason for gap in telemetry.gaps] == [f"3 of {len(QUIET)} traces came without some of their spans"]
+
+
+def test_traces_that_a_search_named_and_that_are_gone_are_counted() -> None:
+    with tempo(QUIET) as server:
+        server.fault = lambda path, times: Answer(status=404) if QUIET[0].trace_id in path else None
+        telemetry = collector(server.url).collect(T0, END)
+    reasons = [gap.reason for gap in telemetry.gaps]
+    assert f"1 of {len(QUIET)} traces were named by a search and not found" in reasons
+    assert any("no rates of traffic" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize("body", [b"\x0a\xff\xff\xff\xff\x7f", b"<html>", b"\x0a\x02\x0a\x09"])
+def test_garbage_for_a_trace_is_counted(body: bytes) -> None:
+    with tempo(QUIET) as server:
+        server.fault = lambda path, times: Answer(body) if QUIET[3].trace_id in path else None
+        telemetry = collector(server.url).collect(T0, END)
+    assert telemetry.spans["trace_id"].n_unique() == len(QUIET) - 1
+    assert any(f"1 of {len(QUIET)} traces failed" in gap.reason and "protobuf" in gap.reason for gap in telemetry.gaps)
+
+
+@pytest.mark.parametrize("body", [b"[]", b'{"traces": 5}', b'{"traces": [{"traceID": "ab"}]}', b"nonsense", b'{"traces": ["x"]}'])
+def test_garbage_for_a_search_is_a_gap(body: bytes) -> None:
+    with tempo(QUIET) as server:
+        server.fault = lambda path, times: Answer(body) if path == "/api/search" and times == 5 else None
+        telemetry = collector(server.url).collect(T0, END)
+    assert any("1 of 6 searches failed" in gap.reason for gap in telemetry.gaps)
+    assert 0 < telemetry.spans["trace_id"].n_unique() < len(QUIET)
+
+
+def test_errors_of_the_server() -> None:
+    with tempo(QUIET) as server:
+        server.fault = lambda path, times: Answer(b"too many jobs in the queue", 500) if path == "/api/search" else None
+        with pytest.raises(Unavailable, match="too many jobs"):
+            collector(server.url).collect(T0, END)
+        server.fault = lambda path, times: Answer(b"limit 1000 exceeds max limit 100", 400)
+        with pytest.raises(Rejected, match="exceeds max limit"):
+            collector(server.url).collect(T0, END)
+        server.fault = lambda path, times: Answer(b"come back later", 503) if "/traces/" in path and times == 1 else None
+        again = collector(server.url, retries=1).collect(T0, T0 + MINUTE_NS)
+    assert again.spans["trace_id"].n_unique() == 8
+
+
+def test_what_the_deadline_cuts_off_is_a_thinner_sample() -> None:
+    with tempo(QUIET) as server:
+        server.fault = lambda path, times: Answer(wait_s=0.05, status=404) if "/api/v2/" in path else None
+        start = time.monotonic()
+        telemetry = collector(server.url, deadline="1s").collect(T0, END)
+        assert time.monotonic() - start < 2.5
+    assert any("traces of the sample were not read: deadline of 1 s reached" in gap.reason for gap in telemetry.gaps)
+    assert all(gap.interval is None or Interval(T0, END).overlaps(gap.interval) for gap in telemetry.gaps)
+
+
+def test_bodies_that_never_end_do_not_hold_up_the_rest() -> None:
+    with tempo(QUIET) as server:
+        server.fault = lambda path, times: Answer(b"\x0a", drip=True) if QUIET[0].trace_id in path else None
+        start = time.monotonic()
+        telemetry = collector(server.url, deadline="1500ms").collect(T0, END)
+        assert time.monotonic() - start < 3
+    assert telemetry.spans["trace_id"].n_unique() > 0
+
+
+def test_an_answer_that_is_too_large_is_a_gap() -> None:
+    with tempo(QUIET) as server:
+        server.fault = lambda path, times: Answer(b"\x0a" * 200_000) if QUIET[0].trace_id in path else None
+        telemetry = collector(server.url, max_response_bytes="100kB").collect(T0, END)
+    assert any("max_response_bytes" in gap.reason for gap in telemetry.gaps)
+
+
+def test_tenant_and_query_are_sent() -> None:
+    with tempo(QUIET) as server:
+        collector(server.url, query='{ resource.env = "prod" }', headers={"X-Scope-OrgID": "team"}).collect(T0, T0 + MINUTE_NS)
+        assert all(headers["X-Scope-OrgID"] == "team" for headers in server.headers)
+        assert {query["q"] for path, query in server.queries if path == "/api/search"} == {'{ resource.env = "prod" }'}
+
+
+def test_a_plan_keeps_shares_over_several_stretches() -> None:
+    with tempo(steady(T0, END, 4)) as server:
+        thin = collector(server.url, max_traces=120)
+        plan = thin.survey(T0, END)
+        halves = [thin.collect(T0, T0 + 4 * MINUTE_NS, plan), thin.collect(T0 + 4 * MINUTE_NS, END, plan)]
+        whole = thin.collect(T0, END)
+    assert sum(half.spans["trace_id"].n_unique() for half in halves) == whole.spans["trace_id"].n_unique()
+    assert all("no rates of traffic" in half.gaps[0].reason for half in halves)
+
+
+def test_check_says_what_the_server_has() -> None:
+    now = time.time_ns()
+    with tempo(steady(now - 10 * MINUTE_NS, now, 0.1)) as server:
+        levels = [(one.level, one.text) for one in checked(collector(server.url))]
+    assert levels[0] == ("ok", f"{server.url} answers (Tempo 2.9.0) and knows 2 services lately")
+    assert "traces of 2 services" in levels[1][1]
+    assert [one.level for one in checked(collector("http://127.0.0.1:9"))] == ["failure"]
