@@ -216,7 +216,7 @@ def test_own_entries(shop_prometheus: tuple[str, int], tmp_path: Path) -> None:
     assert "server.request.duration.p50" not in set(found.metrics["metric"])
     reasons = [gap.reason for gap in found.gaps]
     assert any(reason.startswith("broken: refused: ") and "parse error" in reason for reason in reasons)
-    assert any(reason.startswith("nobody: series without a name in service_name") for reason in reasons)
+    assert any(reason.startswith("nobody: 1 series without a name in service_name") for reason in reasons)
 
 
 def test_no_prometheus_under_this_url(shop_prometheus: tuple[str, int]) -> None:
@@ -277,7 +277,9 @@ def test_no_traffic_is_no_gap(tmp_path: Path) -> None:
     with prometheus(tmp_path / "prometheus", history=history) as url:
         found = _collector(url).collect((end_s - 300) * SECOND_NS, end_s * SECOND_NS)
     assert set(found.metrics.select("entity", "metric", "value").unique().iter_rows()) == {("idle", "server.request.rate", 0.0)}
-    assert [gap.reason for gap in found.gaps] == ["node-load: values that are no finite number are left out"]
+    assert [gap.reason for gap in found.gaps] == [
+        "node-load: 20 values that are no finite number, or of another time, are left out"
+    ]
 
 
 def test_moments_lie_on_a_grid() -> None:

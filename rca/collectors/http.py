@@ -117,6 +117,8 @@ def reason_of(error: requests.RequestException) -> str:
     for _ in range(_DEEPEST):  # requests wraps urllib3, which wraps the socket's own words
         if cause is None:
             break
+        if isinstance(cause, urllib3.exceptions.ReadTimeoutError):
+            return "no answer in time"
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror.lower()
         inner = [getattr(cause, "reason", None), *cause.args, cause.__cause__, cause.__context__]

@@ -15,6 +15,7 @@ from typing import Any, Final, Self
 
 import requests
 import urllib3
+from requests.adapters import HTTPAdapter
 
 from rca.collectors.http import reason_of, session_for
 from rca.collectors.prometheus.config import PrometheusConfig
@@ -49,7 +50,10 @@ class Client:
 
     def __init__(self, config: PrometheusConfig, budget_ns: int | None = None) -> None:
         self._config = config
-        self._session = session_for(config.model_copy(update={"retries": 0}))
+        self._session = session_for(config)
+        once = HTTPAdapter(pool_maxsize=config.concurrency)  # what is tried again, and for how long, is decided here
+        self._session.mount("http://", once)
+        self._session.mount("https://", once)
         self._deadline = time.monotonic() + (budget_ns or config.budget) / SECOND_NS
 
     def __enter__(self) -> Self:

@@ -153,7 +153,7 @@ class PrometheusCollector:
             parts = [(entry, [grid] if entry.at_once else list(grid.chunks())) for entry in entries]
             jobs = [(entry, [pool.submit(asked, entry, chunk) for chunk in chunks]) for entry, chunks in parts]
             for entry, futures in jobs:
-                found.append(one := Found(entry))
+                found.append(one := Found(entry, (grid.first_s, grid.last_s)))
                 for future in futures:
                     answers = future.result()
                     if isinstance(answers, RcaError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -33,15 +33,20 @@ Relation = tuple[str, str, str, str, str]
 
 @dataclass
 class Found:
-    """What one entry of the map gave: samples or relations, about whom, and what was wrong with it."""
+    """What one entry of the map gave: samples or relations, about whom, and what was wrong with it.
+
+    `moments` are the first and the last second that were asked for; samples elsewhere are nobody's.
+    """
 
     entry: Entry
+    moments: tuple[int, int]
     samples: list[pl.DataFrame] = field(default_factory=list)
     relations: list[Relation] = field(default_factory=list)
     addresses: dict[str, str] = field(default_factory=dict)
     series: int = 0
     entities: set[EntityId] = field(default_factory=set)
     unnamed: int = 0
+    bad: int = 0
     problems: set[str] = field(default_factory=set)
 
     def take(self, answer: Answer, nodes: Mapping[str, str], max_series: int) -> None:
@@ -49,34 +54,39 @@ class Found:
         self.problems.update(f"warning: {warning}" for warning in answer.warnings)
         if answer.refusal:
             self.problems.add(f"refused: {answer.refusal}")
-        series = sorted(answer.series, key=_labels_text)
+        shaped = [one for one in answer.series if isinstance(one, dict) and isinstance(one.get("metric"), dict)]
+        if len(shaped) < len(answer.series):
+            self.problems.add("series of an unknown shape are left out")
+        series = sorted(shaped, key=_labels_text)
         if len(series) > max_series:
             self.problems.add(f"{len(series)} series, of which {max_series} are read (max_series)")
         self.series = max(self.series, len(series))
         self._read(series[:max_series], nodes)
+
+    def told(self) -> Iterator[str]:
+        """Everything that was wrong, in a few words each."""
+        yield from self.problems
         if self.unnamed:
-            self.problems.add(f"series without a name in {', '.join(self.entry.labels)} are left out")
+            yield f"{self.unnamed} series without a name in {', '.join(self.entry.labels)} are left out"
+        if self.bad:
+            yield f"{self.bad} values that are no finite number, or of another time, are left out"
 
     def _read(self, series: Sequence[Mapping[str, Any]], nodes: Mapping[str, str]) -> None:
         about: list[tuple[Any, ...]] = []
         numbers, times, values = [], [], []
-        bad = 0
         for number, one in enumerate(series):
-            labels = {str(key): str(value) for key, value in (one.get("metric") or {}).items()}
+            labels = {str(key): str(value) for key, value in one["metric"].items()}
             ends = self._ends(labels, nodes)
             if ends is None:
                 continue
             about.append((number, _labels_text(one), *ends))
-            for time_s, text in one.get("values") or ():
-                value = _number(text)
-                if not math.isfinite(value):
-                    bad += not (math.isnan(value) and self.entry.may_be_nan)
-                    continue
-                numbers.append(number)
-                times.append(round(float(time_s) * SECOND_NS))
-                values.append(value * self.entry.factor)
-        if bad:
-            self.problems.add("values that are no finite number are left out")
+            for time_s, value in _pairs(one.get("values")):
+                if math.isfinite(value) and self.moments[0] <= time_s <= self.moments[1]:
+                    numbers.append(number)
+                    times.append(round(time_s) * SECOND_NS)
+                    values.append(value * self.entry.factor)
+                else:
+                    self.bad += not (math.isnan(value) and self.entry.may_be_nan)
         if numbers:
             samples = pl.DataFrame({"series": numbers, "time_unix_nano": times, "value": values}, schema=_SAMPLES)
             self.samples.append(samples.join(pl.DataFrame(about, schema=_SERIES, orient="row"), on="series"))
@@ -135,7 +145,7 @@ def gaps_of(found: Iterable[Found], interval: Interval) -> tuple[Gap, ...]:
     """What was wrong, once for all entries that it befell."""
     entries: dict[str, list[str]] = {}
     for one in found:
-        for problem in one.problems:
+        for problem in one.told():
             entries.setdefault(problem, []).append(one.entry.name)
     return tuple(Gap("prometheus", f"{_listed(names)}: {problem}", interval) for problem, names in sorted(entries.items()))
 
@@ -188,13 +198,22 @@ def _end(entity: EntityId) -> str:
 
 def _labels_text(series: Mapping[str, Any]) -> str:
     """Labels in one text, which sorts series and tells them apart."""
-    return "\n".join(f"{key}={value}" for key, value in sorted((series.get("metric") or {}).items()))
+    return "\n".join(f"{key}={value}" for key, value in sorted(series["metric"].items()))
+
+
+def _pairs(values: Any) -> Iterator[tuple[float, float]]:
+    """Time and value of samples; what is no number is NaN."""
+    for pair in values if isinstance(values, list) else ():
+        if isinstance(pair, list) and len(pair) == 2:
+            yield _number(pair[0]), _number(pair[1])
+        else:
+            yield math.nan, math.nan
 
 
 def _number(text: Any) -> float:
     try:
         return float(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return math.nan
 
 
