@@ -32,7 +32,7 @@ class PrometheusConfig(HttpSource):
     )
     disable: tuple[str, ...] = Field(default=(), description="names of entries of the map that are not asked for")
     alerts: bool = Field(default=True, description="read past alerts from the series `ALERTS`")
-    budget: DurationNs = Field(default=8 * SECOND_NS, description="time for all queries of one collection together")
+    budget: DurationNs = Field(default=15 * SECOND_NS, description="time for all queries of one collection together")
     max_series: Annotated[int, Field(ge=1)] = Field(
         default=5_000, description="series that are read of one query; the rest is cut off, which the ranking says"
     )
