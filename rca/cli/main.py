@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from rca import __version__
-from rca.cli import evaluate, imports, incidents, train, triage
+from rca.cli import collect, evaluate, imports, incidents, train, triage
 from rca.errors import RcaError
 from rca.wording import printable
 
@@ -31,6 +31,8 @@ app.add_typer(incidents.app, name="incidents")
 app.command("import")(imports.import_)
 app.command("evaluate")(evaluate.evaluate)
 app.command("train")(train.train)
+app.command("collect")(collect.collect)
+app.command("store")(collect.store)
 
 
 def _version(wanted: bool) -> None:

@@ -1,0 +1,190 @@
+"""`rca collect`: receive telemetry and keep it. `rca store`: what is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rca.cli.terminal import print_json
+
+if TYPE_CHECKING:
+    from rca.collectors.collecting import Collection, Status
+    from rca.collectors.config import Config
+    from rca.collectors.warm.store import Shelved
+
+_CONFIG = typer.Option(metavar="FILE", help="Settings. Default: $RCA_CONFIG, ./rca.toml, ~/.config/rca/rca.toml, or none.")
+_STORE = typer.Option(metavar="FOLDER", help="The product's home; telemetry lies in it. Default: [store] folder, or $RCA_HOME.")
+_LINE_NS = 60_000_000_000
+
+
+def collect(
+    config: Annotated[Path | None, _CONFIG] = None,
+    *,
+    store: Annotated[Path | None, _STORE] = None,
+) -> None:
+    """Receive OTLP and follow the cluster, and keep what matters for a ranking.
+
+    Runs until it is told to end (Ctrl-C, SIGTERM) and then stores what it has. The next run goes on from there.
+    """
+    import signal
+    from threading import Event
+
+    from rca.collectors.collecting import Collection
+    from rca.collectors.warm.store import Store, store_folder
+
+    settings = _settings(config)
+    folder = store_folder(settings.store, store)
+    stop = Event()
+
+    def end(number: int, _frame: Any) -> None:
+        signal.signal(number, signal.SIG_DFL)  # who asks twice does not want to wait
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
+    with _display() as (told, shown), Collection(settings, Store(folder), told=told) as collection:
+        told(f"listening on {' and '.join(collection.addresses)}, storing in {folder}")
+        collection.run(stop, shown)
+        _ended(collection, told)
+
+
+def store(
+    config: Annotated[Path | None, _CONFIG] = None,
+    *,
+    store: Annotated[Path | None, _STORE] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what telemetry is kept: how much, from when to when, and what is missing."""
+    from rca.collectors.warm.store import Store, store_folder
+    from rca.errors import Unavailable
+
+    folder = store_folder(_settings(config).store, store)
+    shelves = Store(folder).shelves()
+    if not shelves:
+        raise Unavailable(f"{folder}: nothing is stored here; `rca collect` or `rca backfill` fill it")
+    if json:
+        from dataclasses import asdict
+
+        print_json([asdict(shelf) for shelf in shelves])
+        return
+    for shelf in shelves:
+        for line in _description(shelf):
+            typer.echo(line)
+
+
+def _settings(path: Path | None) -> Config:
+    """The configuration; every default where none is named and none is found."""
+    from rca.collectors.config import Config, config_path, load_config
+    from rca.errors import BadInput
+
+    try:
+        path = config_path(path)
+    except BadInput:
+        return Config()
+    return load_config(path)
+
+
+@contextmanager
+def _display() -> Iterator[tuple[Callable[[str], None], Callable[[Status], None]]]:
+    """Ways to tell a line and to show a status: a live table on a terminal, else a line now and then."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    if console.is_terminal:
+        from rich.live import Live
+
+        with Live(console=console, refresh_per_second=2, transient=True) as live:
+            yield (lambda line: console.print(_stamped(line)), lambda status: live.update(_table(status)))
+        return
+    last_ns = 0
+
+    def shown(status: Status) -> None:
+        nonlocal last_ns
+        if status.at_ns - last_ns >= _LINE_NS:
+            last_ns = status.at_ns
+            typer.echo(_stamped(_summary(status)))
+
+    yield (lambda line: typer.echo(_stamped(line))), shown
+
+
+def _ended(collection: Collection, told: Callable[[str], None]) -> None:
+    from rca.errors import RcaError
+
+    status = collection.status()
+    told(_summary(status))
+    if status.trouble:
+        raise RcaError(f"the last telemetry could not be stored: {status.trouble}")
+    told("stored everything, ended")
+
+
+def _stamped(line: str) -> str:
+    from datetime import UTC, datetime
+
+    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {line}"
+
+
+def _figures(status: Status) -> dict[str, int]:
+    counts = status.counts
+    return {
+        "received": counts.received,
+        "binned": counts.binned,
+        "open": counts.open,
+        "late": counts.late,
+        "unpaired": counts.unpaired,
+        "duplicates": counts.dropped.get("duplicate", 0),
+        "otherwise dropped": sum(n for reason, n in counts.dropped.items() if reason != "duplicate"),
+        "closed early": counts.forced,
+        "renamed": counts.renamed,
+        "cycles": counts.cycles,
+        "rejected": status.rejected,
+        "refused": status.refused,
+        **counts.rows,
+    }
+
+
+_ALWAYS = ("received", "binned", "open", "late", "unpaired", "duplicates", "rejected")
+
+
+def _summary(status: Status) -> str:
+    figures = (f"{name} {count:,}" for name, count in _figures(status).items() if count or name in _ALWAYS)
+    parts = [*figures, f"on disk {_size(status.stored_bytes)}"]
+    return ", ".join([*parts, f"CANNOT STORE: {status.trouble}"] if status.trouble else parts)
+
+
+def _table(status: Status) -> Any:
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2))
+    shown = {name: count for name, count in _figures(status).items() if count or name in _ALWAYS}
+    for name, count in shown.items():
+        table.add_row(name, f"{count:,}")
+    table.add_row("on disk", _size(status.stored_bytes))
+    table.add_row("last stored", f"{max(status.at_ns - status.stored_at_ns, 0) / 1e9:.0f} s ago" if status.stored_at_ns else "-")
+    if status.trouble:
+        table.add_row("cannot store", status.trouble, style="bold red")
+    return table
+
+
+def _size(size_bytes: int) -> str:
+    size, units = float(size_bytes), iter(("B", "KiB", "MiB", "GiB"))
+    unit = next(units)
+    while size >= 1024 and unit != "GiB":
+        size, unit = size / 1024, next(units)
+    return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+
+
+def _description(shelf: Shelved) -> Iterator[str]:
+    from rca.wording import clock
+
+    yield f"{shelf.name}: {_size(shelf.size_bytes)}, written last {clock(shelf.written_ns, date=True)}"
+    for name, (parts, size, first_ns) in shelf.frames.items():
+        yield f"  {name}: {_size(size)} in {parts} files, since {clock(first_ns, date=True)}"
+    for interval in shelf.covered:
+        yield f"  collected {clock(interval.start_ns, date=True)} to {clock(interval.end_ns, date=True)}"
+    for gap in shelf.gaps:
+        when = f"{clock(gap.interval.start_ns, date=True)} to {clock(gap.interval.end_ns, date=True)}" if gap.interval else "-"
+        yield f"  missing {when}: {gap.source}, {gap.reason}"
