@@ -316,6 +316,19 @@ def test_counts_are_exact_while_several_threads_send() -> None:
     assert (counts.received, counts.binned, counts.open) == (900, 900, 0)
 
 
+def test_a_flush_counts_only_what_it_holds() -> None:
+    stream = stream_at(Clock())
+    stream.take(batch(*request("a")))
+    with stream.flushing() as flush:
+        stream.take(batch(*request("b")))  # in no snapshot: lost if the process is killed now
+    assert (flush.counts.received, flush.counts.open) == (3, 3)
+    stream.work()
+    with stream._working:
+        stream.take(batch(*request("c")))
+        assert stream._flush().counts.received == 6
+    assert stream.counts().received == 9
+
+
 def test_unbalanced_counts_show() -> None:
     assert StreamCounts(received=3, binned=1, open=1, dropped={"duplicate": 1}).balanced()
     assert not StreamCounts(received=3, binned=1, open=1).balanced()

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Final
 
@@ -70,7 +70,8 @@ class StreamCounts:
 class Flush:
     """What one flush hands to the store: frames of telemetry.SCHEMAS, and what a restart needs to go on.
 
-    Spans that start before `complete_until_ns` have arrived, as far as the usual delay of senders tells.
+    Spans that start before `complete_until_ns` have arrived, as far as the usual delay of senders tells. `counts` are about what
+    is in the frames of this and earlier flushes and in `open_spans`, not about what was taken meanwhile.
     """
 
     frames: Mapping[str, pl.DataFrame]
@@ -249,12 +250,14 @@ class Stream:
         self._weigh()
         with self._intake:
             gaps = tuple(self._gaps)
+        counts = self._counted()
+        unseen = counts.open - self._joins.open  # taken since `_work` began: in no snapshot yet
         at_ns = self._wall_ns()
         return Flush(
             frames=frames,
             open_spans=self._joins.spans(),
             memories=self._joins.memories(),
-            counts=self._counted(),
+            counts=replace(counts, received=counts.received - unseen, open=counts.open - unseen),
             at_ns=at_ns,
             complete_until_ns=at_ns - self._lag_ns - SECOND_NS,
             gaps=gaps,
