@@ -26,6 +26,7 @@ _METADATA: Final = "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io
 _AGAIN: Final = (429, 502, 503, 504)
 _PATIENCE: Final = 6  # a part of a list may take this many time-outs altogether, however slowly it trickles
 _RESTARTS: Final = 3  # of a list whose continue token expired under way
+_CONNECTIONS: Final = 64  # that may be kept open; every stream needs its own
 _READ_BYTES: Final = 2**16
 _SILENCE_SECONDS: Final = 90.0  # bookmarks come about once a minute; a stream that is silent for longer is dead
 _EXCERPT: Final = 300
@@ -253,6 +254,7 @@ def _connection(config: KubernetesConfig) -> Any:
         raise BadInput(f"kubernetes: {where}", expected="access to a cluster", found=found) from None
     if config.ca_file is not None:
         settings.ssl_ca_cert = str(config.ca_file)
+    settings.connection_pool_maxsize = _CONNECTIONS
     settings.retries = Retry(
         total=config.retries,
         backoff_factor=0.2,

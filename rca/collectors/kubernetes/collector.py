@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
+import polars as pl
+
 from rca.collectors.findings import Finding
 from rca.collectors.kubernetes.api import Api, Listing, Unauthorized
 from rca.collectors.kubernetes.changes import Change
@@ -51,15 +53,20 @@ class KubernetesCollector:
         )
 
     def watch(
-        self, take: Callable[[Telemetry], None], *, since_ns: int | None = None, backoff: Backoff | None = None
+        self,
+        take: Callable[[Telemetry], None],
+        *,
+        since_ns: int | None = None,
+        kept: pl.DataFrame | None = None,
+        backoff: Backoff | None = None,
     ) -> Watching:
         """Follow the cluster from now on, starting with what it still remembers since a time (as long as it keeps events).
 
         `take` gets events, topology and gaps as they come, one call at a time; if it raises an RcaError or OSError, it gets the
-        same again later. Rows are the same after a restart: whoever keeps them removes those that are equal.
+        same again later. `kept` are the events since then that an earlier run handed on: they are not told again.
         """
         since_ns = self._now_ns() - self._config.event_lifetime if since_ns is None else since_ns
-        return Watching(self._api, self._config, take, since_ns, backoff or Backoff(), self._now_ns).start()
+        return Watching(self._api, self._config, take, since_ns, kept, backoff or Backoff(), self._now_ns).start()
 
     def check(self) -> Sequence[Finding]:
         """Which resources can be read, and what about the cluster makes names ambiguous."""

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
+import polars as pl
+
 from rca.collectors.kubernetes.api import Api, Gone, Stream, Unauthorized
 from rca.collectors.kubernetes.changes import Change
 from rca.collectors.kubernetes.cluster import Cluster, Relation
@@ -16,7 +18,7 @@ from rca.collectors.kubernetes.config import KubernetesConfig
 from rca.collectors.kubernetes.frames import events_frame, topology_frame
 from rca.collectors.kubernetes.resources import EVENT_APIS, PODS, Feed, feeds
 from rca.errors import RcaError, Rejected
-from rca.telemetry import MINUTE_NS, Gap, Interval, Telemetry
+from rca.telemetry import MINUTE_NS, SCHEMAS, Gap, Interval, Telemetry
 
 _STREAM_SECONDS: Final = (240, 480)  # streams end by themselves after this long, spread so that they do not end together
 _SHORT_SECONDS: Final = 1.0  # a stream that ends this soon with nothing in it counts as a failure
@@ -54,11 +56,12 @@ class Batch:
 
 
 class Told:
-    """Keys of what was told already. What is older than `floor_ns` is not told any more."""
+    """What was told already: keys of this run, and rows that an earlier one kept. What is older than `floor_ns` is not told."""
 
-    def __init__(self, floor_ns: int) -> None:
+    def __init__(self, floor_ns: int, kept: pl.DataFrame | None = None) -> None:
         self.floor_ns = floor_ns
         self._keys: dict[tuple[str, ...], int] = {}
+        self._rows = set() if kept is None else set(kept.select(list(SCHEMAS["events"])).iter_rows())
 
     def news(self, told: Iterable[Change]) -> list[Change]:
         """Those that were not told before."""
@@ -66,7 +69,8 @@ class Told:
         for change in told:
             if change.time_ns >= self.floor_ns and change.key not in self._keys:
                 self._keys[change.key] = change.time_ns
-                fresh.append(change)
+                if change[: len(SCHEMAS["events"])] not in self._rows:
+                    fresh.append(change)
         while len(self._keys) > _MOST_KEYS:
             del self._keys[next(iter(self._keys))]
         return fresh
@@ -76,6 +80,7 @@ class Told:
         if before_ns > self.floor_ns:
             self.floor_ns = before_ns
             self._keys = {key: at_ns for key, at_ns in self._keys.items() if at_ns >= before_ns}
+            self._rows = {row for row in self._rows if row[0] >= before_ns}
 
 
 @dataclass
@@ -108,6 +113,7 @@ class Watching:
         config: KubernetesConfig,
         take: Callable[[Telemetry], None],
         since_ns: int,
+        kept: pl.DataFrame | None,
         backoff: Backoff,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
@@ -118,7 +124,7 @@ class Watching:
         self.dropped = 0
         self.refusal = ""
         self.failure: BaseException | None = None
-        self._told = Told(since_ns)
+        self._told = Told(since_ns, kept)
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._news = threading.Event()
