@@ -226,7 +226,7 @@ def test_pod_name_that_is_used_again(
     kubernetes_api: KubernetesApi, watching: Watching, shop: dict[str, Any], notebook: Notebook
 ) -> None:
     """Two pods of one name, one after the other: two lives, and late events about the first are not the second's."""
-    first = kubernetes_api.add("pods", k8s.pod("worker-1", k8s.template("orders", "shop/orders:1")))
+    first = kubernetes_api.add("pods", k8s.pod("worker-1", k8s.template("orders", "x"), created_ns=time.time_ns() - MINUTE))
     kubernetes_api.delete("pods", first)
     kubernetes_api.add("pods", k8s.pod("worker-1", k8s.template("cart", "shop/cart:1"), node="node-b"))
     eventually(lambda: len(notebook.messages("PodCreated")) == 2)
