@@ -68,7 +68,7 @@ def read(path: Path, options: ReadOptions = DEFAULTS, progress: Progress = quiet
 
 def attributes(pairs: Any, most: int | None = None) -> dict[str, Any]:
     """The first `most` key-value pairs as a dict; of the values, text, numbers and booleans are read."""
-    return {pair["key"]: scalar(pair.get("value") or {}) for pair in islice(pairs or (), most)}
+    return {pair.get("key", ""): scalar(pair.get("value") or {}) for pair in islice(pairs or (), most)}
 
 
 def emitter_of(resource: Mapping[str, Any]) -> Emitter:
@@ -221,7 +221,9 @@ def scalar(value: Mapping[str, Any]) -> Any:
         if kind in value:
             return value[kind]
     if "kvlistValue" in value:  # a structured log body
-        return " ".join(f"{pair['key']}={scalar(pair.get('value') or {})}" for pair in value["kvlistValue"].get("values") or ())
+        return " ".join(
+            f"{pair.get('key', '')}={scalar(pair.get('value') or {})}" for pair in value["kvlistValue"].get("values") or ()
+        )
     return None
 
 

@@ -103,10 +103,10 @@ class MetricReader:
         identity = tuple(sorted((key, str(value)) for key, value in resource.items()))
         for scope in part.get("scopeMetrics") or part.get("instrumentationLibraryMetrics") or ():
             for metric in scope.get("metrics") or ():
-                self._metric(resource, (identity, metric["name"]), metric)
+                self._metric(resource, (identity, metric.get("name", "")), metric)
 
     def _metric(self, resource: Mapping[str, Any], series: _Series, metric: Mapping[str, Any]) -> None:
-        name = metric["name"]
+        name = metric.get("name", "")
         entity = _entity(name, resource)
         if entity is None:
             self._rows.skip("metrics", "data points of no pod, service or node", len(points_of(metric)[1]))
@@ -153,8 +153,8 @@ class MetricReader:
             step = self._step((*series, bounds), body, point, values)
             if step:
                 _add(merged.setdefault(int(point["timeUnixNano"]), _Histogram()), step, bounds, _failed(point))
-        side = _DURATIONS.get(metric["name"])
-        name = f"{side}.request.duration" if side else metric["name"]
+        side = _DURATIONS.get(metric.get("name", ""))
+        name = f"{side}.request.duration" if side else metric.get("name", "")
         factor = _UNITS.get(metric.get("unit") or "", 1.0)
         for time_ns, histogram in merged.items():
             for statistic, value in _statistics(histogram, factor).items():
@@ -206,12 +206,12 @@ def _number(point: Mapping[str, Any]) -> float:
 
 
 def _identity(point: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    return tuple(sorted((pair["key"], str(pair.get("value"))) for pair in point.get("attributes") or ()))
+    return tuple(sorted((pair.get("key", ""), str(pair.get("value"))) for pair in point.get("attributes") or ()))
 
 
 def _value(point: Mapping[str, Any], names: Sequence[str]) -> str:
     for pair in point.get("attributes") or ():
-        if pair["key"] in names:
+        if pair.get("key", "") in names:
             return str(next(iter((pair.get("value") or {"": ""}).values())))
     return ""
 
