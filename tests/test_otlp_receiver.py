@@ -407,7 +407,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_tls(certificate: tuple[Path, Path]) -> None:
     cert, key = certificate
     body = MESSAGES["spans"].SerializeToString()
-    with running(tls={"cert_file": cert, "key_file": key}) as found:
+    with running(tls={"cert_file": cert, "key_file": key}, shutdown_grace="1s") as found:
         url = f"https://localhost:{found.receiver.http_port}/v1/traces"
         answer = requests.post(url, data=body, headers={"Content-Type": PROTOBUF}, timeout=10, verify=str(cert))
         assert answer.status_code == 200
@@ -422,7 +422,7 @@ def test_tls(certificate: tuple[Path, Path]) -> None:
 def test_clients_must_show_a_certificate_where_that_is_asked_for(certificate: tuple[Path, Path]) -> None:
     cert, key = certificate
     body = MESSAGES["spans"].SerializeToString()
-    with running(tls={"cert_file": cert, "key_file": key, "client_ca_file": cert}) as found:
+    with running(tls={"cert_file": cert, "key_file": key, "client_ca_file": cert}, shutdown_grace="1s") as found:
         url = f"https://localhost:{found.receiver.http_port}/v1/traces"
         headers = {"Content-Type": PROTOBUF}
         with pytest.raises((requests.ConnectionError, ssl.SSLError)):
