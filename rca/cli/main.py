@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from rca import __version__
-from rca.cli import collect, evaluate, imports, incidents, train, triage
+from rca.cli import collect, doctor, evaluate, imports, incidents, train, triage
 from rca.errors import RcaError
 from rca.wording import printable
 
@@ -33,6 +33,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("train")(train.train)
 app.command("collect")(collect.collect)
 app.command("store")(collect.store)
+app.command("doctor")(doctor.doctor)
 
 
 def _version(wanted: bool) -> None:

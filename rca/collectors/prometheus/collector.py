@@ -12,7 +12,9 @@ import polars as pl
 
 from rca.collectors.alert_labels import alerts_frame, entity_of
 from rca.collectors.alerts import Alert
+from rca.collectors.findings import Finding
 from rca.collectors.prometheus import alerts
+from rca.collectors.prometheus.checking import check
 from rca.collectors.prometheus.client import MAX_POINTS, Answer, Client
 from rca.collectors.prometheus.config import PrometheusConfig
 from rca.collectors.prometheus.mapping import Entry, load_map
@@ -99,6 +101,16 @@ class PrometheusCollector:
         fires = seen_lately if told is None else active is not None  # Thanos and the like need not have this endpoint
         summary = (active or {}).get("summary") or (active or {}).get("description") or ""
         return Alert(name, found.firing.start_ns, entity_of(found.firing.labels), None if fires else found.last_ns, summary)
+
+    def check(self) -> Sequence[Finding]:
+        """Whether it answers, what the map finds, and what should be changed. Raises Unavailable, Rejected."""
+        return tuple(check(self))
+
+    def look(self, client: Client, now_s: int, entries: Sequence[Entry]) -> list[Found]:
+        """What the entries find just now."""
+        step_s = self.config.step_ns // SECOND_NS
+        last_s = now_s // step_s * step_s
+        return self.ask(client, Grid(last_s - step_s, last_s, step_s), entries)
 
     def _alerts(self, client: Client, interval: Interval) -> tuple[pl.DataFrame, tuple[Gap, ...]]:
         """Alerts that began to fire in the interval. A gap says if they could not be read."""

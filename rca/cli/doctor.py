@@ -1,0 +1,70 @@
+"""`rca doctor`: test every configured source, and say what to change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rca.collectors.findings import Finding
+
+_CONFIG = typer.Option("--config", help="Configuration file; ./rca.toml unless given.", dir_okay=False)
+_JSON = typer.Option("--json", help="Print the findings as JSON.")
+
+
+def doctor(config: Annotated[Path | None, _CONFIG] = None, json: Annotated[bool, _JSON] = False) -> None:
+    """Look at every source of rca.toml: does it answer, what does it hold, and what should be changed.
+
+    Reads the last five minutes of every source and compares them: names that do not agree, traces that are sampled, telemetry
+    that is missing or old. Changes nothing. Exits with 1 if a source does not work.
+    """
+    import time
+
+    from rca.cli.terminal import print_json, progress
+    from rca.collectors.config import config_path, load_config
+    from rca.collectors.doctor import diagnose
+    from rca.collectors.sources import sources_of
+
+    settings = load_config(config_path(config))
+    sources = sources_of(settings)
+    with progress("Looking", None):
+        findings = diagnose(settings, sources, time.time_ns())
+    failed = [finding for finding in findings if finding.level == "failure"]
+    if json:
+        print_json({"findings": [_json(finding) for finding in findings], "ok": not failed})
+    else:
+        print_findings(findings)
+    if failed:
+        raise typer.Exit(1)
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    """A table for people: what was found, and in the line below what to change."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from rca.wording import printable
+
+    marks = {"ok": ("ok", "green"), "note": ("note", "cyan"), "warning": ("warn", "yellow"), "failure": ("FAIL", "bold red")}
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column("level", no_wrap=True)
+    table.add_column("source", no_wrap=True)
+    table.add_column("finding", overflow="fold")
+    last = ""
+    for finding in findings:
+        word, style = marks[finding.level]
+        text = Text(printable(finding.text))
+        if finding.advice:
+            text.append(f"\n→ {printable(finding.advice)}", style="dim")
+        table.add_row(Text(word, style=style), Text("" if finding.source == last else printable(finding.source)), text)
+        last = finding.source
+    Console().print(table)
+
+
+def _json(finding: Finding) -> dict[str, str]:
+    return {"source": finding.source, "level": finding.level, "text": finding.text, "advice": finding.advice}
