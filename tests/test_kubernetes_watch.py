@@ -15,7 +15,7 @@ from rca.collectors.kubernetes.changes import REASONS, change
 from rca.collectors.kubernetes.collector import KubernetesCollector
 from rca.collectors.kubernetes.config import KubernetesConfig
 from rca.collectors.kubernetes.watching import Backoff, Told, Watching
-from rca.errors import StorageFull
+from rca.errors import BadInput, StorageFull
 from rca.telemetry import EntityId, Telemetry
 from tests.servers import kubernetes_objects as k8s
 from tests.servers.kubernetes_api import KubernetesApi, stamp
@@ -352,7 +352,8 @@ def test_outage_that_lasts_is_a_gap(
     ahead = 0
     config = KubernetesConfig(kubeconfig=kubernetes_api.kubeconfig(tmp_path), retries=0)
     collector = KubernetesCollector(config, now_ns=lambda: time.time_ns() + ahead)
-    with collector.watch(notebook.take, backoff=QUICK) as running:
+    lines: list[str] = []
+    with collector.watch(notebook.take, told=lines.append, backoff=QUICK) as running:
         eventually(running.in_sight)
         kubernetes_api.faults.status = {"*": 503}
         kubernetes_api.break_streams()
@@ -413,6 +414,12 @@ def test_restart_tells_nothing_twice(
         time.sleep(0.2)
     assert again.messages("Unhealthy") == ["meanwhile"]
     assert again.events.height == 1
+
+
+def test_a_cluster_that_is_not_configured_is_said_at_once(tmp_path: Path) -> None:
+    collector = KubernetesCollector(KubernetesConfig(kubeconfig=tmp_path / "absent"))
+    with pytest.raises(BadInput, match="absent: expected access to a cluster"):
+        collector.watch(lambda telemetry: None)
 
 
 def test_starts_before_the_cluster_answers(

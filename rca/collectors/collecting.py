@@ -152,7 +152,9 @@ class Collection:
     def _watching(self, config: KubernetesConfig) -> Watching:
         from rca.collectors.kubernetes.collector import KubernetesCollector
 
-        return KubernetesCollector(config).watch(self._stream.note)
+        now_ns = time.time_ns()
+        kept = self._store.read(now_ns - config.event_lifetime, now_ns + MINUTE_NS).events
+        return KubernetesCollector(config).watch(self._stream.note, kept=kept, told=self._told)
 
     def _flush(self, *, last: bool = False) -> None:
         try:

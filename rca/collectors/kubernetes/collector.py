@@ -58,15 +58,18 @@ class KubernetesCollector:
         *,
         since_ns: int | None = None,
         kept: pl.DataFrame | None = None,
+        told: Callable[[str], None] = lambda _line: None,
         backoff: Backoff | None = None,
     ) -> Watching:
         """Follow the cluster from now on, starting with what it still remembers since a time (as long as it keeps events).
 
         `take` gets events, topology and gaps as they come, one call at a time; if it raises an RcaError or OSError, it gets the
-        same again later. `kept` are the events since then that an earlier run handed on: they are not told again.
+        same again later. `kept` are the events since then that an earlier run handed on: they do not come again. `told` gets a
+        line when resources go out of sight or come back. Raises BadInput if no cluster is configured.
         """
+        _ = self._api.host
         since_ns = self._now_ns() - self._config.event_lifetime if since_ns is None else since_ns
-        return Watching(self._api, self._config, take, since_ns, kept, backoff or Backoff(), self._now_ns).start()
+        return Watching(self._api, self._config, take, since_ns, kept, told, backoff or Backoff(), self._now_ns).start()
 
     def check(self) -> Sequence[Finding]:
         """Which resources can be read, and what about the cluster makes names ambiguous."""

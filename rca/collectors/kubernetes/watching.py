@@ -18,7 +18,7 @@ from rca.collectors.kubernetes.config import KubernetesConfig
 from rca.collectors.kubernetes.frames import events_frame, topology_frame
 from rca.collectors.kubernetes.resources import EVENT_APIS, PODS, Feed, feeds
 from rca.errors import RcaError, Rejected
-from rca.telemetry import MINUTE_NS, SCHEMAS, Gap, Interval, Telemetry
+from rca.telemetry import MINUTE_NS, SCHEMAS, SECOND_NS, Gap, Interval, Telemetry
 
 _STREAM_SECONDS: Final = (240, 480)  # streams end by themselves after this long, spread so that they do not end together
 _SHORT_SECONDS: Final = 1.0  # a stream that ends this soon with nothing in it counts as a failure
@@ -26,6 +26,7 @@ _MOST_KEYS: Final = 200_000
 _MOST_PENDING: Final = 100_000
 _MOST_GAPS: Final = 1_000
 _PLACED_AGAIN_NS: Final = 60 * MINUTE_NS  # placement is told again this often, so that stores may forget what is old
+_ANNOUNCE_AFTER_NS: Final = 5 * SECOND_NS
 _GAP_AFTER_NS: Final = MINUTE_NS
 _GAP_EVERY_NS: Final = 5 * MINUTE_NS
 _MARGIN_NS: Final = 10 * MINUTE_NS  # between clocks
@@ -96,6 +97,7 @@ class Follower:
     seen_ns: int = 0
     lost_ns: int | None = None
     reported_ns: int | None = None
+    announced: bool = False
     stream: Stream | None = None
     tried: threading.Event = field(default_factory=threading.Event)
 
@@ -114,10 +116,11 @@ class Watching:
         take: Callable[[Telemetry], None],
         since_ns: int,
         kept: pl.DataFrame | None,
+        told: Callable[[str], None],
         backoff: Backoff,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
-        self._api, self._take, self._backoff, self._now_ns = api, take, backoff, now_ns
+        self._api, self._take, self._announce, self._backoff, self._now_ns = api, take, told, backoff, now_ns
         self._lifetime_ns = config.event_lifetime
         self.followers = [Follower(feed, seen_ns=now_ns(), lost_ns=now_ns()) for feed in feeds(config)]
         self.cluster = Cluster(config)
@@ -311,20 +314,41 @@ class Watching:
             self._news.wait(1.0)
             ending = self._stopping.is_set()
             self._look_after()
+            self._tell_people()
             batch = self._batch()
-            try:
-                if batch is not None:
-                    self._take(batch.telemetry())
-                self.refusal, failures = "", 0
-            except (RcaError, OSError) as error:
-                if ending or batch is None:
-                    raise
-                self._put_back(batch)
-                self.refusal, failures = str(error), failures + 1
-                self._stopping.wait(self._backoff.seconds(failures))
+            failures = 0 if batch is None or self._taken(batch) else failures + 1
             if ending:
                 return
-            self._stopping.wait(self._backoff.first_seconds / 2)  # so that what comes together is handed on together
+            # also after a success: what comes together is handed on together
+            self._stopping.wait(self._backoff.seconds(failures) if failures else self._backoff.first_seconds / 2)
+
+    def _taken(self, batch: Batch) -> bool:
+        """Hand on a batch. One that is refused comes again, at the end to the next run, for the cluster remembers."""
+        try:
+            self._take(batch.telemetry())
+        except (RcaError, OSError) as error:
+            self.refusal = str(error)
+            self._put_back(batch)
+            return False
+        self.refusal = ""
+        return True
+
+    def _tell_people(self) -> None:
+        """Say which resources are out of sight for longer than it takes to reconnect, and when they are back."""
+        due_ns = self._now_ns() - _ANNOUNCE_AFTER_NS
+        with self._lock:
+            lost = [one for one in self.followers if one.lost_ns is not None and one.problem and one.lost_ns <= due_ns]
+            fresh = [one for one in lost if not one.announced]
+            back = [one for one in self.followers if one.announced and one.lost_ns is None]
+            lines = [f"{one} out of sight: {one.problem}" for one in fresh]
+            if len(fresh) == len(self.followers):
+                lines = [f"the cluster is out of sight: {fresh[0].problem}"]
+            if back:
+                lines.append(f"{', '.join(map(str, back))} in sight again" if lost else "the whole cluster is in sight again")
+            for one in (*fresh, *back):
+                one.announced = one.lost_ns is not None
+        for line in lines:
+            self._announce(f"kubernetes: {line}")
 
     def _look_after(self) -> None:
         """Report outages that last, and forget what can no longer be told twice."""
