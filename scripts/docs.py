@@ -28,6 +28,7 @@ from rca.report import SCHEMA_VERSION as REPORT_VERSION
 from rca.report import TriageReport
 from rca.signals import EDGE_SIGNALS, NODE_SIGNALS, Signal
 from rca.telemetry import SCHEMAS
+from scripts.prometheus_page import prometheus_page
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 
@@ -335,6 +336,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "docs/features.md": features_page,
     "docs/incident.schema.json": incident_schema,
     "docs/metrics.md": metrics_page,
+    "docs/prometheus.md": prometheus_page,
     "docs/ranking.schema.json": report_schema,
 }
 """Every generated page by path, and what writes it."""

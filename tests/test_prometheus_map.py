@@ -60,6 +60,14 @@ def test_own_entries_are_added_and_replace_ours(tmp_path: Path) -> None:
     assert len(entries) == len(load_map()) + 1
 
 
+def test_the_example_in_the_docs_is_a_map(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "prometheus.md").read_text(encoding="utf-8")
+    example = page.split("## Entries of your own\n")[1].split("\nPlaceholders")[0]
+    lines = [line[4:] for line in example.splitlines() if line.startswith("    ")]
+    names = {entry.name for entry in load_map(_own(tmp_path, "\n".join(lines)))}
+    assert {"open-sockets", "gateway.p95", "gateway.success"} <= names
+
+
 def test_entries_can_be_left_out() -> None:
     names = {entry.name for entry in load_map(disable=["http-server", "node-load", "http-client.p95"])}
     assert not {"http-server.rate", "http-server.p95", "node-load", "http-client.p95"} & names

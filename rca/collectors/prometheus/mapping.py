@@ -202,6 +202,11 @@ def load_map(path: Path | None = None, disable: Iterable[str] = ()) -> tuple[Ent
     return tuple(entry for entry in entries if off.isdisjoint((entry.name, entry.table)))
 
 
+def shipped_labels() -> Labels:
+    """The labels that name things unless a team's own file says otherwise."""
+    return _shipped().labels
+
+
 @cache
 def _shipped() -> MapFile:
     return _read(files(__package__).joinpath("map.toml").read_text(encoding="utf-8"), "map.toml")
