@@ -46,6 +46,7 @@ def main() -> None:
     results = _spans("bins", spans, repeat) + _spans("case", spans, repeat)
     for size in sizes:
         results += _spans("memory", size, 1)
+    results += _large(*((500, 2_000) if options.quick else (20_000, 60_000)), repeat)
     results += _commands(repeat)
     if find_spec("torch") is not None:
         results += _network(repeat)
@@ -59,6 +60,13 @@ def main() -> None:
 def _spans(job: str, count: int, repeat: int) -> list[dict[str, Any]]:
     command = [sys.executable, "-m", "benchmarks.spans", job, str(count), "--repeat", str(repeat)]
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, **_ONE_CORE}, stdout=subprocess.PIPE, check=True)
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
+
+
+def _large(services: int, calls: int, repeat: int) -> list[dict[str, Any]]:
+    command = [sys.executable, "-m", "benchmarks.large", str(services), str(calls), "--repeat", str(repeat)]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True)
     found: list[dict[str, Any]] = json.loads(done.stdout)
     return found
 
