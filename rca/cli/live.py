@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
+from rca.bounding import Bounds
 from rca.changes import changes
 from rca.cli.terminal import moment_ns, print_json, progress
 from rca.cli.triage import print_report
@@ -46,6 +47,7 @@ class LiveOptions:
     every: str | None
     top: int
     why_not: str | None
+    map_size: int
     json: bool
 
 
@@ -110,7 +112,8 @@ def _ask(
         incident, telemetry = collect_incident(config, sources, question, lambda name, how: step(f"{name}: {how}"))
     if options.save is not None:
         write_bundle(options.save, incident, telemetry, replace=again)
-    return report_on(incident, telemetry, ranker, top=options.top, why_not=options.why_not)
+    bounds = Bounds(candidates=options.map_size)
+    return report_on(incident, telemetry, ranker, top=options.top, why_not=options.why_not, bounds=bounds)
 
 
 def _watch(config: Config, sources: Sequence[Collector], ranker: Ranker, options: LiveOptions, alert: Alert | None) -> bool:

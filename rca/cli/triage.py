@@ -51,6 +51,9 @@ def triage(
     ranker: Annotated[str | None, typer.Option(metavar="NAME", help="Ranker that needs no training. Default: floor.")] = None,
     model: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Trained model, as `rca train` writes it.")] = None,
     why_not: Annotated[str | None, typer.Option(metavar="SERVICE", help="Compare this candidate with the first one.")] = None,
+    map_size: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Candidates to look at; of more, those near what alerts or strays.")
+    ] = 2000,
     store: Annotated[Path | None, typer.Option(metavar="FOLDER", help="The store of incidents. Default: $RCA_HOME.")] = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print JSON (docs/ranking.schema.json); a line each time with --watch.")
@@ -66,11 +69,14 @@ def triage(
     if incident is None:
         from rca.cli.live import LiveOptions, triage_live
 
-        options = LiveOptions(last, start, until, onset, alert, config, save, every if watch else None, top, why_not, json)
+        options = LiveOptions(
+            last, start, until, onset, alert, config, save, every if watch else None, top, why_not, map_size, json
+        )
         ranked = triage_live(chosen, options)
     else:
         _refuse_live_options({"--last": last, "--alert": alert, "--watch": watch, "--save": save, "--config": config})
-        ranked = _triage_recorded(chosen, incident, store, (start, until, onset), top=top, why_not=why_not, json=json)
+        times = (start, until, onset)
+        ranked = _triage_recorded(chosen, incident, store, times, top=top, why_not=why_not, map_size=map_size, json=json)
     if not ranked:
         raise typer.Exit(EMPTY_EXIT_CODE)
 
@@ -91,14 +97,17 @@ def _triage_recorded(
     *,
     top: int,
     why_not: str | None,
+    map_size: int,
     json: bool,
 ) -> bool:
     """Print the report on a recorded incident. False if there was nothing to rank."""
+    from rca.bounding import Bounds
     from rca.pipeline import report_on
 
     recorded, telemetry = _load(text, store)
     interval = _interval(recorded, *times)
-    report = report_on(recorded, telemetry, ranker, interval=interval, top=top, why_not=why_not)
+    bounds = Bounds(candidates=map_size)
+    report = report_on(recorded, telemetry, ranker, interval=interval, top=top, why_not=why_not, bounds=bounds)
     print_report(report, top=top, json=json)
     return bool(report.ranking.candidates)
 
