@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -70,12 +71,15 @@ class Live:
 
 
 @contextmanager
-def running(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    with subprocess.Popen([sys.executable, "-m", *arguments], cwd=ROOT, stdout=subprocess.DEVNULL) as process:
-        try:
-            yield process
-        finally:
-            process.terminate()
+def running(log: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A Python module as a process of its own, ended as its users would end it."""
+    with log.open("wb") as out:
+        command = [sys.executable, "-m", *arguments]
+        with subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT) as process:
+            try:
+                yield process
+            finally:
+                process.terminate()
 
 
 def reachable(url: str) -> bool:
@@ -86,11 +90,18 @@ def reachable(url: str) -> bool:
         return False
 
 
-def wait_for(url: str) -> None:
+def wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Until somebody listens on a port."""
     deadline = time.monotonic() + 30
-    while not reachable(url):
-        assert time.monotonic() < deadline, f"{url} did not come up"
-        time.sleep(0.1)
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+        else:
+            return
 
 
 @contextmanager
@@ -134,15 +145,14 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
                 kubeconfig=api.kubeconfig(folder / "kube"),
             )
         )
-        stack.enter_context(running("rca", "collect", "--config", str(config)))
+        log = folder / "collect.log"
+        wait_for(ports["grpc"], stack.enter_context(running(log, "rca", "collect", "--config", str(config))), log)
         for name, callees in SERVICES.items():
+            log = folder / f"{name}.log"
+            own = (name, str(ports[name]), str(ports[f"{name}-metrics"]), f"127.0.0.1:{ports['grpc']}")
             urls = [f"http://127.0.0.1:{ports[callee]}/work" for callee in callees]
-            endpoint = f"127.0.0.1:{ports['grpc']}"
-            stack.enter_context(
-                running("tests.servers.service", name, str(ports[name]), str(ports[f"{name}-metrics"]), endpoint, *urls)
-            )
-        for name in SERVICES:
-            wait_for(f"http://127.0.0.1:{ports[name]}/work")
+            process = stack.enter_context(running(log, "tests.servers.service", *own, *urls))
+            wait_for(ports[name], process, log)
         stack.enter_context(load(f"http://127.0.0.1:{ports['frontend']}/work"))
         time.sleep(QUIET_S)
         slow = Live(config, ports, api, pods)
