@@ -20,6 +20,9 @@ import polars as pl
 import pytest
 
 from rca.incidents.bundle import read_bundle
+from rca.pipeline import case_of
+from rca.signals import NODE_SIGNALS
+from rca.telemetry import EntityId
 from tests.servers import kubernetes_objects as k8s
 from tests.servers.kubernetes_api import KubernetesApi
 from tests.servers.kubernetes_objects import MINUTE
@@ -194,8 +197,10 @@ def test_the_slow_service_is_first_from_traces_metrics_and_events(live: Live, tm
     assert "payment-5d8f7-x2x" in set(telemetry.events["entity"])
     runs = telemetry.topology.filter(pl.col("relation") == "runs").select("source", "target").rows()
     assert ("payment", "payment-5d8f7-x2x") in runs  # payment-app, as Kubernetes calls it, is payment
-    signals = {evidence["signal"] for evidence in first["evidence"]}
-    assert {"server_latency", "metric_server_latency", "events"} & signals, signals
+    sources = {signal.name: signal.source for signal in NODE_SIGNALS}
+    assert {"spans", "metrics"} <= {sources[evidence["signal"]] for evidence in first["evidence"]}
+    graph = case_of(incident, telemetry).graph
+    assert graph.column("warnings.z")[graph.rows[EntityId("service", "payment")]] > 0
     again = subprocess.run(
         [sys.executable, "-m", "rca", "triage", str(tmp_path / "kept"), "--json"],
         cwd=ROOT, capture_output=True, text=True, timeout=60, check=True,

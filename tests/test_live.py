@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import threading
 import time
 from dataclasses import replace
@@ -14,7 +15,7 @@ from rca.collectors.alerts import Alert
 from rca.collectors.config import Config, LiveSettings
 from rca.collectors.gathering import Answer, gather, merged
 from rca.collectors.live import Question, collect_incident, find_alert, question_about
-from rca.collectors.sources import sources_of
+from rca.collectors.sources import BUILT_IN, sources_of
 from rca.errors import BadInput, Rejected, Unavailable, UnknownName
 from rca.incidents.example import example_incident
 from rca.models.rules.floor import Floor
@@ -247,3 +248,14 @@ def test_a_source_that_knows_how_fresh_it_is_decides_where_the_window_ends() -> 
     )
     stopped = question_about(Config(), NOW, last_ns=MINUTE_NS, fresh_ns=NOW - 5 * MINUTE_NS)
     assert stopped.search.end_ns == T0 + 3 * 60 * MINUTE_NS - 30 * SECOND_NS
+
+
+def test_every_source_of_ours_is_a_collector_that_can_be_looked_at() -> None:
+    """Whatever the settings: what is checked here is the table of names."""
+    for name, target in BUILT_IN.items():
+        module, _, attribute = target.partition(":")
+        source = getattr(importlib.import_module(module), attribute)
+        assert source.name == name
+        assert callable(source.collect)
+        assert callable(source.check)
+        assert name in Config.model_fields

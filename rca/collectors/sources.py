@@ -18,12 +18,12 @@ from rca.errors import BadInput, UnknownName
 ENTRY_POINT_GROUP: Final = "rca.collectors"
 
 BUILT_IN: Final[dict[str, str]] = {
-    "store": "rca.collectors.warm:StoreCollector",
-    "tempo": "rca.collectors.tempo:TempoCollector",
-    "jaeger": "rca.collectors.jaeger:JaegerCollector",
+    "store": "rca.collectors.warm.store:StoreCollector",
+    "tempo": "rca.collectors.tempo.collector:TempoCollector",
+    "jaeger": "rca.collectors.jaeger.collector:JaegerCollector",
     "prometheus": "rca.collectors.prometheus.collector:PrometheusCollector",
     "alertmanager": "rca.collectors.alertmanager.collector:AlertmanagerCollector",
-    "kubernetes": "rca.collectors.kubernetes:KubernetesCollector",
+    "kubernetes": "rca.collectors.kubernetes.collector:KubernetesCollector",
 }
 """Table of rca.toml -> `module:class`, which takes the table's settings."""
 TRACE_SOURCES: Final = ("store", "tempo", "jaeger")

@@ -46,7 +46,7 @@ def main(name: str, port: str, metrics_port: str, endpoint: str, *callees: str) 
 
         def do_GET(self) -> None:
             started = time.perf_counter()
-            parent = propagate.extract(dict(self.headers.items()))
+            parent = propagate.extract({name.lower(): value for name, value in self.headers.items()})
             with tracer.start_as_current_span("GET /work", context=parent, kind=SpanKind.SERVER) as span:
                 time.sleep(_WORK_S + delay[0])
                 statuses = [call(callee) for callee in callees]
