@@ -21,7 +21,6 @@ import pytest
 
 from rca.incidents.bundle import read_bundle
 from rca.pipeline import case_of
-from rca.signals import NODE_SIGNALS
 from rca.telemetry import EntityId
 from tests.servers import kubernetes_objects as k8s
 from tests.servers.kubernetes_api import KubernetesApi
@@ -31,6 +30,7 @@ from tests.servers.prometheus import binary, free_port, prometheus
 ROOT: Final = Path(__file__).parents[1]
 SERVICES: Final = {"frontend": ("checkout",), "checkout": ("payment",), "payment": ()}
 QUIET_S, SLOW_S, LAG_S = 50, 40, 6
+SIGNALS: Final = ("self_time", "metric_server_latency", "warnings")  # of traces, metrics and events
 
 CONFIG: Final = """
 [triage]
@@ -197,10 +197,9 @@ def test_the_slow_service_is_first_from_traces_metrics_and_events(live: Live, tm
     assert "payment-5d8f7-x2x" in set(telemetry.events["entity"])
     runs = telemetry.topology.filter(pl.col("relation") == "runs").select("source", "target").rows()
     assert ("payment", "payment-5d8f7-x2x") in runs  # payment-app, as Kubernetes calls it, is payment
-    sources = {signal.name: signal.source for signal in NODE_SIGNALS}
-    assert {"spans", "metrics"} <= {sources[evidence["signal"]] for evidence in first["evidence"]}
     graph = case_of(incident, telemetry).graph
-    assert graph.column("warnings.z")[graph.rows[EntityId("service", "payment")]] > 0
+    loud = {signal: float(graph.column(f"{signal}.z")[graph.rows[EntityId("service", "payment")]]) for signal in SIGNALS}
+    assert min(loud.values()) > 0.5, loud
     again = subprocess.run(
         [sys.executable, "-m", "rca", "triage", str(tmp_path / "kept"), "--json"],
         cwd=ROOT, capture_output=True, text=True, timeout=60, check=True,
