@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint bench docs wheel clean
+.PHONY: demo test lint bench soak docs wheel clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -26,6 +26,10 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
+
+# Ten minutes of a steady stream into a running collector; writes docs/results/soak.json.
+soak: $(STAMP)
+	$(BIN)/python -m benchmarks.soak
 
 docs: $(STAMP)
 	$(BIN)/python -m scripts.docs

@@ -29,7 +29,8 @@ class Fleet:
         self._services, self._traces = services, traces
         self._rng = np.random.default_rng(seed)
         self._templates = [_Template(i, services, traces) for i in range(services)]
-        self.spans = sum(template.spans for template in self._templates)
+        self.spans_each = [template.spans for template in self._templates]
+        self.spans = sum(self.spans_each)
 
     def round(self, now_ns: int, operation: str = "GET /v1/item") -> list[bytes]:
         """One request of every service, whose spans ended within the last second. An operation has 12 characters."""
