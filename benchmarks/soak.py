@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final, cast
 
@@ -111,31 +111,42 @@ def soak(seconds: float, rate: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         collector = Collector(Path(folder))
         try:
-            sent, again, late, refused, samples, took, cpu = _send(collector, seconds, rate)
+            sent = _send(collector, seconds, rate)
             collector.end()
         finally:
             if collector.process.poll() is None:
                 collector.process.kill()
         return {
             "machine": {"cores": os.cpu_count(), "python": platform.python_version(), "load": round(os.getloadavg()[0], 1)},
-            "seconds": round(took, 1),
-            "spans_per_second": round(sent / took),
-            "cpu_cores": round(cpu / took, 3),
-            "memory_mib": _memory(samples),
-            "accounts": _accounts(Store(Path(folder) / "telemetry"), sent, again, late, refused),
-            "samples_mib": [[round(at), round(mib, 1)] for at, mib in samples[:: max(1, len(samples) // 60)]],
+            "seconds": round(sent.seconds, 1),
+            "spans_per_second": round(sent.total / sent.seconds),
+            "cpu_cores": round(sent.cpu_seconds / sent.seconds, 3),
+            "memory_mib": _memory(sent.samples),
+            "accounts": _accounts(Store(Path(folder) / "telemetry"), sent),
+            "samples_mib": [[round(at), round(mib, 1)] for at, mib in sent.samples[:: max(1, len(sent.samples) // 60)]],
         }
 
 
-def _send(
-    collector: Collector, seconds: float, rate: float
-) -> tuple[int, int, int, int, list[tuple[float, float]], float, float]:
+@dataclass
+class Sent:
+    """What was sent, by kind of shipment in spans, and what the collector took for it. Samples are (s, MiB)."""
+
+    spans: dict[str, int] = field(default_factory=lambda: {"first": 0, "again": 0, "late": 0})
+    told_to_wait: int = 0
+    samples: list[tuple[float, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+
+    @property
+    def total(self) -> int:
+        return sum(self.spans.values())
+
+
+def _send(collector: Collector, seconds: float, rate: float) -> Sent:
     channel = grpc.insecure_channel(f"127.0.0.1:{collector.port}")
     export = channel.unary_unary(METHOD, response_deserializer=ExportTraceServiceResponse.FromString)
     export(b"", wait_for_ready=True)
-    counts = {"first": 0, "again": 0, "late": 0}
-    refused = 0
-    samples: list[tuple[float, float]] = []
+    sent = Sent()
     start, cpu = time.monotonic(), collector.cpu_seconds()
     for shipment in shipments(rate, seconds):
         time.sleep(max(0.0, start + shipment.due_s - time.monotonic()))
@@ -146,17 +157,17 @@ def _send(
             except grpc.RpcError as error:
                 if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED):
                     raise
-                refused += 1
+                sent.told_to_wait += 1
                 time.sleep(0.5)
         if answer.partial_success.rejected_spans:
             raise AssertionError(f"rejected: {answer.partial_success.error_message}")
-        counts[shipment.kind] += shipment.spans
+        sent.spans[shipment.kind] += shipment.spans
         at = time.monotonic() - start
-        if not samples or at - samples[-1][0] >= 1:
-            samples.append((at, collector.rss_mib()))
-    took, used = time.monotonic() - start, collector.cpu_seconds() - cpu
+        if not sent.samples or at - sent.samples[-1][0] >= 1:
+            sent.samples.append((at, collector.rss_mib()))
+    sent.seconds, sent.cpu_seconds = time.monotonic() - start, collector.cpu_seconds() - cpu
     time.sleep(15)  # until the last traces are complete
-    return sum(counts.values()), counts["again"], counts["late"], refused, samples, took, used
+    return sent
 
 
 def _memory(samples: Sequence[tuple[float, float]]) -> dict[str, float]:
@@ -168,7 +179,7 @@ def _memory(samples: Sequence[tuple[float, float]]) -> dict[str, float]:
     return {name: round(float(value), 1) for name, value in {**means, "peak": mib.max(), "slope_per_hour": slope * 3600}.items()}
 
 
-def _accounts(store: Store, sent: int, again: int, late: int, refused: int) -> dict[str, Any]:
+def _accounts(store: Store, sent: Sent) -> dict[str, Any]:
     state = read_state(store.folder / LIVE)
     if state is None:
         raise AssertionError("nothing was stored")
@@ -178,7 +189,7 @@ def _accounts(store: Store, sent: int, again: int, late: int, refused: int) -> d
     seconds = (state.at_ns - state.covered[0][0]) / 1e9
     size = store.shelves()[0].size_bytes
     found = {
-        "sent": sent,
+        "sent": sent.total,
         "received": counts["received"],
         "binned": counts["binned"],
         "open": counts["open"],
@@ -186,15 +197,15 @@ def _accounts(store: Store, sent: int, again: int, late: int, refused: int) -> d
         "late": counts["late"],
         "unpaired": counts["unpaired"],
         "in_store": stored,
-        "requests_told_to_wait": refused,
+        "requests_told_to_wait": sent.told_to_wait,
         "bytes_on_disk": size,
         "mib_per_day": round(size / seconds * 86_400 / 2**20, 1),
     }
     exact = (
-        found["received"] == sent
-        and found["duplicates"] == again == sum(counts["dropped"].values())
-        and found["late"] == late
-        and counts["binned"] + counts["open"] == stored == sent - again
+        found["received"] == sent.total
+        and found["duplicates"] == sent.spans["again"] == sum(counts["dropped"].values())
+        and found["late"] == sent.spans["late"]
+        and counts["binned"] + counts["open"] == stored == sent.total - sent.spans["again"]
     )
     return {**found, "exact": exact}
 

@@ -197,7 +197,8 @@ def frames_of(spans: pl.DataFrame) -> dict[str, pl.DataFrame]:
 def summed_frame(name: str, frame: pl.DataFrame) -> pl.DataFrame:
     """Rows of a telemetry frame from several places as one: counts of equal keys are added, all else that is equal is there once.
 
-    Of exemplars, the slowest of every bin are kept. Sorted by all columns, so that equal telemetry gives equal frames.
+    Of exemplars, the slowest of every bin are kept. Rows of one series stand together in the order of their times: equal
+    telemetry gives equal frames, and they compress well.
     """
     columns = frame.columns
     if name == "bin_exemplars":
@@ -206,7 +207,9 @@ def summed_frame(name: str, frame: pl.DataFrame) -> pl.DataFrame:
         frame = _summed(frame)
     else:
         frame = frame.unique()
-    return frame.select(columns).sort(columns)
+    last = ("time_unix_nano", "count", "value")
+    series = [column for column in columns if column not in last]
+    return frame.select(columns).sort([*series, *(column for column in last if column in columns)])
 
 
 @dataclass(frozen=True, eq=False)

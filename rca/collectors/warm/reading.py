@@ -16,7 +16,7 @@ from rca.collectors.warm.parts import HOUR_NS, hour_start_ns, hours_in, parts_in
 from rca.collectors.warm.shelf import KEPT_FOLDER
 from rca.collectors.warm.state import State, read_state
 from rca.errors import Unavailable
-from rca.telemetry import FRAME_NAMES, Interval, conform, empty, time_column
+from rca.telemetry import BIN_FRAMES, FRAME_NAMES, Interval, conform, empty, time_column
 
 OPEN_SPANS: Final = "open-spans"
 """Name under which the writer keeps spans that wait for their traces."""
@@ -34,6 +34,8 @@ class View:
 
 def read_shelf(folder: Path, interval: Interval, frames: Iterable[str] = FRAME_NAMES) -> View | None:
     """Rows of an interval, open spans summed as if their traces were complete; None if there is no shelf.
+
+    Bins of equal keys may come several times, as they were stored; they are to be added.
 
     Raises Unavailable if the writer changes files faster than they can be read, BadInput if the state is damaged.
     """
@@ -59,8 +61,8 @@ def _view(folder: Path, state: State, interval: Interval, names: tuple[str, ...]
     damaged: list[str] = []
     frames = {}
     for name, hours in listed.items():
-        rows = pl.concat([empty(name), *(_hour(name, paths, damaged) for paths in hours)], how="diagonal")
-        rows = _with(name, rows, waiting[name]) if name in waiting else rows
+        parts = [*(_hour(name, paths, damaged) for paths in hours), *([waiting[name]] if name in waiting else [])]
+        rows = pl.concat([empty(name), *parts], how="diagonal")
         frames[name] = conform(name, _inside(name, rows, interval), str(folder / name))
     return View(state, frames, tuple(damaged))
 
@@ -88,16 +90,8 @@ def _hour(name: str, paths: list[Path], damaged: list[str]) -> pl.DataFrame:
             parts.append(read_parquet(path))
         except pl.exceptions.PolarsError:
             damaged.append("/".join(path.parts[-3:]))
-    if not parts:
-        return empty(name)
-    return parts[0] if len(parts) == 1 else summed_frame(name, pl.concat(parts, how="diagonal"))
-
-
-def _with(name: str, rows: pl.DataFrame, waiting: pl.DataFrame) -> pl.DataFrame:
-    """Rows and others of the same bins, summed from the first common bin on."""
-    first = waiting[time_column(name)].min()
-    touched = pl.col(time_column(name)) >= first
-    return pl.concat([rows.filter(~touched), summed_frame(name, pl.concat([rows.filter(touched), waiting], how="diagonal"))])
+    rows = pl.concat([empty(name), *parts], how="diagonal")
+    return rows if len(parts) < 2 or name in BIN_FRAMES else summed_frame(name, rows)
 
 
 def _inside(name: str, rows: pl.DataFrame, interval: Interval) -> pl.DataFrame:

@@ -42,6 +42,8 @@ Kept = pl.DataFrame | npt.NDArray[Any]
 
 _MERGED_AT: Final = 12
 """Parts of the present hour that are merged into one: a reader opens a few dozen files an hour, not hundreds."""
+_MERGED_BYTES: Final = 2**19
+"""How large parts become by merging: half a million durations, summed and sorted within a second."""
 _QUIET_COMMITS: Final = 30
 """A past hour is merged once nothing came for it for so many commits."""
 _FINISHED_NS: Final = 5 * MINUTE_NS
@@ -205,21 +207,21 @@ class Shelf:
         """
         merged = 0
         for (name, hour), sizes in list(self._sizes.items()):
-            parts = visible(sizes, self.state.commit)
-            chosen = self._mergeable(hour, parts, now_ns)
-            if len(chosen) > 1:
-                self._merge(name, hour, chosen, now_ns)
-                merged += len(chosen)
+            for run in self._mergeable(hour, dict(sizes), now_ns):
+                self._merge(name, hour, run, now_ns)
+                merged += len(run)
         self._delete_left(now_ns)
         return merged
 
-    def _mergeable(self, hour: str, parts: Sequence[Part], now_ns: int) -> Sequence[Part]:
+    def _mergeable(self, hour: str, sizes: Mapping[Part, int], now_ns: int) -> list[list[Part]]:
+        """Runs of parts that follow one another and are small enough together."""
+        parts = visible(sizes, self.state.commit)
         end_ns = (hour_start_ns(hour) or 0) + HOUR_NS
         if end_ns + _FINISHED_NS < now_ns:
             quiet = parts and parts[-1].last <= self.state.commit - _QUIET_COMMITS
-            return parts if quiet or len(parts) > _MERGED_AT else ()
+            return _runs(parts, sizes) if quiet or len(parts) > _MERGED_AT else []
         small = [part for part in parts if part.first == part.last]
-        return small if len(small) >= _MERGED_AT else ()
+        return _runs(small, sizes) if len(small) >= _MERGED_AT else []
 
     def _merge(self, name: str, hour: str, parts: Sequence[Part], now_ns: int) -> None:
         rows = pl.concat([read_parquet(self._path(name, hour, part)) for part in parts], how="diagonal")
@@ -305,6 +307,19 @@ class Shelf:
 
     def _parts(self, name: str, hour: str) -> Iterable[Part]:
         return self._sizes.get((name, hour), ())
+
+
+def _runs(parts: Sequence[Part], sizes: Mapping[Part, int]) -> list[list[Part]]:
+    """Neighbours whose bytes together stay below a limit; those that stay alone are left out."""
+    runs: list[list[Part]] = []
+    room = 0
+    for part in parts:
+        room -= sizes[part]
+        if room < 0 or not runs:
+            runs.append([])
+            room = _MERGED_BYTES - sizes[part]
+        runs[-1].append(part)
+    return [run for run in runs if len(run) > 1]
 
 
 def _by_hour(name: str, frame: pl.DataFrame, now_ns: int) -> dict[str, pl.DataFrame]:

@@ -75,9 +75,10 @@ class Store:
     def read(self, start_ns: int, end_ns: int) -> Telemetry:
         """Everything about [start_ns, end_ns), sorted by time, with a gap for every stretch that was not collected.
 
-        Spans are bins. Those that still wait for their traces are counted as far as they are known. Of every bin, one source is
-        read: live collection where it ran and spans came, else the first backfilled source that covers it. Raises Unavailable if
-        nothing was ever stored, or if the writer changes files faster than they can be read.
+        Spans are bins; equal keys may come several times and are to be added (Bins.of_frames does). Spans that still wait for
+        their traces are counted as far as they are known. Of every bin, one source is read: live collection where it ran and
+        spans came, else the first backfilled source that covers it. Raises Unavailable if nothing was ever stored, or if the
+        writer changes files faster than they can be read.
         """
         interval = Interval(start_ns, end_ns)
         views = {name: view for name, folder in self._shelves().items() if (view := read_shelf(folder, interval)) is not None}
@@ -187,7 +188,10 @@ def _merged(name: str, views: Mapping[str, View], owned: Mapping[str, tuple[Ends
             parts.append(frame)
     if not parts:
         return empty(name)
-    return parts[0] if len(parts) == 1 else _ordered(name, summed_frame(name, pl.concat(parts)))
+    if len(parts) == 1:
+        return parts[0]
+    rows = pl.concat(parts)
+    return _ordered(name, rows if name in BIN_FRAMES else summed_frame(name, rows))
 
 
 def _ordered(name: str, frame: pl.DataFrame) -> pl.DataFrame:
