@@ -48,6 +48,7 @@ def main() -> None:
         results += _spans("memory", size, 1)
     results += _large(*((500, 2_000) if options.quick else (20_000, 60_000)), repeat)
     results += _commands(repeat)
+    results += _prometheus(10 if options.quick else 50, repeat)
     if find_spec("torch") is not None:
         results += _network(repeat)
     body = {"machine": _machine(), "repeat": repeat, "results": results}
@@ -65,8 +66,17 @@ def _spans(job: str, count: int, repeat: int) -> list[dict[str, Any]]:
 
 
 def _large(services: int, calls: int, repeat: int) -> list[dict[str, Any]]:
-    command = [sys.executable, "-m", "benchmarks.large", str(services), str(calls), "--repeat", str(repeat)]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True)
+    return _printed("benchmarks.large", str(services), str(calls), "--repeat", str(repeat))
+
+
+def _prometheus(services: int, repeat: int) -> list[dict[str, Any]]:
+    """Nothing where no Prometheus is installed."""
+    return _printed("benchmarks.prometheus", "--services", str(services), "--repeat", str(repeat))
+
+
+def _printed(*module: str) -> list[dict[str, Any]]:
+    """The results that a module prints."""
+    done = subprocess.run([sys.executable, "-m", *module], cwd=ROOT, stdout=subprocess.PIPE, check=True)
     found: list[dict[str, Any]] = json.loads(done.stdout)
     return found
 
