@@ -160,23 +160,41 @@ def _left_out(left: Mask, candidates: Mask, distance: Ints, alerts: Mask, hops: 
 
 
 def _capped(topology: Topology, look: Screening, alerts: Mask, kept: Mask, most: int) -> tuple[dict[str, Mask], list[Gap]]:
-    """Edges that hubs lose, relation -> (E,), and what to say about it. Edges to what alerts or strays, then busy ones, stay."""
+    """Edges that hubs lose, relation -> (E,), and what to say about it.
+
+    Edges are admitted one after another while both ends have room: those to what alerts, then those to what strays or that stray
+    themselves, then the busiest. So an edge is cut only where one of its ends is full.
+    """
     ends = np.concatenate([topology.edges[relation] for relation in CALL_RELATIONS], axis=1)  # (2, E)
-    volume = np.concatenate([look.edge_volume[relation] for relation in CALL_RELATIONS])
-    strays = np.concatenate([look.edge_disturbance[relation] for relation in CALL_RELATIONS])
     there = np.flatnonzero(kept[ends[0]] & kept[ends[1]])
-    cut, gaps = np.zeros(ends.shape[1], dtype=np.bool_), list[Gap]()
-    for side, neighbours in ((0, "callees"), (1, "callers")):
-        hub, other = ends[side][there], ends[1 - side][there]
-        loud = _loud(np.maximum(strays[there], look.disturbance[other]))
-        order = np.lexsort((other, -volume[there], -loud, ~alerts[other], hub))
-        degree = np.bincount(hub, minlength=len(kept))
-        place = np.arange(len(there)) - np.repeat(np.cumsum(degree) - degree, degree)
-        cut[there[order[place >= most]]] = True
-        hubs = np.flatnonzero(degree > most)
-        gaps += _hub_gaps([(topology.entities[row].name, int(degree[row])) for row in hubs], neighbours, most)
+    degrees = [np.bincount(end[there], minlength=len(kept)) for end in ends]
+    asked = there[(degrees[0][ends[0][there]] > most) | (degrees[1][ends[1][there]] > most)]
+    taken = [degree - np.bincount(end[asked], minlength=len(kept)) for degree, end in zip(degrees, ends, strict=True)]
+    cut = np.zeros(ends.shape[1], dtype=np.bool_)
+    for edge in asked[_admission(ends[:, asked], asked, look, alerts, [degree > most for degree in degrees])].tolist():
+        source, target = ends[:, edge]
+        cut[edge] = taken[0][source] >= most or taken[1][target] >= most
+        taken[0][source] += not cut[edge]
+        taken[1][target] += not cut[edge]
     sizes = np.cumsum([topology.edges[relation].shape[1] for relation in CALL_RELATIONS])
+    gaps = [
+        gap
+        for degree, neighbours in zip(degrees, ("callees", "callers"), strict=True)
+        for gap in _hub_gaps(
+            [(topology.entities[row].name, int(degree[row])) for row in np.flatnonzero(degree > most)], neighbours, most
+        )
+    ]
     return dict(zip(CALL_RELATIONS, np.split(cut, sizes[:-1]), strict=True)), gaps
+
+
+def _admission(ends: Ints, edges: Ints, look: Screening, alerts: Mask, hubs: list[Mask]) -> Ints:
+    """The order in which edges of hubs are admitted. That a hub itself strays speaks for none of its edges."""
+    strays = np.concatenate([look.edge_disturbance[relation] for relation in CALL_RELATIONS])[edges]
+    volume = np.concatenate([look.edge_volume[relation] for relation in CALL_RELATIONS])[edges]
+    for hub, end, other in ((hubs[0], ends[0], ends[1]), (hubs[1], ends[1], ends[0])):
+        strays = np.maximum(strays, np.where(hub[end], look.disturbance[other], 0.0))
+    alerting = alerts[ends].sum(axis=0)
+    return np.lexsort((ends[1], ends[0], -volume, -_loud(strays), -alerting))
 
 
 def _hub_gaps(hubs: list[tuple[str, int]], neighbours: str, most: int) -> list[Gap]:
