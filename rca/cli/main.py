@@ -5,6 +5,7 @@ Command modules import typer alone at the top; what a command needs is imported 
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from io import TextIOWrapper
@@ -13,7 +14,7 @@ from typing import Annotated
 import typer
 
 from rca import __version__
-from rca.cli import collect, doctor, evaluate, imports, incidents, train, triage
+from rca.cli import collect, doctor, evaluate, imports, incidents, init, train, triage
 from rca.errors import RcaError
 from rca.wording import printable
 
@@ -27,13 +28,14 @@ app = typer.Typer(
 
 
 app.command()(triage.triage)
+app.command()(init.init)
+app.command()(doctor.doctor)
+app.command()(collect.collect)
+app.command()(collect.store)
 app.add_typer(incidents.app, name="incidents")
 app.command("import")(imports.import_)
-app.command("evaluate")(evaluate.evaluate)
-app.command("train")(train.train)
-app.command("collect")(collect.collect)
-app.command("store")(collect.store)
-app.command("doctor")(doctor.doctor)
+app.command()(evaluate.evaluate)
+app.command()(train.train)
 
 
 def _version(wanted: bool) -> None:
@@ -55,6 +57,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # names from elsewhere, in a terminal that knows ASCII alone
             stream.reconfigure(errors="backslashreplace")
+    logging.getLogger().addHandler(logging.NullHandler())  # what libraries log, our own errors and gaps say in words
     try:
         app()
     except RcaError as error:

@@ -39,7 +39,7 @@ def diagnose(config: Config, sources: Sequence[Collector], now_ns: int) -> tuple
     Sources that work are read over the last five minutes for that.
     """
     with ThreadPoolExecutor(max(len(sources), 1)) as pool:
-        looked_at = list(pool.map(_look, sources))
+        looked_at = list(pool.map(look_at, sources))
     broken = {source.name for source, found in zip(sources, looked_at, strict=True) if _failed(found)}
     interval = Interval(now_ns - config.triage.lag - LOOK_BACK_NS, now_ns - config.triage.lag)
     answers = gather([source for source in sources if source.name not in broken], interval, config.triage.deadline)
@@ -53,7 +53,8 @@ def diagnose(config: Config, sources: Sequence[Collector], now_ns: int) -> tuple
     return tuple(findings)
 
 
-def _look(source: Collector) -> tuple[Finding, ...]:
+def look_at(source: Collector) -> tuple[Finding, ...]:
+    """What a source says about itself."""
     if isinstance(source, Checkable):
         return checked(source)
     return (Finding(source.name, "note", "it has no check of its own; it is read below"),)

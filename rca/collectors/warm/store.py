@@ -17,6 +17,7 @@ import polars as pl
 
 from rca.bins import BIN_NS, summed_frame
 from rca.cleaning import cleaned
+from rca.collectors.findings import Finding
 from rca.collectors.streaming.sums import summed
 from rca.collectors.warm.config import StoreConfig
 from rca.collectors.warm.live import BACKFILL, LIVE, SOURCE, LiveWriter
@@ -26,13 +27,15 @@ from rca.collectors.warm.shelf import Shelf
 from rca.collectors.warm.state import Ends, State, StoredGap, joined, read_state, without
 from rca.errors import BadInput, Unavailable
 from rca.incidents.store import default_home
-from rca.telemetry import BIN_FRAMES, FRAME_NAMES, Gap, Interval, Telemetry, empty
+from rca.telemetry import BIN_FRAMES, FRAME_NAMES, MINUTE_NS, Gap, Interval, Telemetry, empty
+from rca.wording import clock, size
 
 FOLDER: Final = "telemetry"
 """Name of the store's folder below the product's home."""
 _SOURCE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _NOT_YET: Final = "not stored yet"
 _NOT_RUNNING: Final = "the collector was not running"
+_SILENT_NS: Final = 2 * MINUTE_NS
 _TOO_OLD: Final = "older than what the store keeps"
 
 
@@ -163,6 +166,22 @@ class StoreCollector(Store):
 
     def __init__(self, config: StoreConfig) -> None:
         super().__init__(store_folder(config))
+
+    def check(self) -> tuple[Finding, ...]:
+        """Whether `rca collect` keeps the store filled; raises BadInput if its state cannot be read."""
+        shelves = self.shelves()
+        if not shelves:
+            return (
+                Finding(self.name, "note", f"{self.folder}: nothing is stored yet", "run `rca collect`, and send OTLP to it"),
+            )
+        held = sum(shelf.size_bytes for shelf in shelves)
+        found = [Finding(self.name, "ok", f"{self.folder}: {size(held)} of telemetry")]
+        live = next((shelf for shelf in shelves if shelf.name == LIVE), None)
+        silent_ns = self._wall_ns() - (live.written_ns if live else 0)
+        if live is None or silent_ns > _SILENT_NS:
+            since = f"since {clock(live.written_ns, date=True)} UTC" if live else "so far"
+            found.append(Finding(self.name, "warning", f"nothing was collected live {since}", "run `rca collect`"))
+        return tuple(found)
 
 
 def _owners(views: Mapping[str, View], interval: Interval) -> dict[str, tuple[Ends, ...]]:
