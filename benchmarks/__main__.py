@@ -47,6 +47,7 @@ def main() -> None:
     for size in sizes:
         results += _spans("memory", size, 1)
     results += _large(*((500, 2_000) if options.quick else (20_000, 60_000)), repeat)
+    results += _storage(spans)
     results += _commands(repeat)
     results += _prometheus(10 if options.quick else 50, repeat)
     if find_spec("torch") is not None:
@@ -77,6 +78,13 @@ def _prometheus(services: int, repeat: int) -> list[dict[str, Any]]:
 def _printed(*module: str) -> list[dict[str, Any]]:
     """The results that a module prints."""
     done = subprocess.run([sys.executable, "-m", *module], cwd=ROOT, stdout=subprocess.PIPE, check=True)
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
+
+
+def _storage(count: int) -> list[dict[str, Any]]:
+    command = [sys.executable, "-m", "benchmarks.storage", str(count)]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True)
     found: list[dict[str, Any]] = json.loads(done.stdout)
     return found
 

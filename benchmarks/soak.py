@@ -171,10 +171,13 @@ def _send(collector: Collector, seconds: float, rate: float) -> Sent:
 
 
 def _memory(samples: Sequence[tuple[float, float]]) -> dict[str, float]:
-    """Means of the thirds of the time, and the slope of a straight line through the last two, MiB an hour."""
+    """Means of the thirds of the time, and the slope of a straight line through the last half, MiB an hour.
+
+    Spans are remembered for five minutes, to find duplicates: until then memory has to grow.
+    """
     at, mib = np.array(samples).T
     third = at[-1] / 3
-    slope = np.polyfit(at[at >= third], mib[at >= third], 1)[0]
+    slope = np.polyfit(at[at >= at[-1] / 2], mib[at >= at[-1] / 2], 1)[0]
     means = {name: mib[(at >= i * third) & (at <= (i + 1) * third)].mean() for i, name in enumerate(("first", "middle", "last"))}
     return {name: round(float(value), 1) for name, value in {**means, "peak": mib.max(), "slope_per_hour": slope * 3600}.items()}
 

@@ -294,7 +294,39 @@ def performance_page() -> str:
         rows.append((result["what"], f"{result['median']:,.0f} {result['unit']}", bar, spread, peer, result["workload"]))
     machine = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in body["machine"].items())
     head = ("what", "figure", "bar", "slowest to fastest", "beside it", "workload")
-    return _PERFORMANCE.format(repeat=body["repeat"], machine=machine) + _table(head, rows) + "\n"
+    return _PERFORMANCE.format(repeat=body["repeat"], machine=machine) + _table(head, rows) + "\n" + _soak()
+
+
+_SOAK: Final = """
+## A steady stream for minutes
+
+`make soak` (`python -m benchmarks.soak`) sends exporter-shaped requests over gRPC into a running `rca collect`, repeats one in
+200 and delays one in 500 beyond the join, and writes `docs/results/soak.json`. The accounts are exact where every span that was
+sent is stored once, or was counted as a duplicate. Memory grows with the spans that are remembered for five minutes, and stays.
+
+"""
+
+
+def _soak() -> str:
+    """What `python -m benchmarks.soak` measured last, if it was run."""
+    path = ROOT / "docs/results/soak.json"
+    if not path.exists():
+        return ""
+    body = json.loads(path.read_text(encoding="utf-8"))
+    memory, accounts, machine = body["memory_mib"], body["accounts"], body["machine"]
+    rows = [
+        ("stream", f"{body['spans_per_second']:,} spans/s for {body['seconds']:,.0f} s"),
+        ("machine", f"{machine['cores']} cores, Python {machine['python']}, load {machine['load']} at the end"),
+        ("processor", f"{body['cpu_cores']:.2f} cores"),
+        ("memory, first third of the time", f"{memory['first']:,.0f} MiB"),
+        ("memory, last third", f"{memory['last']:,.0f} MiB"),
+        ("memory, peak", f"{memory['peak']:,.0f} MiB"),
+        ("slope over the last half", f"{memory['slope_per_hour']:,.0f} MiB an hour"),
+        ("accounts", "exact" if accounts["exact"] else "NOT EXACT"),
+        *((f"spans {name}", f"{accounts[name]:,}") for name in ("sent", "binned", "duplicates", "late", "unpaired", "open")),
+        ("requests told to wait", f"{accounts['requests_told_to_wait']:,}"),
+    ]
+    return _SOAK + _table(("what", "figure"), rows) + "\n"
 
 
 _CONFIGURATION: Final = """\
