@@ -24,7 +24,7 @@ class Resource:
 
     def rule(self) -> str:
         """The RBAC rule that lets an account read it."""
-        return f'{{apiGroups: ["{self.group}"], resources: ["{self.name}"], verbs: ["get", "list", "watch"]}}'
+        return f'{{apiGroups: ["{self.group}"], resources: ["{self.name}"], verbs: ["list", "watch"]}}'
 
 
 NODES: Final = Resource("nodes", "", "CoreV1Api", "node", namespaced=False)
