@@ -46,6 +46,14 @@ def test_what_the_map_finds(shop_prometheus: tuple[str, int]) -> None:
     assert {finding.level for finding in findings} <= {"ok", "note"}
 
 
+def test_how_often_targets_are_scraped(shop_prometheus: tuple[str, int]) -> None:
+    right = checked(PrometheusCollector(PrometheusConfig(url=shop_prometheus[0])))
+    assert _told(right, "3 targets, scraped every 15 s").level == "ok"
+    wrong = checked(PrometheusCollector(PrometheusConfig(url=shop_prometheus[0], scrape_interval="60s")))
+    told = _told(wrong, "3 targets are scraped every 15 s, not every 60 s")
+    assert (told.level, told.advice) == ("warning", 'set `scrape_interval = "15s"`')
+
+
 def test_own_queries_and_labels(shop_prometheus: tuple[str, int], tmp_path: Path) -> None:
     own = tmp_path / "own.toml"
     own.write_text(

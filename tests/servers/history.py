@@ -33,6 +33,7 @@ def _requests(history: History, service: str, times: Sequence[int]) -> None:
     def failures(passed: int) -> float:
         return 1.0 if bad and passed >= QUIET_S else 0.0
 
+    history.add("up", {"job": f"shop/{service}", "instance": "i-1"}, times, 1)
     labels = {"job": f"shop/{service}", "instance": "i-1", "http_route": "/"}
     name = "http_server_request_duration_seconds"
     history.add_histogram(name, {**labels, "http_response_status_code": "200"}, times, 9.0, took)

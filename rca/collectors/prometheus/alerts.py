@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from rca.collectors.alert_labels import Firing
-from rca.collectors.prometheus.client import Answer, Client
+from rca.collectors.prometheus.client import Answer, Client, pairs
 from rca.telemetry import MINUTE_NS, SECOND_NS
 
 METRIC: Final = "ALERTS"
@@ -47,8 +48,10 @@ def stretches(answers: Sequence[Answer]) -> Iterator[Stretch]:
     times: dict[tuple[tuple[str, str], ...], list[int]] = {}
     for answer in answers:
         for series in answer.series:
-            times.setdefault(_identity(series.get("metric") or {}), []).extend(_times(series))
+            times.setdefault(_identity(series["metric"]), []).extend(_times(series))
     for identity, samples in sorted(times.items()):
+        if not samples:
+            continue
         samples.sort()
         pauses = [after - before for before, after in itertools.pairwise(samples)]
         allowed = min(_MISSED * statistics.median_low(pauses), _LONGEST_PAUSE_NS) if pauses else _LONGEST_PAUSE_NS
@@ -62,7 +65,7 @@ def stretches(answers: Sequence[Answer]) -> Iterator[Stretch]:
 def active(told: Any, firing: Firing) -> Mapping[str, str] | None:
     """Annotations of an alert in the `data` of /api/v1/alerts, None if it does not fire now."""
     for one in (told.get("alerts") if isinstance(told, dict) else None) or ():
-        if one.get("state") == "firing" and one.get("labels") == firing.labels:
+        if isinstance(one, dict) and one.get("state") == "firing" and one.get("labels") == firing.labels:
             return one.get("annotations") or {}
     return None
 
@@ -73,7 +76,7 @@ def _identity(metric: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 
 def _times(series: Mapping[str, Any]) -> list[int]:
     """Times of samples in ns; Prometheus keeps milliseconds."""
-    return [round(float(time_s) * 1000) * (SECOND_NS // 1000) for time_s, _ in series.get("values") or ()]
+    return [round(time_s * 1000) * (SECOND_NS // 1000) for time_s, _ in pairs(series) if math.isfinite(time_s)]
 
 
 def _quoted(text: str) -> str:

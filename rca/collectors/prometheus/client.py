@@ -7,6 +7,7 @@ no deadline, and reads bodies of any size. `_Exchange` stands where it expects a
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,12 +35,33 @@ _EXCERPT: Final = 300
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back for one query: its series as Prometheus writes them, or why it was refused; and what it warns of."""
+    """What came back for one query: its series as Prometheus writes them, or why it was refused; and what it warns of.
+
+    Every series has a `metric`, which is a dict; `misshapen` counts those that had none.
+    """
 
     series: Sequence[Mapping[str, Any]] = ()
+    misshapen: int = 0
     refusal: str = ""
     too_large: bool = False
     warnings: tuple[str, ...] = ()
+
+
+def pairs(series: Mapping[str, Any]) -> Iterator[tuple[float, float]]:
+    """Times (s) and values of a series' samples; what is no number is NaN."""
+    values = series.get("values")
+    for pair in values if isinstance(values, list) else ():
+        if isinstance(pair, list) and len(pair) == 2:
+            yield _number(pair[0]), _number(pair[1])
+        else:
+            yield math.nan, math.nan
+
+
+def _number(text: Any) -> float:
+    try:
+        return float(text)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
 
 
 class Client:
@@ -123,7 +145,9 @@ class _Exchange:
 
     def answer(self, ask: Callable[[], Any]) -> Answer:
         """What the client makes of it, with what it drops. Raises Unavailable, Rejected."""
-        return Answer(self._list(ask), self.refusal, self.too_large, self.warnings)
+        found = self._list(ask)
+        series = [one for one in found if isinstance(one, dict) and isinstance(one.get("metric"), dict)]
+        return Answer(series, len(found) - len(series), self.refusal, self.too_large, self.warnings)
 
     def values(self, ask: Callable[[], Any]) -> Sequence[Any]:
         """A list, where a refusal is nobody's fault but the server's. Raises Unavailable, Rejected."""

@@ -19,7 +19,7 @@ from rca.collectors.prometheus.client import MAX_POINTS, Answer, Client
 from rca.collectors.prometheus.config import PrometheusConfig
 from rca.collectors.prometheus.mapping import Entry, load_map
 from rca.collectors.prometheus.samples import Found, calls_of, gaps_of, metrics_of, topology_of
-from rca.errors import RcaError, Rejected, Unavailable, UnknownName
+from rca.errors import Rejected, Unavailable, UnknownName
 from rca.telemetry import SECOND_NS, Gap, Interval, Telemetry, empty
 
 NAME: Final = "prometheus"
@@ -134,10 +134,14 @@ class PrometheusCollector:
         return [entry for entry in self.entries if names.issuperset(entry.needs) and names.isdisjoint(entry.without)]
 
     def ask(self, client: Client, grid: Grid, entries: Sequence[Entry]) -> list[Found]:
-        """Ask for all entries, the names of nodes first. Raises the error of one if all fail."""
+        """Ask for all entries, the names of nodes first. Raises the error of one if none is answered."""
         aliases = self._ask(client, grid, [entry for entry in entries if entry.frame == "alias"], {})
         nodes = {address: name for one in reversed(aliases) for address, name in one.addresses.items()}
-        return [*aliases, *self._ask(client, grid, [entry for entry in entries if entry.frame != "alias"], nodes)]
+        found = [*aliases, *self._ask(client, grid, [entry for entry in entries if entry.frame != "alias"], nodes)]
+        errors = [error for one in found for error in one.errors]
+        if errors and not any(one.answered for one in found):
+            raise next((error for error in errors if isinstance(error, Rejected)), errors[0])
+        return found
 
     def promql(self, entry: Entry, range_s: int) -> str:
         """The entry's query with the times and matchers of this configuration."""
@@ -153,40 +157,42 @@ class PrometheusCollector:
         return self.config.selector.strip().strip(",")
 
     def _ask(self, client: Client, grid: Grid, entries: Sequence[Entry], nodes: Mapping[str, str]) -> list[Found]:
-        def asked(entry: Entry, part: Grid) -> list[Answer] | RcaError:
+        def asked(entry: Entry, part: Grid) -> Found:
+            found = Found(entry, (part.first_s, part.last_s))
             try:
-                return self._answers(client, entry, part, grid.range_s)
+                for answer in self._answers(client, entry, part, grid.range_s):
+                    found.take(answer, nodes, self.config.max_series)
             except (Unavailable, Rejected) as error:
-                return error
+                found.fail(error)
+            return found
 
+        samples = 0
         found = []
-        errors: list[RcaError] = []
         with ThreadPoolExecutor(self.config.concurrency) as pool:
-            parts = [(entry, [grid] if entry.at_once else list(grid.chunks())) for entry in entries]
-            jobs = [(entry, [pool.submit(asked, entry, chunk) for chunk in chunks]) for entry, chunks in parts]
-            for entry, futures in jobs:
-                found.append(one := Found(entry, (grid.first_s, grid.last_s)))
-                for future in futures:
-                    answers = future.result()
-                    if isinstance(answers, RcaError):
-                        errors.append(answers)
-                        one.problems.add(str(answers))
-                        continue
-                    for answer in answers:
-                        one.take(answer, nodes, self.config.max_series)
-        if errors and len(errors) == sum(len(futures) for _, futures in jobs):
-            raise next((error for error in errors if isinstance(error, Rejected)), errors[0])
+            parts = [[grid] if entry.at_once else list(grid.chunks()) for entry in entries]
+            jobs = [[pool.submit(asked, entry, part) for part in chunks] for entry, chunks in zip(entries, parts, strict=True)]
+            for futures in jobs:
+                first, *others = (future.result() for future in futures)
+                for other in others:
+                    first.join(other)
+                samples += len(first.samples)
+                if samples > self.config.max_samples:
+                    first.drop(f"not kept, there are more than {self.config.max_samples:,} samples (max_samples)")
+                found.append(first)
         return found
 
-    def _answers(self, client: Client, entry: Entry, part: Grid, range_s: int) -> list[Answer]:
+    def _answers(self, client: Client, entry: Entry, part: Grid, range_s: int) -> Iterator[Answer]:
         """Answers for a part of the time, which is halved as long as they are too large. Raises Unavailable, Rejected."""
         if client.seconds_left <= 0:
             raise Unavailable(f"not asked, the budget of {self.config.budget / SECOND_NS:g} s was used up")
         query = self.promql(entry, range_s)
         if entry.at_once:
-            return [client.instant(query, part.last_s)]
+            yield client.instant(query, part.last_s)
+            return
         answer = client.range(query, part.first_s, part.last_s, part.step_s)
         halves = part.halves() if answer.too_large else None
         if halves is None:
-            return [answer]
-        return [answer for half in halves for answer in self._answers(client, entry, half, range_s)]
+            yield answer
+        else:
+            for half in halves:
+                yield from self._answers(client, entry, half, range_s)

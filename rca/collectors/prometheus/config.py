@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from rca.settings import DurationNs, HttpSource
+from rca.settings import DurationNs, HttpSource, SizeBytes
 from rca.telemetry import SECOND_NS
 
 WINDOW_SCRAPES = 4  # a rate needs two samples; four survive a failed scrape and a late one
@@ -33,6 +33,12 @@ class PrometheusConfig(HttpSource):
     disable: tuple[str, ...] = Field(default=(), description="names of entries of the map that are not asked for")
     alerts: bool = Field(default=True, description="read past alerts from the series `ALERTS`")
     budget: DurationNs = Field(default=15 * SECOND_NS, description="time for all queries of one collection together")
+    max_response_bytes: SizeBytes = Field(
+        default=16 * 2**20, description="largest answer that is read; a larger one is asked for in halves of its time"
+    )
+    max_samples: Annotated[int, Field(ge=1)] = Field(
+        default=5_000_000, description="samples of all queries together; later entries of the map are left out, which is told"
+    )
     max_series: Annotated[int, Field(ge=1)] = Field(
         default=5_000, description="series that are read of one query; the rest is cut off, which the ranking says"
     )

@@ -10,37 +10,41 @@ from typing import Any, Final
 import polars as pl
 
 from rca.bins import joined_key
-from rca.collectors.prometheus.client import Answer
+from rca.collectors.prometheus.client import Answer, pairs
 from rca.collectors.prometheus.mapping import Entry
 from rca.collectors.prometheus.naming import entity_of
+from rca.errors import RcaError
 from rca.telemetry import SECOND_NS, EntityId, Gap, Interval
 
 _NAMED: Final = 4  # entries that a gap names before it counts the rest
-_SAMPLES: Final = {"series": pl.Int64(), "time_unix_nano": pl.Int64(), "value": pl.Float64()}
-_SERIES: Final = {
-    "series": pl.Int64(),
-    "labels": pl.String(),
+_SAMPLES: Final = {"series": pl.Int32(), "time_unix_nano": pl.Int64(), "value": pl.Float64()}
+_WHAT: Final = {
+    "what": pl.Int32(),
     "kind": pl.String(),
     "name": pl.String(),
     "namespace": pl.String(),
     "callee_kind": pl.String(),
     "callee": pl.String(),
+    "metric": pl.String(),
 }
-_WHAT: Final = ["kind", "name", "namespace", "callee_kind", "callee", "metric"]
 
 Relation = tuple[str, str, str, str, str]
+Ends = tuple[str, str, str, str | None, str | None]
+"""Kind, name and namespace of an entity, and for a call the callee's kind and name."""
 
 
 @dataclass
 class Found:
     """What one entry of the map gave: samples or relations, about whom, and what was wrong with it.
 
-    `moments` are the first and the last second that were asked for; samples elsewhere are nobody's.
+    `moments` are the first and the last second that were asked for; samples elsewhere are nobody's. A sample's `series` is the
+    place of its series in `about`: the text of its labels, and what it measures.
     """
 
     entry: Entry
     moments: tuple[int, int]
-    samples: list[pl.DataFrame] = field(default_factory=list)
+    samples: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=_SAMPLES))
+    about: list[tuple[str, Ends]] = field(default_factory=list)
     relations: list[Relation] = field(default_factory=list)
     addresses: dict[str, str] = field(default_factory=dict)
     series: int = 0
@@ -48,20 +52,47 @@ class Found:
     unnamed: int = 0
     bad: int = 0
     problems: set[str] = field(default_factory=set)
+    answered: bool = False
+    errors: list[RcaError] = field(default_factory=list)
 
     def take(self, answer: Answer, nodes: Mapping[str, str], max_series: int) -> None:
         """Read one answer: its series in the order of their labels, `max_series` of them."""
+        self.answered = True
         self.problems.update(f"warning: {warning}" for warning in answer.warnings)
         if answer.refusal:
             self.problems.add(f"refused: {answer.refusal}")
-        shaped = [one for one in answer.series if isinstance(one, dict) and isinstance(one.get("metric"), dict)]
-        if len(shaped) < len(answer.series):
+        if answer.misshapen:
             self.problems.add("series of an unknown shape are left out")
-        series = sorted(shaped, key=_labels_text)
+        series = sorted(answer.series, key=_labels_text)
         if len(series) > max_series:
             self.problems.add(f"{len(series)} series, of which {max_series} are read (max_series)")
         self.series = max(self.series, len(series))
+        before, self.unnamed = self.unnamed, 0
         self._read(series[:max_series], nodes)
+        self.unnamed = max(self.unnamed, before)  # parts of the time have the same series
+
+    def fail(self, error: RcaError) -> None:
+        """The query, or a part of it, was not answered."""
+        self.errors.append(error)
+        self.problems.add(str(error))
+
+    def join(self, other: Found) -> None:
+        """Add what another part of the time gave."""
+        moved = other.samples.with_columns(pl.col("series") + len(self.about))
+        self.samples, self.about = pl.concat([self.samples, moved]), self.about + other.about
+        self.relations += other.relations
+        self.addresses |= other.addresses
+        self.series, self.unnamed = max(self.series, other.series), max(self.unnamed, other.unnamed)
+        self.bad += other.bad
+        self.entities |= other.entities
+        self.problems |= other.problems
+        self.errors += other.errors
+        self.answered |= other.answered
+
+    def drop(self, reason: str) -> None:
+        """Forget the samples."""
+        self.samples, self.about = self.samples.clear(), []
+        self.problems.add(reason)
 
     def told(self) -> Iterator[str]:
         """Everything that was wrong, in a few words each."""
@@ -72,27 +103,29 @@ class Found:
             yield f"{self.bad} values that are no finite number, or of another time, are left out"
 
     def _read(self, series: Sequence[Mapping[str, Any]], nodes: Mapping[str, str]) -> None:
-        about: list[tuple[Any, ...]] = []
         numbers, times, values = [], [], []
-        for number, one in enumerate(series):
+        for one in series:
             labels = {str(key): str(value) for key, value in one["metric"].items()}
             ends = self._ends(labels, nodes)
             if ends is None:
                 continue
-            about.append((number, _labels_text(one), *ends))
-            for time_s, value in _pairs(one.get("values")):
+            if not isinstance(one.get("values"), list):
+                self.problems.add("series without plain samples (native histograms?) are left out")
+                continue
+            number = len(self.about)
+            self.about.append((_labels_text(one), ends))
+            for time_s, value in pairs(one):
                 if math.isfinite(value) and self.moments[0] <= time_s <= self.moments[1]:
                     numbers.append(number)
                     times.append(round(time_s) * SECOND_NS)
                     values.append(value * self.entry.factor)
                 else:
                     self.bad += not (math.isnan(value) and self.entry.may_be_nan)
-        if numbers:
-            samples = pl.DataFrame({"series": numbers, "time_unix_nano": times, "value": values}, schema=_SAMPLES)
-            self.samples.append(samples.join(pl.DataFrame(about, schema=_SERIES, orient="row"), on="series"))
+        read = pl.DataFrame({"series": numbers, "time_unix_nano": times, "value": values}, schema=_SAMPLES)
+        self.samples = pl.concat([self.samples, read])
 
-    def _ends(self, labels: Mapping[str, str], nodes: Mapping[str, str]) -> tuple[Any, ...] | None:
-        """Kind, name, namespace, and for a call the callee's kind and name; None if the labels do not name them."""
+    def _ends(self, labels: Mapping[str, str], nodes: Mapping[str, str]) -> Ends | None:
+        """What the labels name; None if they name nobody, or if there is more to know than samples."""
         entry = self.entry
         if entry.frame == "alias":
             address, name = (labels.get(label, "") for label in entry.entity.labels)
@@ -156,27 +189,43 @@ def _combined(found: Sequence[Found]) -> pl.DataFrame:
     The lowest rank wins for the whole collection. Within it rates add up, other statistics of requests are averaged by the
     request rate of their series (for quantiles that is an estimate), and the rest is combined as its entry says.
     """
-    frames = [
-        samples.with_columns(
-            pl.lit(one.entry.metric).alias("metric"),
-            pl.lit(one.entry.rank).alias("rank"),
-            pl.lit(one.entry.combine).alias("combine"),
-            pl.lit(one.entry.table).alias("table"),
+    whats: dict[tuple[Any, ...], int] = {}
+    texts: dict[str, int] = {}
+    frames = []
+    for number, one in enumerate(found):
+        table = pl.DataFrame(
+            [
+                (series, whats.setdefault((*ends, one.entry.metric), len(whats)), texts.setdefault(text, len(texts)))
+                for series, (text, ends) in enumerate(one.about)
+            ],
+            schema={"series": pl.Int32(), "what": pl.Int32(), "labels": pl.Int32()},
+            orient="row",
         )
-        for one in found
-        for samples in one.samples
-    ]
+        entry = pl.lit(number, pl.Int32).alias("entry")
+        frames.append(one.samples.join(table, on="series").select("what", "time_unix_nano", "value", "labels", entry))
+    entries = pl.DataFrame(
+        [(number, one.entry.rank, one.entry.combine, one.entry.table) for number, one in enumerate(found)],
+        schema={"entry": pl.Int32(), "rank": pl.Int32(), "combine": pl.Categorical(), "table": pl.Categorical()},
+        orient="row",
+    )
+    named = pl.DataFrame([(number, *what) for what, number in whats.items()], schema=_WHAT, orient="row")
     if not frames:
-        types = {**_SERIES, "metric": pl.String(), "time_unix_nano": pl.Int64(), "value": pl.Float64()}
-        return pl.DataFrame(schema=types)
-    rows = pl.concat(frames)
-    rows = rows.filter(pl.col("rank") == pl.col("rank").min().over(_WHAT))
+        return named.with_columns(pl.lit(0, pl.Int64).alias("time_unix_nano"), pl.lit(0.0).alias("value")).clear()
+    rows = pl.concat(frames).join(entries, on="entry")
+    rows = rows.filter(pl.col("rank") == pl.col("rank").min().over("what"))
     at = ["table", "labels", "time_unix_nano"]
-    rates = rows.filter(pl.col("metric").str.ends_with(".request.rate")).select(*at, pl.col("value").alias("weight"))
+    of_requests = named.filter(pl.col("metric").str.ends_with(".request.rate"))
+    rates = rows.join(of_requests, on="what", how="semi").select(*at, pl.col("value").alias("weight"))
     rows = rows.join(rates.unique(at), on=at, how="left").with_columns(pl.col("weight").fill_null(1.0))
+    grouped = rows.group_by("what", "time_unix_nano").agg(_together().alias("value"))
+    return grouped.join(named, on="what").sort("time_unix_nano", *[name for name in _WHAT if name != "what"])
+
+
+def _together() -> pl.Expr:
+    """One value out of those of a group, as the entry says."""
     value, weight, how = pl.col("value"), pl.col("weight"), pl.col("combine").first()
     weighted = pl.when(weight.sum() > 0).then((value * weight).sum() / weight.sum()).otherwise(value.mean())
-    combined = (
+    return (
         pl.when(how == "sum")
         .then(value.sum())
         .when(how == "max")
@@ -187,8 +236,6 @@ def _combined(found: Sequence[Found]) -> pl.DataFrame:
         .then(value.mean())
         .otherwise(weighted)
     )
-    grouped = rows.group_by([*_WHAT, "time_unix_nano"]).agg(combined.alias("value"))
-    return grouped.sort("time_unix_nano", *_WHAT)
 
 
 def _end(entity: EntityId) -> str:
@@ -199,22 +246,6 @@ def _end(entity: EntityId) -> str:
 def _labels_text(series: Mapping[str, Any]) -> str:
     """Labels in one text, which sorts series and tells them apart."""
     return "\n".join(f"{key}={value}" for key, value in sorted(series["metric"].items()))
-
-
-def _pairs(values: Any) -> Iterator[tuple[float, float]]:
-    """Time and value of samples; what is no number is NaN."""
-    for pair in values if isinstance(values, list) else ():
-        if isinstance(pair, list) and len(pair) == 2:
-            yield _number(pair[0]), _number(pair[1])
-        else:
-            yield math.nan, math.nan
-
-
-def _number(text: Any) -> float:
-    try:
-        return float(text)
-    except (TypeError, ValueError, OverflowError):
-        return math.nan
 
 
 def _listed(names: Sequence[str]) -> str:
