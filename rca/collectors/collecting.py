@@ -17,8 +17,8 @@ from rca.collectors.otlp.receiver import Receiver
 from rca.collectors.streaming.stream import Stream, StreamCounts
 from rca.collectors.warm.config import StoreConfig
 from rca.collectors.warm.store import Store
-from rca.errors import RcaError
-from rca.telemetry import MINUTE_NS, SECOND_NS, Gap, Interval, Telemetry
+from rca.errors import RcaError, Unavailable
+from rca.telemetry import MINUTE_NS, SECOND_NS, Gap, Interval
 
 if TYPE_CHECKING:
     from rca.collectors.kubernetes.config import KubernetesConfig
@@ -150,11 +150,16 @@ class Collection:
         )
 
     def _watching(self, config: KubernetesConfig) -> Watching:
+        """Follow the cluster; events that an earlier run stored do not come again."""
         from rca.collectors.kubernetes.collector import KubernetesCollector
 
         now_ns = time.time_ns()
-        kept = self._store.read(now_ns - config.event_lifetime, now_ns + MINUTE_NS).events
-        return KubernetesCollector(config).watch(self._stream.note, kept=kept, told=self._told)
+        since_ns = now_ns - config.event_lifetime
+        try:
+            kept = self._store.read(since_ns, now_ns, ("events",)).events
+        except Unavailable:  # nothing could be stored yet
+            kept = None
+        return KubernetesCollector(config).watch(self._stream.note, since_ns=since_ns, kept=kept, told=self._told)
 
     def _flush(self, *, last: bool = False) -> None:
         try:
@@ -186,6 +191,6 @@ class Collection:
         slept_ns = ahead_ns - wall_ahead_ns
         if slept_ns > _JUMP_NS:
             interval = Interval(now_ns - slept_ns, now_ns)
-            self._stream.note(Telemetry(gaps=(Gap("otlp", "the machine slept, or its clock was set", interval),)))
-            self._told(f"the time of day jumped by {slept_ns // SECOND_NS} s")
+            self._stream.miss(Gap("otlp", "the machine slept, or its clock was set", interval))
+            self._told(f"the time of day jumped by {slept_ns / SECOND_NS:.0f} s")
         return ahead_ns

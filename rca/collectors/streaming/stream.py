@@ -28,10 +28,9 @@ from rca.telemetry import FRAME_NAMES, MINUTE_NS, SECOND_NS, Gap, Telemetry, dty
 
 _PASSING: Final = ("metrics", "events", "logs", "alerts", "calls")
 """Frames that are kept as they come."""
-_DAY_NS: Final = 24 * 60 * MINUTE_NS
 _HOUR_NS: Final = 60 * MINUTE_NS
-_STATED_NS: Final = _DAY_NS
-"""How long a relation is written into every new hour after it was stated last."""
+_STATED_NS: Final = 3 * _HOUR_NS
+"""How long a relation is written into every new hour after it was stated last. Sources state what holds at least hourly."""
 _MOST_RELATIONS: Final = 200_000
 _RETRY_SECONDS: Final = 2.0
 _LAG_QUANTILE: Final = 0.95
@@ -139,6 +138,11 @@ class Stream:
             self._gaps += telemetry.gaps
             for name in self._rows:
                 self._keep(name, telemetry.frames()[name])
+
+    def miss(self, gap: Gap) -> None:
+        """Keep word of something that was missed; there is always room for that."""
+        with self._intake:
+            self._gaps.append(gap)
 
     def _keep(self, name: str, frame: pl.DataFrame) -> None:
         if frame.height:

@@ -57,7 +57,7 @@ def _view(folder: Path, state: State, interval: Interval, names: tuple[str, ...]
     present = read_state(folder)
     if present is None or present.commit != state.commit:  # parts may have been merged into one that the old state hides
         return None
-    waiting = _open_bins(folder, state)
+    waiting = _open_bins(folder, state) if set(BIN_FRAMES) & set(names) else {}
     damaged: list[str] = []
     frames = {}
     for name, hours in listed.items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -75,22 +75,23 @@ class Store:
         """The same as `read`, as contracts.Collector names it."""
         return self.read(start_ns, end_ns)
 
-    def read(self, start_ns: int, end_ns: int) -> Telemetry:
+    def read(self, start_ns: int, end_ns: int, frames: Collection[str] = FRAME_NAMES) -> Telemetry:
         """Everything about [start_ns, end_ns), sorted by time, with a gap for every stretch that was not collected.
 
         Spans are bins; equal keys may come several times and are to be added (Bins.of_frames does). Spans that still wait for
         their traces are counted as far as they are known. Of every bin, one source is read: live collection where it ran and
         spans came, else the first backfilled source that covers it. Raises Unavailable if nothing was ever stored, or if the
-        writer changes files faster than they can be read.
+        writer changes files faster than they can be read. `frames` limits what is read; the others are empty.
         """
         interval = Interval(start_ns, end_ns)
-        views = {name: view for name, folder in self._shelves().items() if (view := read_shelf(folder, interval)) is not None}
+        views = {
+            name: view for name, folder in self._shelves().items() if (view := read_shelf(folder, interval, frames)) is not None
+        }
         if not views:
             raise Unavailable(f"{self.folder}: nothing is stored here; `rca collect` or `rca backfill` fill it")
         owned = _owners(views, interval)
-        frames = {name: _merged(name, views, owned) for name in FRAME_NAMES}
         gaps = [*_missing(views, interval), *_damage(views, interval)]
-        return Telemetry(gaps=tuple(gaps), **frames)
+        return Telemetry(gaps=tuple(gaps), **{name: _merged(name, views, owned) for name in frames})
 
     def fresh_until_ns(self) -> int | None:
         """Until when the spans of live collection can be taken as complete; None if nothing was collected live.
