@@ -54,12 +54,14 @@ def reconciled(telemetry: Telemetry, aliases: Mapping[str, str] | None = None) -
 
 
 def _known_services(telemetry: Telemetry) -> frozenset[Name]:
-    """Services that traces name; without traces, those that call or are called."""
+    """Services that traces name; without traces, those that call or are called, and others that are measured."""
     spans = telemetry.spans.select(key(pl.col("service.name"), pl.col("service.namespace"))).to_series()
     named = {*spans.unique(), *telemetry.bin_counts["source"].unique()}
     if not named:
         named = {*telemetry.calls["caller"].unique()}
         named |= {*telemetry.calls.filter(pl.col("callee_kind") == "service")["callee"].unique()}
+        measured = telemetry.metrics.filter((pl.col("entity_kind") == "service") & ~pl.col("entity").is_in(sorted(named)))
+        named |= {*measured.select(key(pl.col("entity"), pl.col("namespace"))).to_series().unique()}
     return frozenset(split_key(text) for text in named)
 
 

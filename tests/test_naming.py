@@ -121,3 +121,13 @@ def test_calls_are_renamed_at_the_ends_that_are_services() -> None:
     ]
     found, _ = reconciled(Telemetry.of(spans=traced(("cart", None, None)), calls=frame("calls", calls)))
     assert found.calls.select("caller", "callee").rows() == [("cart", "cart"), ("cart", "CART")]
+
+
+def test_without_traces_a_workload_is_the_service_that_is_measured_under_its_name() -> None:
+    telemetry = Telemetry.of(
+        metrics=frame("metrics", [metric("cart", namespace="shop"), metric("pay", namespace="shop"), metric("cart-1", "pod")]),
+        topology=frame("topology", [runs("cart", "cart-1"), runs("pay", "pay-1")]),
+    )
+    found, renaming = reconciled(telemetry)
+    assert found.topology["source"].to_list() == [joined_key("cart", "shop"), joined_key("pay", "shop")]
+    assert renaming.unmatched == ()

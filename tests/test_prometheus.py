@@ -7,11 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from rca.collectors.config import Config, LiveSettings
+from rca.collectors.live import Question, collect_incident
 from rca.collectors.prometheus.collector import Grid, PrometheusCollector
 from rca.collectors.prometheus.config import PrometheusConfig
+from rca.collectors.sources import sources_of
 from rca.errors import Rejected
+from rca.models.rules.floor import Floor
 from rca.naming import reconciled
-from rca.telemetry import SECOND_NS, Telemetry
+from rca.pipeline import report_on
+from rca.telemetry import MINUTE_NS, SECOND_NS, Interval, Telemetry
 from rca.testing import check_collector
 from tests.servers.history import BAD_S, QUICK_S, SERVICES, SLOW_S, STEP_S
 from tests.servers.prometheus import History, prometheus
@@ -292,3 +297,14 @@ def test_moments_lie_on_a_grid() -> None:
     assert list(Grid(0, 150_015, 15).chunks()) == [Grid(0, 149_985, 15), Grid(150_000, 150_015, 15)]
     assert Grid(0, 60, 15).halves() == (Grid(0, 15, 15), Grid(30, 60, 15))
     assert Grid(15, 15, 15).halves() is None
+
+
+def test_metrics_alone_name_the_service_at_fault(shop_prometheus: tuple[str, int]) -> None:
+    url, end_s = shop_prometheus
+    config = Config(prometheus=PrometheusConfig(url=url), triage=LiveSettings.model_construct(baseline=20 * MINUTE_NS))
+    question = Question(Interval((end_s - BAD_S - 120) * SECOND_NS, (end_s - 60) * SECOND_NS))
+    incident, found = collect_incident(config, sources_of(config), question)
+    report = report_on(incident, found, Floor())
+    first = report.ranking.candidates[0]
+    assert (first.entity.name, first.fault_family) == ("pay", "latency")
+    assert incident.window.start_ns >= (end_s - BAD_S - 60) * SECOND_NS
