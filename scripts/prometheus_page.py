@@ -46,8 +46,8 @@ API: Mimir, Thanos, VictoriaMetrics.
 3. Once for the whole stretch of time: what runs where, names of nodes, and the raw samples of `ALERTS`.
 
 A query takes at most `timeout`, retries included, and all of them `budget`. Long stretches of time are cut into parts of
-{points:,} points a series; an answer larger than `max_response_bytes` (16 MiB), or with too many samples for the server, is asked for in
-halves. Every query is a read.
+{points:,} points a series; an answer larger than `max_response_bytes` (16 MiB), or with too many samples for the server, is
+asked for in halves. Every query is a read.
 
 ## Names
 

@@ -25,7 +25,7 @@ def data_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def shop_prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
-    """A Prometheus that holds tests.servers.history.shop, and the second of its last samples. Skips where none is installed."""
+    """A Prometheus that holds tests.servers.history.shop, and the second around which it is. Skips where none is installed."""
     end_s = int(time.time()) // STEP_S * STEP_S
     with prometheus(tmp_path_factory.mktemp("shop") / "prometheus", history=shop(end_s)) as url:
         yield url, end_s

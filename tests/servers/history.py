@@ -8,13 +8,14 @@ from tests.servers.prometheus import History
 
 STEP_S = 15
 QUIET_S, BAD_S = 1200, 600
+AHEAD_S = 1800  # the history goes on after its end, so that those who look at "now" find the same for as long as tests run
 SLOW_S, QUICK_S = 0.3, 0.03
 SERVICES = ("web", "cart", "pay")
 
 
 def shop(end_s: int) -> History:
-    """Samples every 15 s up to `end_s` (a multiple of 15); for the last ten minutes `pay` takes 300 ms and fails one in ten."""
-    times = range(end_s - QUIET_S - BAD_S, end_s + 1, STEP_S)
+    """Samples every 15 s around `end_s` (a multiple of 15); for ten minutes before it, `pay` takes 300 ms, one in ten fails."""
+    times = range(end_s - QUIET_S - BAD_S, end_s + AHEAD_S + 1, STEP_S)
     history = History()
     for number, service in enumerate(SERVICES):
         _requests(history, service, times)
