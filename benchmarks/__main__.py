@@ -50,6 +50,7 @@ def main() -> None:
     results += _storage(spans)
     results += _commands(repeat)
     results += _prometheus(10 if options.quick else 50, repeat)
+    results += _live(20_000 if options.quick else _SPANS, repeat)
     if find_spec("torch") is not None:
         results += _network(repeat)
     body = {"machine": _machine(), "repeat": repeat, "results": results}
@@ -73,6 +74,11 @@ def _large(services: int, calls: int, repeat: int) -> list[dict[str, Any]]:
 def _prometheus(services: int, repeat: int) -> list[dict[str, Any]]:
     """Nothing where no Prometheus is installed."""
     return _printed("benchmarks.prometheus", "--services", str(services), "--repeat", str(repeat))
+
+
+def _live(spans: int, repeat: int) -> list[dict[str, Any]]:
+    """Nothing where no Prometheus is installed."""
+    return _printed("benchmarks.live", "--spans", str(spans), "--repeat", str(repeat))
 
 
 def _printed(*module: str) -> list[dict[str, Any]]:

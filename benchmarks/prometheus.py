@@ -35,11 +35,11 @@ def workload(services: int, end_s: int) -> History:
     times = range(end_s - WINDOW_S - 300, end_s + 1, STEP_S)
     history = History()
     for number in range(services):
-        service, pod = f"service-{number}", f"service-{number}-6d4cf56db6-x2zq"
+        service, pod = f"service-{number:02}", f"service-{number:02}-6d4cf56db6-x2zq"
         for status in ("200", "404", "500"):
             labels = {"job": f"shop/{service}", "http_response_status_code": status}
             history.add_histogram("http_server_request_duration_seconds", labels, times, 10.0, 0.03)
-        ends = {"client": service, "server": f"service-{(number * 7 + 1) % services}"}
+        ends = {"client": service, "server": f"service-{(number * 7 + 1) % services:02}"}
         history.add("traces_service_graph_request_total", ends, times, lambda passed: 4.0 * passed)
         history.add_histogram("traces_service_graph_request_client_seconds", ends, times, 4.0, 0.02)
         history.add_histogram("traces_service_graph_request_server_seconds", ends, times, 4.0, 0.01)

@@ -76,6 +76,7 @@ _EXEMPLARS_KEPT: Final = 2
 class Bins:
     """Sums over 10 s: event counts, duration histograms, and a few exemplar traces per service and interval.
 
+    Counts of equal keys add up wherever they are read: they may stand in several rows, as they arrived.
     `pairs` counts spans whose parent was found, `orphans` those whose parent was named but not seen.
     """
 
@@ -88,12 +89,12 @@ class Bins:
 
     @classmethod
     def of_frames(cls, frames: Mapping[str, pl.DataFrame]) -> Bins:
-        """Bins from the frames that `frames_of` makes, each with a column `interval` beside its own."""
+        """Bins from the frames that `frames_of` makes, each with a column `interval` beside its own. Equal keys stay apart."""
         counts, durations, exemplars, placement = (frames[name] for name in BIN_FRAMES)
         pairs = counts.filter(pl.col("what") == "child")["count"].sum()
         return cls(
-            _summed(counts.rename({"time_unix_nano": "bin_ns"}).select(list(COUNTS))),
-            _summed(durations.rename({"time_unix_nano": "bin_ns"}).select(list(DURATIONS))),
+            counts.rename({"time_unix_nano": "bin_ns"}).select(list(COUNTS)),
+            durations.rename({"time_unix_nano": "bin_ns"}).select(list(DURATIONS)),
             _slowest(exemplars.select(list(EXEMPLARS))),
             placement.select(list(PLACEMENT)).unique(),
             pairs=int(pairs),

@@ -51,10 +51,8 @@ def cut(telemetry: Telemetry, incident: Interval, baselines: Sequence[Baseline])
         name: frame if name == "topology" else _with_interval(frame, time_column(name), incident, baselines)
         for name, frame in telemetry.frames().items()
     }
-    bins = bins_of(frames.pop("spans"))
-    stored = {name: frames.pop(name) for name in BIN_FRAMES}
-    if not telemetry.bin_counts.is_empty():
-        bins += Bins.of_frames(stored)
+    spans, stored = frames.pop("spans"), Bins.of_frames({name: frames.pop(name) for name in BIN_FRAMES})
+    bins = stored if spans.is_empty() else bins_of(spans) if stored.counts.is_empty() else bins_of(spans) + stored
     return Window(incident, tuple(baselines), bins, gaps=telemetry.gaps, **frames)
 
 

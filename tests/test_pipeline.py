@@ -61,6 +61,13 @@ def test_spans_that_were_summed_as_they_arrived_give_the_same_case(example: tupl
     binned = replace(telemetry, spans=telemetry.spans.clear(), **frames_of(telemetry.spans))
     assert incident.window.start_ns % BIN_NS == 0  # a bin belongs to the interval that its start lies in
     equal(case_of(incident, telemetry), case_of(incident, binned), tolerance=1e-6)
+    one_by_one = {
+        name: frame.select(pl.exclude("count").repeat_by("count").explode(), count=pl.lit(1, pl.Int64))
+        for name, frame in (("bin_counts", binned.bin_counts), ("bin_durations", binned.bin_durations))
+    }
+    in_pieces = replace(binned, **{name: frame.select(binned.frames()[name].columns) for name, frame in one_by_one.items()})
+    assert in_pieces.bin_counts.height > binned.bin_counts.height
+    equal(case_of(incident, telemetry), case_of(incident, in_pieces), tolerance=1e-6)
 
 
 @pytest.fixture(scope="module", params=["exception", "network_delay"])

@@ -160,13 +160,15 @@ def _earliest(telemetry: Telemetry) -> int | None:
 
 
 def _ask(sources: Sequence[Collector], asked: Interval, search: Interval, deadline_ns: int, told: Told) -> list[Answer]:
-    """Everything at once, but for traces: a backend of traces is asked in vain where the warm store holds the whole stretch."""
+    """Everything at once, but for backends of traces where there is a warm store: they are asked if it does not hold enough."""
     start = time.monotonic_ns()
-    warm = [source for source in sources if source.name == TRACE_SOURCES[0]]
-    answers = list(gather(warm, asked, deadline_ns, told))
-    have_traces = any(_covers(answer.telemetry, asked, search) for answer in answers)
-    others = [s for s in sources if s not in warm and not (have_traces and _holds_traces(s))]
-    answers += gather(others, asked, deadline_ns - (time.monotonic_ns() - start), told)
+    backends = [source for source in sources if _holds_traces(source) and source.name != TRACE_SOURCES[0]]
+    at_once = [source for source in sources if source not in backends]
+    if not any(source.name == TRACE_SOURCES[0] for source in at_once):
+        at_once, backends = list(sources), []
+    answers = list(gather(at_once, asked, deadline_ns, told))
+    if not any(_covers(answer.telemetry, asked, search) for answer in answers):
+        answers += gather(backends, asked, deadline_ns - (time.monotonic_ns() - start), told)
     return _one_trace_source(answers, {source.name for source in sources if _holds_traces(source)})
 
 
