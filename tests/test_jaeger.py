@@ -55,6 +55,14 @@ def test_both_versions_give_the_same_spans() -> None:
     assert found[0].equals(found[1])
 
 
+def test_an_interval_that_cuts_slices_is_read_whole() -> None:
+    start, end = T0 + 7 * SECOND_NS, END - 33 * SECOND_NS
+    with jaeger(QUIET) as server:
+        telemetry = collector(server.url).collect(start, end)
+    assert telemetry.gaps == ()
+    assert telemetry.spans["trace_id"].n_unique() == sum(start <= trace.start_ns < end for trace in QUIET)
+
+
 def test_a_sample_keeps_the_ratio_of_traffic_before_and_after() -> None:
     middle = T0 + 20 * MINUTE_NS
     traces = [*steady(T0, middle, 8), *steady(middle, middle + 20 * MINUTE_NS, 2)]

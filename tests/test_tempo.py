@@ -12,7 +12,7 @@ from rca.collectors.findings import checked
 from rca.collectors.tempo import TempoCollector
 from rca.collectors.tempo.config import TempoConfig
 from rca.errors import Rejected, Unavailable
-from rca.telemetry import MINUTE_NS, Interval
+from rca.telemetry import MINUTE_NS, SECOND_NS, Interval
 from rca.testing import check_collector
 from tests.servers.jaeger import jaeger
 from tests.servers.loopback import Answer
@@ -56,6 +56,14 @@ def test_a_search_that_is_cut_off_is_asked_again_about_less_time_and_gives_the_s
     (gap,) = first.gaps
     assert "traces were read (1 in " in gap.reason
     assert "of gateway GET /shop" in gap.reason
+
+
+def test_an_interval_that_cuts_slices_is_read_whole() -> None:
+    start, end = T0 + 7 * SECOND_NS, END - 33 * SECOND_NS
+    with tempo(QUIET) as server:
+        telemetry = collector(server.url).collect(start, end)
+    assert telemetry.gaps == ()
+    assert telemetry.spans["trace_id"].n_unique() == sum(start <= trace.start_ns < end for trace in QUIET)
 
 
 def test_a_sample_keeps_the_ratio_of_traffic_before_and_after() -> None:

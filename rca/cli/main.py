@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from rca import __version__
-from rca.cli import collect, doctor, evaluate, imports, incidents, init, train, triage
+from rca.cli import backfill, collect, doctor, evaluate, imports, incidents, init, train, triage
 from rca.errors import RcaError
 from rca.wording import printable
 
@@ -32,6 +32,7 @@ app.command()(init.init)
 app.command()(doctor.doctor)
 app.command()(collect.collect)
 app.command()(collect.store)
+app.command()(backfill.backfill)
 app.add_typer(incidents.app, name="incidents")
 app.command("import")(imports.import_)
 app.command()(evaluate.evaluate)

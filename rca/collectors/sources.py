@@ -36,7 +36,9 @@ def sources_of(config: Config) -> tuple[Collector, ...]:
     Raises BadInput if there is none, UnknownName for a source of no known package.
     """
     found = [
-        _collector(target, settings) for name, target in BUILT_IN.items() if (settings := getattr(config, name, None)) is not None
+        collector_of(target, settings)
+        for name, target in BUILT_IN.items()
+        if (settings := getattr(config, name, None)) is not None
     ]
     found += [_third_party(name, settings) for name, settings in config.sources.items()]
     if not found:
@@ -45,7 +47,8 @@ def sources_of(config: Config) -> tuple[Collector, ...]:
     return tuple(found)
 
 
-def _collector(target: str, settings: Any) -> Collector:
+def collector_of(target: str, settings: Any) -> Collector:
+    """The collector that a `module:class` names, with its settings."""
     module, _, attribute = target.partition(":")
     collector: Collector = getattr(importlib.import_module(module), attribute)(settings)
     return collector

@@ -57,6 +57,7 @@ class _Part:
 class _Answers:
     """What the searches came to. `slice_ns` and `halvings` say which part of every slice they were about."""
 
+    interval: Interval
     slice_ns: int
     halvings: dict[str, int]
     found: dict[_Part, TraceRows] = field(default_factory=dict)
@@ -65,7 +66,7 @@ class _Answers:
     full: list[_Part] = field(default_factory=list)  # cut off although the part is as short as can be
     seen: set[str] = field(default_factory=set)
 
-    def listed(self, interval: Interval) -> list[Listed]:
+    def listed(self) -> list[Listed]:
         """Traces that begin at the service asked for, in the part looked at, in slices where all services were asked for."""
         missing = {part.slice_start for part in self.left}
         kept = []
@@ -75,7 +76,7 @@ class _Answers:
                 kept += [
                     Listed(trace_id, start_ns, service)
                     for trace_id, start_ns, service, _ in rows.roots()
-                    if service == part.service and _holds(looked_at, start_ns) and _holds(interval, start_ns)
+                    if service == part.service and _holds(looked_at, start_ns) and _holds(self.interval, start_ns)
                 ]
         return kept
 
@@ -84,8 +85,9 @@ class _Answers:
         self.found |= got.found
         self.failed |= got.failed
         self.left += got.left
-        roots = {part: {trace_id for trace_id, *_ in rows.roots()} for part, rows in got.found.items()}
-        self.seen.update(*(traces for traces in roots.values() if len(traces) < limit))
+        roots = {part: dict(root[:2] for root in rows.roots()) for part, rows in got.found.items()}
+        whole = (start for traces in roots.values() for start in traces.items() if len(traces) < limit)
+        self.seen.update(trace_id for trace_id, start_ns in whole if _holds(self.interval, start_ns))
         full = [part for part, traces in roots.items() if len(traces) >= limit]
         self.full += [part for part in full if self.halvings[part.service] >= MOST_HALVINGS]
         again = [part for part in full if self.halvings[part.service] < MOST_HALVINGS]
@@ -110,7 +112,7 @@ class JaegerCollector:
         interval, budget, api = Interval(start_ns, end_ns), Budget(self.config), JaegerApi(self.config)
         names = self._services(api, budget)
         answers, found = self._searched(api, budget, names, interval, plan)
-        taken, shares = chosen(answers.listed(interval), self.config.max_traces, plan.taken if plan else None)
+        taken, shares = chosen(answers.listed(), self.config.max_traces, plan.taken if plan else None)
         rows, by_service = TraceRows(), {name: set[str]() for name in answers.halvings}
         for trace in taken:
             by_service[trace.stratum].add(trace.trace_id)
@@ -124,7 +126,7 @@ class JaegerCollector:
         """Shares at which [start_ns, end_ns) can be read within the limits."""
         interval, budget, api = Interval(start_ns, end_ns), Budget(self.config), JaegerApi(self.config)
         answers, _ = self._searched(api, budget, self._services(api, budget), interval, None)
-        _, halvings = chosen(answers.listed(interval), self.config.max_traces)
+        _, halvings = chosen(answers.listed(), self.config.max_traces)
         return Plan(answers.halvings, halvings)
 
     def check(self) -> Sequence[Finding]:
@@ -199,7 +201,7 @@ class JaegerCollector:
         wanted = self.config.max_traces / max(1, services * len(slices(interval.start_ns, interval.end_ns, slice_ns)))
         limit = min(self.config.search_limit, max(_LEAST_LIMIT, math.ceil(4 * wanted)))
         halvings = {name: _halvings(longer * max(rate.own / wanted, 2 * rate.all / limit)) for name, rate in rates.items()}
-        return _Answers(slice_ns, settled | halvings), self.config.search_limit if settled else limit
+        return _Answers(interval, slice_ns, settled | halvings), self.config.search_limit if settled else limit
 
     def _search(self, api: JaegerApi, budget: Budget, limit: int, answers: _Answers, part: _Part) -> TraceRows:
         looked_at = thinned(part.slice_start, answers.halvings[part.service], answers.slice_ns)
@@ -215,7 +217,9 @@ class JaegerCollector:
         errors = {part.within(answers.slice_ns, interval): error for part, error in answers.failed.items()}
         left = sorted({part.within(answers.slice_ns, interval) for part in answers.left})
         every = len(slices(interval.start_ns, interval.end_ns, answers.slice_ns))
-        found = gaps.sampled(self.name, interval, len(sample), len(answers.seen), complete, halvings)
+        found = gaps.sampled(
+            self.name, interval, len(sample), len(answers.listed()) if complete else len(answers.seen), complete, halvings
+        )
         found += gaps.failed(self.name, "searches", len(answers.failed), asked, errors)
         found += gaps.left_out(self.name, f"slices of {answers.slice_ns // SECOND_NS} s", left, every, budget.spent())
         if answers.full:

@@ -32,6 +32,7 @@ _EVERYTHING: Final = "all traces"
 class _Listing:
     """What the searches came to. `halvings` says which part of every slice they were about."""
 
+    interval: Interval
     halvings: int
     found: dict[int, list[Listed]] = field(default_factory=dict)
     failed: dict[int, Unavailable | Rejected] = field(default_factory=dict)
@@ -44,7 +45,8 @@ class _Listing:
         self.found |= {start: listed for start, (listed, _) in got.found.items()}
         self.failed |= got.failed
         self.left += got.left
-        self.seen.update(trace.trace_id for listed, cut in got.found.values() for trace in listed if not cut)
+        whole = (trace for listed, cut in got.found.values() for trace in listed if not cut)
+        self.seen.update(trace.trace_id for trace in whole if self.interval.start_ns <= trace.start_ns < self.interval.end_ns)
         full = [start for start, (_, cut) in got.found.items() if cut]
         if full and self.halvings < _HALVINGS:
             self.halvings += 1
@@ -52,12 +54,12 @@ class _Listing:
         self.full += full
         return []
 
-    def traces(self, interval: Interval) -> list[Listed]:
+    def traces(self) -> list[Listed]:
         """Traces that start in the interval and in the part of a slice that is looked at."""
         kept, missing = list[Listed](), {*self.failed, *self.left}
         for start, listed in self.found.items():
             looked_at = thinned(start, self.halvings)
-            first, last = max(looked_at.start_ns, interval.start_ns), min(looked_at.end_ns, interval.end_ns)
+            first, last = max(looked_at.start_ns, self.interval.start_ns), min(looked_at.end_ns, self.interval.end_ns)
             if start not in missing:
                 kept += [trace for trace in listed if first <= trace.start_ns < last]
         return kept
@@ -78,7 +80,7 @@ class TempoCollector:
         """
         interval, budget, api = Interval(start_ns, end_ns), Budget(self.config), TempoApi(self.config)
         listing = self._listed(api, budget, interval, plan)
-        sample, shares = chosen(listing.traces(interval), self.config.max_traces, plan.taken if plan else None)
+        sample, shares = chosen(listing.traces(), self.config.max_traces, plan.taken if plan else None)
         read = ask_all(lambda listed: api.trace(listed, budget), sample, budget, self.config.concurrency)
         left = set(read.left)
         sample = sample[: next((place for place, listed in enumerate(sample) if listed in left), len(sample))]
@@ -93,7 +95,7 @@ class TempoCollector:
         """Shares at which [start_ns, end_ns) can be read within the limits."""
         interval = Interval(start_ns, end_ns)
         listing = self._listed(TempoApi(self.config), Budget(self.config), interval, None)
-        _, shares = chosen(listing.traces(interval), self.config.max_traces)
+        _, shares = chosen(listing.traces(), self.config.max_traces)
         return Plan({_EVERYTHING: listing.halvings}, shares)
 
     def check(self) -> Sequence[Finding]:
@@ -107,7 +109,7 @@ class TempoCollector:
 
     def _listed(self, api: TempoApi, budget: Budget, interval: Interval, plan: Plan | None) -> _Listing:
         starts = spread(slices(interval.start_ns, interval.end_ns))
-        listing = _Listing(plan.looked_at.get(_EVERYTHING, 0) if plan else 0)
+        listing = _Listing(interval, plan.looked_at.get(_EVERYTHING, 0) if plan else 0)
         asked = starts[:_PROBES]  # a few first: they tell how much of the others to look at
         later = starts[_PROBES:]
         while asked or later:
@@ -136,7 +138,9 @@ class TempoCollector:
         every = len(slices(interval.start_ns, interval.end_ns))
         complete = not (listing.halvings or listing.full or listing.left or listing.failed)
         halvings = {stratum: listing.halvings + times for stratum, times in shares.items()}
-        said = gaps.sampled(self.name, interval, len(found), len(listing.seen), complete, halvings)
+        said = gaps.sampled(
+            self.name, interval, len(found), len(listing.traces()) if complete else len(listing.seen), complete, halvings
+        )
         failed = {_within(start, interval): error for start, error in listing.failed.items()}
         said += gaps.failed(self.name, "searches", len(failed), every, failed)
         left = [_within(start, interval) for start in listing.left]

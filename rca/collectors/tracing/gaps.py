@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from rca.collectors.findings import Finding
@@ -13,7 +14,22 @@ from rca.telemetry import MINUTE_NS, Gap, Interval, Telemetry
 CHECKED_NS: Final = 15 * MINUTE_NS
 """How much of the recent past a check looks at."""
 _NAMED: Final = 4
+_WHOLE: Final = 0.99
 _CAVEAT: Final = "counts of a sample compare over time, they are no rates of traffic"
+
+
+@dataclass(frozen=True)
+class SampleGap(Gap):
+    """A gap of a sample: how many traces were read of how many that are known, and whether there may be more."""
+
+    read: int = 0
+    listed: int = 0
+    complete: bool = False
+
+    @property
+    def whole(self) -> bool:
+        """True if so few traces are missing that counts are those of all traces."""
+        return self.complete and self.read >= _WHOLE * self.listed
 
 
 def sampled(source: str, interval: Interval, read: int, listed: int, complete: bool, halvings: Mapping[str, int]) -> list[Gap]:
@@ -24,7 +40,8 @@ def sampled(source: str, interval: Interval, read: int, listed: int, complete: b
     shares = ", ".join(f"{shown(-times)} of {name}" for times, name in thin[:_NAMED])
     more = f" and {len(thin) - _NAMED} more" if len(thin) > _NAMED else ""
     of = f"{listed:,}" if complete else f"at least {listed:,}"
-    return [Gap(source, f"{read:,} of {of} traces were read{f' ({shares}{more})' if shares else ''}; {_CAVEAT}", interval)]
+    reason = f"{read:,} of {of} traces were read{f' ({shares}{more})' if shares else ''}; {_CAVEAT}"
+    return [SampleGap(source, reason, interval, read, listed, complete)]
 
 
 def failed(source: str, what: str, count: int, of: int, errors: Mapping[Interval, RcaError]) -> list[Gap]:
@@ -56,7 +73,7 @@ def looked_at(source: str, telemetry: Telemetry) -> Iterator[Finding]:
         traces, services = spans["trace_id"].n_unique(), spans["service.name"].n_unique()
         yield Finding(source, "ok", f"the last {minutes} minutes gave {traces:,} traces of {services:,} services")
     for gap in telemetry.gaps:
-        sample = _CAVEAT in gap.reason
+        sample = isinstance(gap, SampleGap)
         advice = "raise max_traces and deadline to read more" if sample else ""
         yield Finding(source, "note" if sample else "warning", gap.reason, advice)
 
