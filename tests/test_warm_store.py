@@ -259,6 +259,18 @@ def test_small_parts_are_merged_and_read_the_same(store: Store, clock: Clock) ->
         assert equal(bins(store.read(at(0), at(HOUR)).frames()), all_at_once(rows))
 
 
+def test_a_crash_after_merging_leaves_nothing_twice(store: Store, clock: Clock) -> None:
+    folder = store.folder / LIVE / "metrics"
+    metrics(store, clock, [10.0 * i for i in range(12)])
+    with store.writer() as writer:
+        assert writer.housekeep().merged == 24  # metrics and events
+        assert len(files(folder)) == 13  # readers may still open the small ones; here the process is killed
+    assert store.read(at(0), at(HOUR)).metrics.height == 12
+    with store.writer():
+        assert len(files(folder)) == 1
+    assert store.read(at(0), at(HOUR)).metrics.height == 12
+
+
 def test_readers_beside_a_writer_that_merges(store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shelf_module, "_MERGED_AT", 3)
     monkeypatch.setattr(shelf_module, "_GRACE_NS", 0)
