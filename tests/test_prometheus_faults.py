@@ -213,6 +213,19 @@ def test_a_login_page_is_no_prometheus() -> None:
         _collect(server)
 
 
+def test_a_clock_that_is_wrong_is_told() -> None:
+    def ahead(asked: Asked) -> Reply:
+        if asked.params.get("query") == "time()":
+            return _success({"resultType": "scalar", "result": [0, str(time.time() + 90)]})
+        return _success({}) if asked.path.endswith("buildinfo") else _usual(asked)
+
+    with faulty(ahead) as server:
+        findings = PrometheusCollector(PrometheusConfig(url=server.url)).check()
+    told = [finding for finding in findings if "its clock and the one here differ by" in finding.text]
+    assert [finding.level for finding in told] == ["warning"]
+    assert findings[0].text == "answers, and does not tell its version"
+
+
 def test_every_query_fails() -> None:
     def broken(asked: Asked) -> Reply:
         return _usual(asked) if asked.path.endswith("/values") else Reply(b"", 500)

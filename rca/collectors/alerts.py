@@ -10,7 +10,10 @@ from rca.telemetry import EntityId
 
 @dataclass(frozen=True)
 class Alert:
-    """An alert that somebody asks about. Times in ns; `end_ns` is None while it fires."""
+    """An alert that somebody asks about. Times in ns; `end_ns` is None while it fires.
+
+    `pending_ns` is when its condition began to hold, where that is known.
+    """
 
     name: str
     start_ns: int
@@ -18,6 +21,7 @@ class Alert:
     end_ns: int | None = None
     summary: str = ""
     link: str = ""
+    pending_ns: int | None = None
 
 
 @runtime_checkable

@@ -59,7 +59,8 @@ def question_about(
     complete = _floor(now - config.triage.lag if fresh_ns is None or behind else min(fresh_ns, now))
     if alert is not None:
         last = min(alert.end_ns or complete, alert.start_ns + config.triage.longest)
-        start_ns, end_ns = start_ns or alert.start_ns - config.triage.lookback, end_ns or last
+        began = alert.start_ns if alert.pending_ns is None else alert.pending_ns
+        start_ns, end_ns = start_ns or began - config.triage.lookback, end_ns or last
     end = min(_floor(end_ns) if end_ns else complete, complete)
     start = _floor(start_ns if start_ns is not None else end - (last_ns or 0))
     if onset_ns is not None:
@@ -94,13 +95,23 @@ def find_alert(sources: Sequence[Collector], name: str) -> Alert:
     asked = [source for source in sources if isinstance(source, AlertSource)]
     if not asked:
         raise BadInput("--alert", expected="[alertmanager] or [prometheus] in rca.toml", found="neither")
+    found: Alert | None = None
     errors: list[RcaError] = []
     for source in sorted(asked, key=lambda source: source.name != "alertmanager"):
         try:
-            return source.find_alert(name)
+            seen = source.find_alert(name)
         except (UnknownName, Unavailable, Rejected) as error:
             errors.append(error)
-    raise errors[-1]
+            continue
+        if found is None:
+            found = seen
+        elif seen.entity == found.entity:  # Alertmanager does not know since when the condition holds
+            found = replace(found, pending_ns=seen.pending_ns)
+        if found.pending_ns is not None:
+            break
+    if found is None:
+        raise errors[-1]
+    return found
 
 
 def collect_incident(

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from rca.collectors.alert_labels import Firing
-from rca.collectors.prometheus.client import Answer, Client, pairs
+from rca.collectors.prometheus.client import Answer, Client, number, pairs
 from rca.telemetry import MINUTE_NS, SECOND_NS
 
 METRIC: Final = "ALERTS"
+_SINCE: Final = "ALERTS_FOR_STATE"  # its value is the time since when the condition holds
 _DROPPED: Final = ("__name__", "alertstate")
 _MISSED: Final = 3  # evaluations; a longer pause ends a stretch
 _LONGEST_PAUSE_NS: Final = 10 * MINUTE_NS  # rules are evaluated more often than that
@@ -34,6 +35,18 @@ def query(range_s: int, name: str | None = None, selector: str = "") -> str:
     """PromQL for the raw samples of alerts that fired: their times are those of the rule's evaluation."""
     matchers = ['alertstate="firing"', *([f"alertname={_quoted(name)}"] if name is not None else []), selector]
     return f"{METRIC}{{{','.join(filter(None, matchers))}}}[{range_s}s]"
+
+
+def pending_since(client: Client, found: Stretch, selector: str = "") -> int | None:
+    """When the condition of an alert began to hold, in ns. Raises Unavailable, Rejected."""
+    matchers = ",".join(filter(None, (f"alertname={_quoted(found.firing.name)}", selector)))
+    answer = client.instant(f"{_SINCE}{{{matchers}}}", -(-found.firing.start_ns // SECOND_NS))
+    for series in answer.series:
+        value = series.get("value")
+        if _identity(series["metric"]) == _identity(found.firing.labels) and isinstance(value, list) and len(value) == 2:
+            since_s = number(value[1])
+            return round(since_s * SECOND_NS) if 0 < since_s <= found.firing.start_ns / SECOND_NS else None
+    return None
 
 
 def asked(client: Client, start_s: int, end_s: int, name: str | None = None, selector: str = "") -> list[Answer]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from rca.collectors.findings import Finding
-from rca.collectors.prometheus.client import Client
+from rca.collectors.prometheus.client import Client, number
 from rca.collectors.prometheus.mapping import Entry, load_map
 from rca.collectors.prometheus.samples import Found
 from rca.errors import BadInput, Rejected, Unavailable
@@ -23,6 +23,7 @@ _LOOK_BACK_S: Final = 300
 _NAMED: Final = 5
 _OFF: Final = 1.25  # a scrape interval that differs by more is worth a word
 _STALE_SCRAPES: Final = 4
+_SKEW_S: Final = 5
 _LONG_AGO_S: Final = 1  # a moment without data: a query is parsed there, and costs nothing
 
 
@@ -31,6 +32,7 @@ def check(collector: PrometheusCollector) -> Iterator[Finding]:
     with Client(collector.config) as client:
         now_s = time.time_ns() // SECOND_NS
         yield _answers(client)
+        yield from _clock(client)
         names = client.metric_names({*collector.metric_names(), "up", "ALERTS"}, now_s - _LOOK_BACK_S, now_s)
         yield from _own_queries(client, collector)
         entries = collector.with_data(names)
@@ -50,6 +52,18 @@ def _answers(client: Client) -> Finding:
     build = client.get("/api/v1/status/buildinfo")
     version = build.get("version") if isinstance(build, dict) else None
     return Finding(_SOURCE, "ok", f"answers, version {version}" if version else "answers, and does not tell its version")
+
+
+def _clock(client: Client) -> Iterator[Finding]:
+    """Whether its clock and ours agree."""
+    before_s = time.time()
+    told = client.get("/api/v1/query", {"query": "time()"})
+    value = told.get("result") if isinstance(told, dict) else None
+    its_s = number(value[1]) if isinstance(value, list) and len(value) == 2 else math.nan
+    ahead_s = max(its_s - time.time(), before_s - its_s)  # the answer was made between the two
+    if ahead_s > _SKEW_S:
+        text = f"its clock and the one here differ by {ahead_s:.0f} s"
+        yield Finding(_SOURCE, "warning", text, "synchronise both (NTP): windows are cut by the clock here")
 
 
 def _own_queries(client: Client, collector: PrometheusCollector) -> Iterator[Finding]:

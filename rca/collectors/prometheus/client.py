@@ -52,12 +52,13 @@ def pairs(series: Mapping[str, Any]) -> Iterator[tuple[float, float]]:
     values = series.get("values")
     for pair in values if isinstance(values, list) else ():
         if isinstance(pair, list) and len(pair) == 2:
-            yield _number(pair[0]), _number(pair[1])
+            yield number(pair[0]), number(pair[1])
         else:
             yield math.nan, math.nan
 
 
-def _number(text: Any) -> float:
+def number(text: Any) -> float:
+    """A value as Prometheus writes it; NaN if it is none."""
     try:
         return float(text)
     except (TypeError, ValueError, OverflowError):

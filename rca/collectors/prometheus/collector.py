@@ -96,11 +96,13 @@ class PrometheusCollector:
                 known = client.label_values("alertname", alerts.METRIC, now_s - _ALERT_HISTORY_S, now_s)
                 raise UnknownName("alerts that fired in the last day", name, known)
             told = client.get("/api/v1/alerts")
+            pending = alerts.pending_since(client, found, self._selector)
         active = alerts.active(told, found.firing)
         seen_lately = now_s * SECOND_NS - found.last_ns < alerts.LOOK_BACK_S * SECOND_NS
         fires = seen_lately if told is None else active is not None  # Thanos and the like need not have this endpoint
         summary = (active or {}).get("summary") or (active or {}).get("description") or ""
-        return Alert(name, found.firing.start_ns, entity_of(found.firing.labels), None if fires else found.last_ns, summary)
+        end_ns = None if fires else found.last_ns
+        return Alert(name, found.firing.start_ns, entity_of(found.firing.labels), end_ns, summary, pending_ns=pending)
 
     def check(self) -> Sequence[Finding]:
         """Whether it answers, what the map finds, and what should be changed. Raises Unavailable, Rejected."""
