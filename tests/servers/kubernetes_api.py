@@ -12,6 +12,7 @@ import itertools
 import json
 import re
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ TOKEN = "loopback-token"
 _PATH = re.compile(
     r"/(?:api/(?P<core>v1)|apis/(?P<group>[a-z0-9.]+)/(?P<version>v\d\w*))(?:/namespaces/(?P<namespace>[^/]+))?/(?P<name>[a-z]+)"
 )
+_BOOKMARK_SECONDS = 30.0
 _API_VERSIONS = {"": "v1", "apps": "apps/v1", "batch": "batch/v1", "events.k8s.io": "events.k8s.io/v1"}
 _SERVED = {
     **{
@@ -207,7 +209,11 @@ class KubernetesApi:
     def follow(self, asked: Asked, handler: _Handler) -> Iterator[dict[str, Any]]:
         """Watch events after a version, until the stream is broken."""
         position = int(asked.params.get("resourceVersion") or 0)
+        bookmarked = time.monotonic()
         while not handler.broken.is_set():
+            if time.monotonic() - bookmarked > _BOOKMARK_SECONDS:
+                bookmarked = time.monotonic()
+                self.bookmark(asked.name)
             with self._changed:
                 fresh = [entry for entry in self._history if entry[0] > position and entry[2] == asked.name]
                 if not fresh:
