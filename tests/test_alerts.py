@@ -201,6 +201,11 @@ def test_a_past_alert_is_found_with_its_end(past: tuple[str, int]) -> None:
         _prometheus(url).find_alert('no "such"\\alert')
 
 
+def test_a_selector_that_is_no_promql_is_refused(past: tuple[str, int]) -> None:
+    with pytest.raises(Rejected, match="parse error"):
+        PrometheusCollector(PrometheusConfig(url=past[0], selector="cluster=eu")).find_alert("Slow")
+
+
 def test_alerts_can_be_left_out(past: tuple[str, int]) -> None:
     url, end = past
     collector = PrometheusCollector(PrometheusConfig(url=url, alerts=False))

@@ -273,6 +273,23 @@ def test_measurements_of_one_service_come_to_one(tmp_path: Path) -> None:
     assert found.gaps == ()
 
 
+def test_sums_do_not_depend_on_chance(tmp_path: Path) -> None:
+    """Many series of one node, whose usage is no round number: the same bits every time."""
+    end_s = int(time.time()) // 15 * 15
+    history = History()
+    for number in range(20):
+        labels = {"instance": f"10.0.0.1:{9100 + number}"}
+        history.add(
+            "node_disk_read_bytes_total", labels, range(end_s - 600, end_s + 1, 15), lambda passed, n=number: passed * n / 7
+        )
+        history.add("node_disk_written_bytes_total", labels, range(end_s - 600, end_s + 1, 15), 0)
+    with prometheus(tmp_path / "prometheus", history=history) as url:
+        asked = (end_s - 300) * SECOND_NS, end_s * SECOND_NS
+        first, *others = [_collector(url).collect(*asked).metrics for _ in range(4)]
+    assert set(first["entity"]) == {"10.0.0.1"}
+    assert all(first.equals(other) for other in others)
+
+
 def test_no_traffic_is_no_gap(tmp_path: Path) -> None:
     """A ratio of nothing to nothing is NaN, which is missing, and no fault of anybody."""
     end_s = int(time.time()) // 15 * 15

@@ -91,6 +91,8 @@ class PrometheusCollector:
         now_s = -(-time.time_ns() // SECOND_NS)
         with Client(self.config) as client:
             answers = alerts.asked(client, now_s - _ALERT_HISTORY_S, now_s, name, self._selector)
+            if answers[0].refusal:
+                raise Rejected(f"{self.config.url}: {answers[0].refusal}")
             found = max(alerts.stretches(answers), key=lambda stretch: stretch.firing.start_ns, default=None)
             if found is None:
                 known = client.label_values("alertname", alerts.METRIC, now_s - _ALERT_HISTORY_S, now_s)

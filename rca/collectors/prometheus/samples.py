@@ -217,7 +217,8 @@ def _combined(found: Sequence[Found]) -> pl.DataFrame:
     of_requests = named.filter(pl.col("metric").str.ends_with(".request.rate"))
     rates = rows.join(of_requests, on="what", how="semi").select(*at, pl.col("value").alias("weight"))
     rows = rows.join(rates.unique(at), on=at, how="left").with_columns(pl.col("weight").fill_null(1.0))
-    grouped = rows.group_by("what", "time_unix_nano").agg(_together().alias("value"))
+    rows = rows.sort("what", "time_unix_nano", "entry", "labels")  # sums of floats depend on their order
+    grouped = rows.group_by("what", "time_unix_nano", maintain_order=True).agg(_together().alias("value"))
     return grouped.join(named, on="what").sort("time_unix_nano", *[name for name in _WHAT if name != "what"])
 
 
