@@ -18,9 +18,9 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from rca.collectors.otlp.config import OtlpConfig
-from rca.collectors.otlp.decoding import Receipt
 from rca.collectors.otlp.intake import Batch
 from rca.collectors.otlp.receiver import Receiver
+from rca.collectors.otlp.request import Receipt
 from rca.errors import RcaError
 from rca.telemetry import SECOND_NS
 

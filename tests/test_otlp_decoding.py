@@ -17,9 +17,10 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from rca.bins import bins_of
 from rca.collectors.files.templates import Templates
 from rca.collectors.otlp.config import OtlpConfig
-from rca.collectors.otlp.decoding import Decoded, Decoder, Encoding, Request
+from rca.collectors.otlp.decoding import Decoded, Decoder
 from rca.collectors.otlp.intake import RAW_SPANS, Signal
 from rca.collectors.otlp.lean import LeanTraces
+from rca.collectors.otlp.request import Encoding, Request
 from rca.errors import BadTelemetry
 from rca.telemetry import MINUTE_NS, SECOND_NS, dtypes
 from tests.receiving import NOW_NS, as_json, counter, gauges, lines, pairs, receipt_of, span, traces

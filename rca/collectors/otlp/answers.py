@@ -12,8 +12,8 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
-from rca.collectors.otlp.decoding import Receipt
 from rca.collectors.otlp.intake import Signal
+from rca.collectors.otlp.request import Receipt
 from rca.errors import BadInput, Overloaded, RcaError, Unavailable
 
 _RESPONSES: Final = {

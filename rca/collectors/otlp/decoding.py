@@ -8,57 +8,29 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from itertools import chain
-from typing import Any, Final, Generic, Literal, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
 from google.protobuf.message import DecodeError
-from opentelemetry.proto.common.v1.common_pb2 import KeyValue
-from opentelemetry.proto.resource.v1.resource_pb2 import Resource
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from rca.collectors.files.otlp_json import (
-    ALIASES,
-    HTTP_STATUS,
-    Emitter,
-    OtlpReader,
-    Relation,
-    attributes,
-    emitter_of,
-    exception_text,
-    http_status,
-    peers,
-    relations_of,
-)
+from rca.collectors.files.otlp_json import OtlpReader, Relation
 from rca.collectors.files.otlp_metrics import LastValues, points_of
 from rca.collectors.files.templates import Templates, count, severity
 from rca.collectors.otlp import plain
 from rca.collectors.otlp.config import OtlpConfig
-from rca.collectors.otlp.intake import RAW_SPANS, Batch, Signal
-from rca.collectors.otlp.lean import LeanTraces
-from rca.collectors.otlp.times import REASONS, TimeLimits
+from rca.collectors.otlp.intake import Batch, Signal
+from rca.collectors.otlp.request import NOUNS, Receipt, Request
+from rca.collectors.otlp.spans import KINDS, STATUSES, SpanColumns, SpanReader, span_frame
+from rca.collectors.otlp.times import TimeLimits
 from rca.errors import BadTelemetry
-from rca.telemetry import MINUTE_NS, dtypes
+from rca.telemetry import MINUTE_NS, dtypes, empty
 
 _DAMAGE: Final = (DecodeError, ValueError, OverflowError, RecursionError, AttributeError, KeyError, TypeError)
-Encoding = Literal["protobuf", "json"]
-Mask = npt.NDArray[np.bool_]
-
 _ROOTS: Final[dict[Signal, str]] = {"spans": "resourceSpans", "metrics": "resourceMetrics", "logs": "resourceLogs"}
-_BAD_IDS: Final = "with invalid ids"
-_BACKWARDS: Final = "that end before they start"
-_SPAN_REASONS: Final = (*REASONS, _BAD_IDS, _BACKWARDS)
-_CALL_KINDS: Final = frozenset({3, 4, 5})
-_ALL_KINDS: Final = frozenset(range(6))
 _RESTATED_NS: Final = MINUTE_NS
 _MOST_RELATIONS: Final = 100_000
-_CACHED: Final = 16_384  # entries of one cache
-_CACHED_BYTES: Final = 1024  # of one entry; longer ones are not worth remembering
 _SURROGATES: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 
 _LINES: Final[dict[str, pl.DataType]] = {
@@ -66,49 +38,11 @@ _LINES: Final[dict[str, pl.DataType]] = {
     "time_unix_nano": pl.Int64(),
 }
 _FRAMES: Final = {"metrics": dtypes("metrics"), "events": dtypes("events"), "lines": _LINES}
-_EMITTERS: Final = ("service.name", "service.namespace", "k8s.pod.name", "k8s.node.name")
-_PEERS: Final = tuple(names[0] for names in ALIASES)
-_NOBODY: Final = (*(None,) * len(ALIASES), None)
-_KEY_FIRST: Final = b"\n"
-_WANTED: Final = tuple(
-    _KEY_FIRST + bytes([len(name)]) + name.encode() for name in (*(name for names in ALIASES for name in names), *HTTP_STATUS)
-)
-"""How a wanted attribute begins on the wire where its key comes first, as it does unless somebody writes fields backwards."""
-
-_STATUSES: Final = frozenset(range(3))
-_ZEROS: Final = bytes(16)
-NOUNS: Final[dict[Signal, str]] = {"spans": "spans", "metrics": "data points", "logs": "log records"}
-
-K = TypeVar("K", bytes, tuple[bytes, ...])
-V = TypeVar("V")
-_Peers = tuple[str | int | None, ...]  # values of _PEERS, then the HTTP status
-
-
-@dataclass(frozen=True)
-class Request:
-    """The body of one export request, decompressed."""
-
-    signal: Signal
-    body: bytes
-    encoding: Encoding = "protobuf"
-
-
-@dataclass
-class Receipt:
-    """What became of one request's spans, data points or log records."""
-
-    received: int = 0
-    rejected: Counter[str] = field(default_factory=Counter)
-    altered: int = 0
-
-    @property
-    def accepted(self) -> int:
-        return self.received - self.rejected.total()
-
-    @property
-    def message(self) -> str:
-        """Why some were rejected, for the sender; empty if none were."""
-        return "; ".join(f"{n} {reason}" for reason, n in sorted(self.rejected.items()))
+_EMPTY: Final = {
+    "lines": pl.DataFrame(schema=_LINES),
+    **{name: empty(name) for name in ("metrics", "events", "logs", "topology")},
+}
+"""Made once: making an empty frame takes as long as reading a hundred spans."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,16 +64,14 @@ class Decoder:
         self._config = config
         self._templates = Templates(config.max_templates)
         self._stated: dict[Relation, int] = {}
-        self._emitters: _Known[bytes, tuple[Emitter, list[Relation]]] = _Known(_resource_of)
-        self._peers: _Known[tuple[bytes, ...], _Peers] = _Known(_peers_of)
-        self._kinds = _CALL_KINDS if config.read_attributes == "calls" else _ALL_KINDS
+        self._spans = SpanReader(config)
 
     def decode(self, requests: Sequence[Request], now_ns: int) -> Decoded:
         """Frames of all requests together. One that is no OTLP has a BadTelemetry as its receipt; the others are unharmed."""
         limits = TimeLimits(now_ns, self._config.max_age, self._config.max_skew)
         receipts: list[Receipt | BadTelemetry] = []
         parts: list[_Rows] = []
-        spans: list[tuple[Receipt, _Spans]] = []
+        spans: list[tuple[Receipt, SpanColumns]] = []
         for request in requests:
             receipt = Receipt()
             part = _Rows(receipt)
@@ -153,80 +85,42 @@ class Decoder:
             parts.append(part)
             if found.ids:
                 spans.append((receipt, found))
-        lines = self._cut("lines", parts).filter(limits.within(pl.col("time_unix_nano")))
+        metrics, lines = self._cut("metrics", parts), self._cut("lines", parts)
         batch = Batch(
-            spans=_span_frame(spans, limits, self._config.max_text_length),
-            metrics=self._cut("metrics", parts).filter(pl.col("value").is_finite()),
+            spans=span_frame(spans, limits, self._config.max_text_length),
+            metrics=metrics.filter(pl.col("value").is_finite()) if metrics.height else metrics,
             events=self._cut("events", parts),
-            logs=self._counted(lines),
+            logs=self._counted(lines, limits),
             topology=self._topology({relation for part in parts for relation in part.relations}, now_ns),
         )
         return Decoded(batch, receipts)
 
-    def _read(self, request: Request, part: _Rows, limits: TimeLimits) -> _Spans:
+    def _read(self, request: Request, part: _Rows, limits: TimeLimits) -> SpanColumns:
         where = f"OTLP {request.signal} in {request.encoding}"
         try:
             if request.encoding == "protobuf" and request.signal == "spans":
-                return self._lean_spans(request.body, part)
+                return part.also(self._spans.read(request.body))
             message = _message(request)
             _screen(message, request.signal, part.receipt, limits)
             OtlpReader(part, self.last_values, self._config.max_attributes).take(message, where)
-            return part.spans() if request.signal == "spans" else _Spans()
+            return part.spans() if request.signal == "spans" else SpanColumns()
         except _DAMAGE as error:
             raise BadTelemetry(where, expected="an export request", found=str(error)[:200] or type(error).__name__) from error
 
-    def _lean_spans(self, body: bytes, part: _Rows) -> _Spans:
-        """Raises DecodeError."""
-        found = _Spans()
-        for resource_spans in LeanTraces.FromString(body).resource_spans:
-            emitter, relations = self._emitters.of(resource_spans.resource)
-            part.relations.update(relations)
-            for scope in resource_spans.scope_spans:
-                spans = list(scope.spans)
-                kinds = [span.kind for span in spans]
-                found.trace_ids += [span.trace_id for span in spans]
-                found.ids += [span.span_id for span in spans]
-                found.parents += [span.parent_span_id for span in spans]
-                found.names += [span.name for span in spans]
-                found.kinds += kinds
-                found.starts += [span.start_time_unix_nano for span in spans]
-                found.ends += [span.end_time_unix_nano for span in spans]
-                found.statuses += [span.status.code for span in spans]
-                found.emitters += [emitter] * len(spans)
-                self._read_peers(spans, kinds, found)
-                for span in spans:
-                    if span.events:
-                        _exceptions(span, emitter, part, self._config.max_attributes)
-        part.receipt.received = len(found.ids)
-        return found
-
-    def _read_peers(self, spans: Sequence[Any], kinds: Sequence[int], found: _Spans) -> None:
-        """Look at the attributes of those spans whose kind is wanted."""
-        most, wanted, known = self._config.max_attributes, self._kinds, self._peers.of
-        into = found.peers
-        for kind, span in zip(kinds, spans, strict=True):
-            if kind not in wanted:
-                into.append(_NOBODY)
-                continue
-            sent = span.attributes
-            if len(sent) > most:
-                found.over.append(len(into))
-                sent = sent[:most]
-            if sent and sent[0][:1] != _KEY_FIRST:
-                sent = [KeyValue.FromString(pair).SerializeToString() for pair in sent]
-            hits = tuple([pair for pair in sent if pair.startswith(_WANTED)])
-            into.append(known(hits) if hits else _NOBODY)
-
     def _cut(self, name: str, parts: Sequence[_Rows]) -> pl.DataFrame:
         """One frame for several, its text cut to the limit."""
-        whole = pl.concat([pl.DataFrame(schema=_FRAMES[name]), *(frame for part in parts for frame in part.frames(name))])
-        longest = self._config.max_text_length
-        return whole.with_columns(pl.col(pl.String).str.slice(0, longest)) if len(whole) else whole
+        frames = [frame for part in parts for frame in part.frames(name)]
+        if not frames:
+            return _EMPTY[name]
+        return pl.concat(frames).with_columns(pl.col(pl.String).str.slice(0, self._config.max_text_length))
 
-    def _counted(self, lines: pl.DataFrame) -> pl.DataFrame:
+    def _counted(self, lines: pl.DataFrame, limits: TimeLimits) -> pl.DataFrame:
+        """Exceptions whose span has a wrong time go with it."""
         if lines.is_empty():
-            return pl.DataFrame(schema=dtypes("logs"))
-        marked = lines.with_columns(severity=severity(pl.col("stated"), pl.col("text")))
+            return _EMPTY["logs"]
+        marked = lines.filter(limits.within(pl.col("time_unix_nano"))).with_columns(
+            severity=severity(pl.col("stated"), pl.col("text"))
+        )
         return count(self._templates.mine(marked), 0).select(list(dtypes("logs")))
 
     def _topology(self, relations: set[Relation], now_ns: int) -> pl.DataFrame:
@@ -235,26 +129,11 @@ class Decoder:
             self._stated.clear()
         new = sorted(relation for relation in relations if self._stated.get(relation, 0) <= now_ns - _RESTATED_NS)
         self._stated.update(dict.fromkeys(new, now_ns))
+        if not new:
+            return _EMPTY["topology"]
         longest = self._config.max_text_length
         rows = [tuple(text[:longest] for text in relation) for relation in new]
         return pl.DataFrame(rows, schema=dtypes("topology"), orient="row")
-
-
-class _Spans:
-    """Columns of spans as they were sent, one entry a span."""
-
-    def __init__(self) -> None:
-        self.trace_ids: list[bytes] = []
-        self.ids: list[bytes] = []
-        self.parents: list[bytes] = []
-        self.names: list[str] = []
-        self.kinds: list[int] = []
-        self.starts: list[int] = []
-        self.ends: list[int] = []
-        self.statuses: list[int] = []
-        self.emitters: list[Emitter] = []
-        self.peers: list[_Peers] = []
-        self.over: list[int] = []  # rows with more attributes than are read
 
 
 class _Rows:
@@ -294,13 +173,16 @@ class _Rows:
         """The frame of a name, unless it would be empty."""
         return [self._frames[name]] if name in self._frames else []
 
-    def line(self, time_ns: int, emitter: Emitter, text: str, operation: str) -> None:
-        """Add a line that says what went wrong in an operation."""
-        self._exceptions.append((*emitter[:2], "ERROR", text, operation, time_ns))
+    def also(self, found: SpanColumns) -> SpanColumns:
+        """Take over what spans read from protobuf say beside themselves."""
+        self.relations |= found.relations
+        self._exceptions += found.lines
+        self.receipt.received = len(found.ids)
+        return found
 
-    def spans(self) -> _Spans:
+    def spans(self) -> SpanColumns:
         """Spans that a reader of JSON found. Raises ValueError, TypeError or OverflowError."""
-        found = _Spans()
+        found = SpanColumns()
         for trace_id, span_id, parent, name, kind, start, end, status, *rest in self._rows["spans"]:
             if not isinstance(name, str):
                 raise TypeError(f"a span's name is of type {type(name).__name__}")
@@ -308,13 +190,14 @@ class _Rows:
                 raise OverflowError(f"a span's times are {start} and {end}")
             found.trace_ids.append(_bytes(trace_id))
             found.ids.append(_bytes(span_id))
-            found.parents.append(_bytes(parent or ""))
+            found.parents.append(_bytes(parent) if parent else None)
             found.names.append(name)
-            found.kinds.append(kind if kind in _ALL_KINDS else 0)
+            found.kinds.append(kind if kind in KINDS else 0)
             found.starts.append(start)
             found.ends.append(end)
-            found.statuses.append(status if status in _STATUSES else 0)
-            found.emitters.append((rest[0], rest[1], rest[2], rest[3]))
+            found.statuses.append(status if status in STATUSES else 0)
+            found.emitters.append(((rest[0], rest[1], rest[2], rest[3]), 1))
+            found.calls.append(len(found.peers))
             found.peers.append(tuple(rest[4:]))
         self.receipt.received = len(found.ids) + self.receipt.rejected.total()  # so far only the reader has rejected any
         return found
@@ -326,43 +209,6 @@ class _Rows:
             for time_ns, group, namespace, stated, text, trace_id, span_id in self._rows["lines"]
         ]
         return rows + self._exceptions
-
-
-class _Known(Generic[K, V]):
-    """What bytes mean, remembered while they are few and short."""
-
-    def __init__(self, meaning: Callable[[K], V]) -> None:
-        self._meaning: Callable[[K], V] = meaning
-        self._known: dict[K, V] = {}
-
-    def of(self, key: K) -> V:
-        found = self._known.get(key)
-        if found is None:
-            found = self._meaning(key)
-            if len(self._known) >= _CACHED:
-                self._known.clear()
-            if (len(key) if isinstance(key, bytes) else sum(map(len, key))) <= _CACHED_BYTES:
-                self._known[key] = found
-        return found
-
-
-def _resource_of(raw: bytes) -> tuple[Emitter, list[Relation]]:
-    resource = attributes(plain.pairs(Resource.FromString(raw).attributes))
-    return emitter_of(resource), relations_of(resource)
-
-
-def _peers_of(raw: tuple[bytes, ...]) -> _Peers:
-    values = attributes(plain.pairs(KeyValue.FromString(pair) for pair in raw))
-    return (*peers(values), http_status(values))
-
-
-def _exceptions(span: Any, emitter: Emitter, part: _Rows, most: int) -> None:
-    for raw in span.events:
-        if b"exception" in raw:
-            event = Span.Event.FromString(raw)
-            if event.name == "exception":
-                text = exception_text(attributes(plain.pairs(event.attributes[:most])))
-                part.line(event.time_unix_nano or span.end_time_unix_nano, emitter, text, span.name)
 
 
 def _message(request: Request) -> dict[str, Any]:
@@ -405,99 +251,9 @@ def _in_time(records: Sequence[Any], signal: Signal, receipt: Receipt, limits: T
     return kept
 
 
-def _span_frame(parts: Sequence[tuple[Receipt, _Spans]], limits: TimeLimits, longest: int) -> pl.DataFrame:
-    """Spans of all parts that can be used; what cannot, and what is cut, goes to the receipts."""
-    if not parts:
-        return pl.DataFrame(schema=RAW_SPANS)
-
-    def column(name: str) -> list[Any]:
-        return list(chain.from_iterable(getattr(spans, name) for _, spans in parts))
-
-    starts, ends = (np.array(column(name), dtype=np.uint64) for name in ("starts", "ends"))
-    emitters, long_emitter = _table(column("emitters"), dict.fromkeys(_EMITTERS, pl.String()), longest)
-    peer_types = {**dict.fromkeys(_PEERS, pl.String()), "http.response.status_code": pl.Int32()}
-    called, long_peer = _table(column("peers"), peer_types, longest)
-    names = pl.Series("name", column("names"), dtype=pl.String)
-    ids = pl.DataFrame(
-        [
-            pl.Series(name, column(source), dtype=pl.Binary)
-            for name, source in (("trace_id", "trace_ids"), ("span_id", "ids"), ("parent_span_id", "parents"))
-        ]
-    ).with_columns(pl.when(~pl.col("parent_span_id").is_in([b"", _ZEROS[:8]])).then("parent_span_id").alias("parent_span_id"))
-    frame = pl.DataFrame(
-        [
-            *ids,
-            names,
-            _enum("kind", column("kinds"), _ALL_KINDS),
-            pl.Series("start_time_unix_nano", starts),
-            pl.Series("end_time_unix_nano", ends),
-            _enum("status_code", column("statuses"), _STATUSES),
-            *emitters,
-            *called,
-        ]
-    )
-    codes = limits.codes(starts)
-    codes = np.where(codes == 0, limits.codes(ends), codes)
-    codes[(codes == 0) & (ends < starts)] = _SPAN_REASONS.index(_BACKWARDS)
-    codes[_bad_ids(ids)] = _SPAN_REASONS.index(_BAD_IDS)
-    altered = long_emitter | long_peer
-    if _is_long(names, longest).any():
-        altered |= _is_long(names, longest).to_numpy()
-        frame = frame.with_columns(pl.col("name").str.slice(0, longest))
-    _note(parts, codes, altered)
-    if codes.any():
-        frame = frame.filter(pl.Series(codes == 0))
-    return frame.cast(RAW_SPANS)  # type: ignore[arg-type]  # polars' stubs want its own mapping
-
-
-def _table(rows: Sequence[tuple[Any, ...]], schema: dict[str, pl.DataType], longest: int) -> tuple[pl.DataFrame, Mask]:
-    """Rows, of which most are the same few tuples, as a frame; and which of them held text that was cut."""
-    _, first, codes = np.unique(
-        np.fromiter(map(id, rows), dtype=np.int64, count=len(rows)), return_index=True, return_inverse=True
-    )
-    few = pl.DataFrame([rows[row] for row in first.tolist()], schema=schema, orient="row")
-    long = few.select(pl.any_horizontal(pl.col(pl.String).str.len_chars().fill_null(0) > longest)).to_series().to_numpy()
-    if long.any():
-        few = few.with_columns(pl.col(pl.String).str.slice(0, longest))
-    return few[codes], long[codes]
-
-
-def _enum(name: str, values: Sequence[int], known: frozenset[int]) -> pl.Series:
-    """Values of a protobuf enum; those that are not known yet count as 0."""
-    series = pl.Series(name, values, dtype=pl.Int32)
-    return series.set(~series.is_between(0, max(known)), 0)
-
-
-def _is_long(text: pl.Series, longest: int) -> pl.Series:
-    return (text.str.len_bytes() > longest) & (text.str.len_chars() > longest)
-
-
-def _bad_ids(ids: pl.DataFrame) -> Mask:
-    trace, span, parent = pl.col("trace_id"), pl.col("span_id"), pl.col("parent_span_id")
-    sizes = (trace.bin.size() != 16) | (span.bin.size() != 8) | (parent.bin.size() != 8).fill_null(False)
-    bad: Mask = ids.select(sizes | (trace == _ZEROS) | (span == _ZEROS[:8])).to_series().to_numpy()
-    return bad
-
-
-def _note(parts: Sequence[tuple[Receipt, _Spans]], codes: npt.NDArray[np.int8], altered: Mask) -> None:
-    """Tell every request's receipt what became of its spans."""
-    at = 0
-    for receipt, spans in parts:
-        end = at + len(spans.ids)
-        own, cut = codes[at:end], altered[at:end]
-        if own.any():
-            found = np.bincount(own, minlength=len(_SPAN_REASONS)).tolist()
-            receipt.rejected.update({f"spans {_SPAN_REASONS[code]}": n for code, n in enumerate(found) if code and n})
-        if spans.over or cut.any():
-            cut = cut.copy()
-            cut[spans.over] = True
-            receipt.altered += int((cut & (own == 0)).sum())
-        at = end
-
-
-def _bytes(text: str | None) -> bytes:
-    """The bytes of an id in hex; none if it is not hex, which makes the id invalid."""
+def _bytes(text: str) -> bytes:
+    """The bytes of an id in hex; one byte, which is no id, if it is not hex."""
     try:
-        return bytes.fromhex(text or "")
+        return bytes.fromhex(text)
     except ValueError:
-        return b""
+        return b"?"

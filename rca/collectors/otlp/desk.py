@@ -11,8 +11,9 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 
 from rca.collectors.otlp.config import OtlpConfig
-from rca.collectors.otlp.decoding import Decoder, Receipt, Request
+from rca.collectors.otlp.decoding import Decoder
 from rca.collectors.otlp.intake import Accounting, Intake, Signal
+from rca.collectors.otlp.request import Receipt, Request
 from rca.errors import BadTelemetry, Overloaded, RcaError, Rejected, Unavailable
 from rca.telemetry import SECOND_NS
 

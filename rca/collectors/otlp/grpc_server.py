@@ -11,9 +11,9 @@ import grpc
 from rca.collectors.otlp.access import Tokens
 from rca.collectors.otlp.answers import UNAUTHORIZED, Refusal, refusal_of, response_of
 from rca.collectors.otlp.config import OtlpConfig, ServerTls
-from rca.collectors.otlp.decoding import Request
 from rca.collectors.otlp.desk import Desk, answer_of
 from rca.collectors.otlp.intake import Signal
+from rca.collectors.otlp.request import Request
 from rca.errors import BadInput, RcaError
 from rca.telemetry import SECOND_NS
 

@@ -20,13 +20,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from rca.collectors.otlp import decoding
 from rca.collectors.otlp.access import Tokens
 from rca.collectors.otlp.answers import INVALID_ARGUMENT, UNAUTHORIZED, Refusal, refusal_of, response_of
 from rca.collectors.otlp.config import OtlpConfig
-from rca.collectors.otlp.decoding import Encoding
 from rca.collectors.otlp.desk import Desk, answer_of
 from rca.collectors.otlp.intake import Signal
+from rca.collectors.otlp.request import Encoding, Receipt
+from rca.collectors.otlp.request import Request as Export
 from rca.errors import BadInput, RcaError
 from rca.telemetry import SECOND_NS
 
@@ -143,7 +143,7 @@ class _Exports:
         if request.headers.get("content-encoding", "identity").lower() not in ("identity", "gzip"):
             raise _Refused(Refusal(INVALID_ARGUMENT, 415, "Content-Encoding: expected gzip or none"), "of an unknown type")
 
-    async def _taken(self, request: Request, signal: Signal, encoding: Encoding) -> decoding.Receipt:
+    async def _taken(self, request: Request, signal: Signal, encoding: Encoding) -> Receipt:
         """Raises _Refused or RcaError."""
         zipped = request.headers.get("content-encoding", "identity").lower() == "gzip"
         body, held = bytearray(), 0
@@ -155,7 +155,7 @@ class _Exports:
                     body += part
                     if len(body) > self._most:
                         raise _Refused(_too_large(self._most), "too large")
-            future = self._desk.submit(decoding.Request(signal, bytes(body), encoding))
+            future = self._desk.submit(Export(signal, bytes(body), encoding))
             del body
             return await asyncio.wrap_future(future)
         except TimeoutError:
