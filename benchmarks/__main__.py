@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -48,6 +48,7 @@ def main() -> None:
         results += _spans("memory", size, 1)
     results += _large(*((500, 2_000) if options.quick else (20_000, 60_000)), repeat)
     results += _storage(spans)
+    results += _otlp(spans, *((2, 1, 1) if options.quick else (10, repeat, 3)))
     results += _commands(repeat)
     results += _prometheus(10 if options.quick else 50, repeat)
     results += _live(20_000 if options.quick else _SPANS, repeat)
@@ -61,10 +62,15 @@ def main() -> None:
 
 
 def _spans(job: str, count: int, repeat: int) -> list[dict[str, Any]]:
-    command = [sys.executable, "-m", "benchmarks.spans", job, str(count), "--repeat", str(repeat)]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **_ONE_CORE}, stdout=subprocess.PIPE, check=True)
-    found: list[dict[str, Any]] = json.loads(done.stdout)
-    return found
+    return _printed("benchmarks.spans", job, str(count), "--repeat", str(repeat), environment=_ONE_CORE)
+
+
+def _otlp(count: int, seconds: int, repeat: int, runs: int) -> list[dict[str, Any]]:
+    results = _printed("benchmarks.otlp", "decode", str(count), "--repeat", str(repeat), environment=_ONE_CORE)
+    for transport in ("grpc", "http"):
+        job = ("loopback", transport, str(seconds), "--repeat", str(runs))
+        results += _printed("benchmarks.otlp", *job, environment=_ONE_CORE)
+    return results
 
 
 def _large(services: int, calls: int, repeat: int) -> list[dict[str, Any]]:
@@ -81,9 +87,10 @@ def _live(spans: int, repeat: int) -> list[dict[str, Any]]:
     return _printed("benchmarks.live", "--spans", str(spans), "--repeat", str(repeat))
 
 
-def _printed(*module: str) -> list[dict[str, Any]]:
+def _printed(*module: str, environment: Mapping[str, str] = {}) -> list[dict[str, Any]]:
     """The results that a module prints."""
-    done = subprocess.run([sys.executable, "-m", *module], cwd=ROOT, stdout=subprocess.PIPE, check=True)
+    command = [sys.executable, "-m", *module]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, stdout=subprocess.PIPE, check=True)
     found: list[dict[str, Any]] = json.loads(done.stdout)
     return found
 

@@ -6,6 +6,7 @@ so that a sender costs next to nothing beside the receiver that is measured.
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any, Final
 
 import numpy as np
@@ -22,7 +23,8 @@ _MS: Final = 1_000_000
 class Fleet:
     """Services that call each other in a row; every trace runs through all of them.
 
-    Every service but the last has a server and a client span in each trace: `spans` of them in a round of `traces`.
+    Every service but the last has a server and a client span in each trace: `spans` of them in a round of `traces`, of which
+    the requests have `spans_each`.
     """
 
     def __init__(self, services: int = 10, traces: int = 250, seed: int = 1) -> None:
@@ -31,6 +33,12 @@ class Fleet:
         self._templates = [_Template(i, services, traces) for i in range(services)]
         self.spans_each = [template.spans for template in self._templates]
         self.spans = sum(self.spans_each)
+
+    def another(self, seed: int) -> Fleet:
+        """The same services, with ids and times of their own; cheaper than making them anew."""
+        other = copy(self)
+        other._rng = np.random.default_rng(seed)
+        return other
 
     def round(self, now_ns: int, operation: str = "GET /v1/item") -> list[bytes]:
         """One request of every service, whose spans ended within the last second. An operation has 12 characters."""
@@ -122,10 +130,18 @@ def _attributes(span: Any, kind: int, service: int) -> None:
         ("thread.name", "http-nio-8080-exec-7"),
     )
     if kind == _SERVER:
-        values += (("http.route", "/api/v1/items/{id}"), ("url.path", "/api/v1/items/4711"), ("server.port", 8080))
+        values += (
+            ("http.route", "/api/v1/customers/{customer}/items/{item}"),
+            ("url.path", "/api/v1/customers/77/items/4711"),
+            ("server.port", 8080),
+        )
     else:
         address = f"service-{service + 1:02}"
-        values += (("server.address", address), ("url.full", f"http://{address}:8080/api/v1/items/4711"), ("server.port", 8080))
+        values += (
+            ("server.address", address),
+            ("url.full", f"http://{address}:8080/api/v1/customers/77/items/4711?currency=EUR&details=all"),
+            ("server.port", 8080),
+        )
     for key, value in values:
         attribute = span.attributes.add(key=key).value
         if isinstance(value, int):
