@@ -107,8 +107,10 @@ class Templates:
     def mine(self, lines: pl.DataFrame) -> pl.DataFrame:
         """Add a column `template` to lines with columns `group` (service) and `text`."""
         texts = lines.select("group", "text").unique(maintain_order=True).with_columns(mask(pl.col("text")).alias("masked"))
-        found = [self._group(group).template(masked) for group, masked in texts.select("group", "masked").iter_rows()]
-        texts = texts.drop("masked").with_columns(pl.Series("template", found, dtype=pl.String))
+        distinct = texts.select("group", "masked").unique(maintain_order=True)
+        found = [self._group(group).template(masked) for group, masked in distinct.iter_rows()]
+        distinct = distinct.with_columns(pl.Series("template", found, dtype=pl.String))
+        texts = texts.join(distinct, on=["group", "masked"], how="left", nulls_equal=True, maintain_order="left").drop("masked")
         return lines.join(texts, on=["group", "text"], how="left", nulls_equal=True, maintain_order="left")
 
     def _group(self, name: str) -> _Group:
@@ -132,13 +134,12 @@ class _Group:
         self._known: dict[str, Any] = {}  # masked line to its cluster, whose template may still become coarser
 
     def template(self, masked: str) -> str:
-        line = _REPEATED.sub(r"\1", masked)
-        cluster = self._known.get(line) or self._cluster(line)
+        cluster = self._known.get(masked) or self._cluster(_REPEATED.sub(r"\1", masked))
         if cluster is None:
             return _ANY
         if len(self._known) > 4 * self._most:
             self._known.clear()
-        self._known[line] = cluster
+        self._known[masked] = cluster
         return str(cluster.get_template())
 
     def _cluster(self, line: str) -> Any:
