@@ -10,6 +10,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import requests
 
 from rca.collectors import collecting
 from rca.collectors.collecting import Collection
@@ -88,12 +89,16 @@ def test_a_machine_that_slept_has_a_gap(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_store_that_breaks_is_told_once_and_comes_back(tmp_path: Path) -> None:
     store, lines = Store(tmp_path / "telemetry"), list[str]()
     with collecting_into(store, lines) as collection:
+        url = f"http://127.0.0.1:{collection.receiver.http_port}/healthz"
+        assert requests.get(url, timeout=10).json()["status"] == "ok"
         live = store.folder / "live"
         waited((live / "state.json").exists, "the first commit")
         live.rename(tmp_path / "away")
         waited(lambda: [line for line in lines if "cannot store" in line], "the trouble")
         time.sleep(0.5)
         seen = collection.status()
+        told = requests.get(url, timeout=10)
+        assert (told.status_code, told.json()["status"], told.json()["trouble"]) == (200, "cannot store", seen.trouble)
         (tmp_path / "away").rename(live)
         waited(lambda: [line for line in lines if "storing again" in line], "the recovery")
     assert "expected a place that can be written" in seen.trouble

@@ -89,7 +89,7 @@ class Collection:
             if self._trouble:
                 self._told("collecting all the same; nothing is lost until memory is full")
             exits.callback(self._sources.close)
-            self.receiver = self._sources.enter_context(Receiver(self._otlp, self._stream, self.accounting))
+            self.receiver = self._sources.enter_context(Receiver(self._otlp, self._stream, self.accounting, health=self.health))
             if self._kubernetes is not None:
                 self._sources.enter_context(self._watching(self._kubernetes))
             self._exits = exits.pop_all()
@@ -148,6 +148,12 @@ class Collection:
             stored_at_ns=self._stored_at_ns,
             trouble=self._trouble,
         )
+
+    def health(self) -> dict[str, object]:
+        """How things stand, in a few JSON values; does not wait for work that is under way."""
+        age_s = (time.time_ns() - self._stored_at_ns) / SECOND_NS if self._stored_at_ns else None
+        stored = {"stored_s_ago": None if age_s is None else round(age_s, 1)}
+        return {"status": "cannot store" if self._trouble else "ok", "trouble": self._trouble, **stored}
 
     def _watching(self, config: KubernetesConfig) -> Watching:
         """Follow the cluster; events that an earlier run stored do not come again."""

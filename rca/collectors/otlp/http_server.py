@@ -10,14 +10,14 @@ import socket
 import ssl
 import threading
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final
 
 import uvicorn
 from google.protobuf.json_format import MessageToDict
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from rca.collectors.otlp.access import Tokens
@@ -30,6 +30,9 @@ from rca.collectors.otlp.request import Request as Export
 from rca.errors import BadInput, RcaError
 from rca.telemetry import SECOND_NS
 
+HEALTH_PATH: Final = "/healthz"
+Health = Callable[[], Mapping[str, Any]]
+"""How things stand, as JSON values."""
 _PATHS: Final[dict[str, Signal]] = {"/v1/traces": "spans", "/v1/metrics": "metrics", "/v1/logs": "logs"}
 _TYPES: Final[dict[str, Encoding]] = {"application/x-protobuf": "protobuf", "application/json": "json"}
 _MEDIA_TYPES: Final = {encoding: media_type for media_type, encoding in _TYPES.items()}
@@ -49,10 +52,10 @@ class _Refused(Exception):
 class HttpServer:
     """Listens from construction to `stop`. Raises BadInput if the address or the certificate cannot be used."""
 
-    def __init__(self, config: OtlpConfig, desk: Desk, tokens: Tokens) -> None:
+    def __init__(self, config: OtlpConfig, desk: Desk, tokens: Tokens, health: Health) -> None:
         self._socket = _listening(config.http_address)
         self.port: int = self._socket.getsockname()[1]
-        app = _Exports(config, desk, tokens).app()
+        app = _Exports(config, desk, tokens, health).app()
         tls = config.tls
         settings = uvicorn.Config(
             app,
@@ -102,15 +105,20 @@ def _listening(address: str) -> socket.socket:
 
 
 class _Exports:
-    """The three paths that telemetry is sent to."""
+    """The three paths that telemetry is sent to, and one that tells how things stand, to whom it may concern."""
 
-    def __init__(self, config: OtlpConfig, desk: Desk, tokens: Tokens) -> None:
-        self._desk, self._tokens = desk, tokens
+    def __init__(self, config: OtlpConfig, desk: Desk, tokens: Tokens, health: Health) -> None:
+        self._desk, self._tokens, self._health = desk, tokens, health
         self._most = config.max_body_bytes
         self._retry_after_s = config.retry_after / SECOND_NS
 
     def app(self) -> Starlette:
-        return Starlette(routes=[Route(path, self._export, methods=["POST"]) for path in _PATHS])
+        exports = [Route(path, self._export, methods=["POST"]) for path in _PATHS]
+        return Starlette(routes=[*exports, Route(HEALTH_PATH, self._tell, methods=["GET"])])
+
+    async def _tell(self, _request: Request) -> Response:
+        """200 for as long as it can answer: a full disk is no reason to start it anew."""
+        return JSONResponse(dict(self._health()))
 
     async def _export(self, request: Request) -> Response:
         signal = _PATHS[request.url.path]

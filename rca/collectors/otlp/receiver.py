@@ -10,7 +10,7 @@ from rca.collectors.otlp.access import Tokens
 from rca.collectors.otlp.config import OtlpConfig
 from rca.collectors.otlp.desk import Clock, Desk
 from rca.collectors.otlp.grpc_server import GrpcServer
-from rca.collectors.otlp.http_server import HttpServer
+from rca.collectors.otlp.http_server import Health, HttpServer
 from rca.collectors.otlp.intake import Accounting, Intake
 from rca.telemetry import SECOND_NS
 
@@ -19,11 +19,17 @@ class Receiver:
     """Receives OTLP from construction to `stop`, or for as long as a `with` block runs, and gives it to `intake`.
 
     Raises BadInput if an address, the certificate or the tokens cannot be used. `grpc_port` and `http_port` say where it
-    listens, which the configuration leaves open with port 0; None for a listener that is turned off.
+    listens, which the configuration leaves open with port 0; None for a listener that is turned off. `health` is what
+    GET /healthz on the HTTP port answers.
     """
 
     def __init__(
-        self, config: OtlpConfig, intake: Intake, accounting: Accounting | None = None, clock: Clock = time.time_ns
+        self,
+        config: OtlpConfig,
+        intake: Intake,
+        accounting: Accounting | None = None,
+        clock: Clock = time.time_ns,
+        health: Health = lambda: {"status": "ok"},
     ) -> None:
         self.accounting = accounting or Accounting()
         self._config = config
@@ -33,7 +39,7 @@ class Receiver:
         self._http: HttpServer | None = None
         try:
             self._grpc = GrpcServer(config, self._desk, tokens) if config.grpc_address else None
-            self._http = HttpServer(config, self._desk, tokens) if config.http_address else None
+            self._http = HttpServer(config, self._desk, tokens, health) if config.http_address else None
         except BaseException:
             self.stop()
             raise
