@@ -153,7 +153,8 @@ def bins_of(spans: pl.DataFrame, bin_ns: int = BIN_NS) -> Bins:
 
     A call is a span of one service whose parent belongs to another; its gap is the parent's duration minus its own and counts for
     parents that only wait for that one call (client spans, or spans of unspecified kind with a single child). A client span
-    without a child calls a database, a queue or an external host where its attributes name one.
+    without a child calls a database, a queue or an external host where its attributes name one; a producer span publishes to
+    the queue that it names although a consumer of another service is its child.
     """
     if spans.is_empty():
         return Bins.empty()
@@ -379,7 +380,10 @@ class _Calls:
 def _calls(joined: _Joined, spans: pl.DataFrame) -> list[_Calls]:
     peers = spans.select(_peer_kind().alias("kind"), _peer().alias("name"))
     is_client = np.isin(joined.kind, _CLIENT_KINDS)
-    outgoing = np.flatnonzero(is_client & (joined.remote_children == 0) & peers["name"].is_not_null().to_numpy())
+    # A message that was consumed went through its queue all the same, and it is the queue that both ends wait for.
+    published = (joined.kind == _CLIENT_KINDS[1]) & spans["messaging.destination.name"].is_not_null().to_numpy()
+    named = peers["name"].is_not_null().to_numpy()
+    outgoing = np.flatnonzero(is_client & ((joined.remote_children == 0) | published) & named)
     from_queue = (peers["kind"] == "queue").fill_null(False).to_numpy()
     consumed = np.flatnonzero((joined.kind == _SERVER_KINDS[1]) & from_queue)
     into_queue = pl.Series(["consumed_queue"] * len(consumed), dtype=pl.String)

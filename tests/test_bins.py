@@ -157,6 +157,19 @@ def test_peers_that_answer_are_services_and_nameless_clients_call_nobody() -> No
     assert counted(bins_of(spans(rows)), "call") == {("A", "service", "B"): 1}
 
 
+def test_a_message_goes_through_its_queue_also_where_its_consumer_is_seen() -> None:
+    rows = [
+        span("a", "A", 0, 5, kind=4, messaging__system="kafka", messaging__destination__name="orders"),
+        span("b", "B", 50, 90, "a", kind=5, messaging__system="kafka", messaging__destination__name="orders"),
+    ]
+    bins = bins_of(spans(rows))
+    assert counted(bins, "call") == {("A", "service", "B"): 1, ("A", "queue", "orders"): 1, ("B", "consumed_queue", "orders"): 1}
+    publishing = bins.durations.filter((pl.col("what") == "client") & (pl.col("source") == "A"))
+    assert publishing["target"].to_list() == ["orders"]  # the publisher does not wait for the consumer
+    nameless = bins_of(spans([{**row, "messaging.destination.name": None} for row in rows]))
+    assert counted(nameless, "call") == {("A", "service", "B"): 1, ("B", "consumed_queue", "kafka"): 1}
+
+
 def test_a_consumer_reads_its_queue() -> None:
     bins = bins_of(spans([span("a", "A", 0, 50, kind=5, messaging__destination__name="orders")]))
     assert counted(bins, "call") == {("A", "consumed_queue", "orders"): 1}

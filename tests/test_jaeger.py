@@ -73,7 +73,7 @@ def test_a_sample_keeps_the_ratio_of_traffic_before_and_after() -> None:
     assert 100 < before + after <= 600
     assert before / after == pytest.approx(4, rel=0.45)
     (gap,) = telemetry.gaps
-    assert f"{before + after} of at least " in gap.reason
+    assert f"{before + after} of about " in gap.reason
     assert "1 in " in gap.reason
     assert "no rates of traffic" in gap.reason
 
@@ -231,7 +231,7 @@ def test_a_plan_keeps_shares_over_several_stretches() -> None:
     with jaeger(steady(T0, END, 10)) as server:
         thin = collector(server.url, max_traces=60)
         plan = thin.survey(T0, END)
-        halves = [thin.collect(T0, T0 + 4 * MINUTE_NS, plan), thin.collect(T0 + 4 * MINUTE_NS, END, plan)]
+        halves = [thin.read(T0, T0 + 4 * MINUTE_NS, plan).telemetry, thin.read(T0 + 4 * MINUTE_NS, END, plan).telemetry]
     counts = [half.spans["trace_id"].n_unique() for half in halves]
     assert max(plan.looked_at["gateway"], 1) > 1
     assert min(counts) > 5

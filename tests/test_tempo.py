@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
+from pathlib import Path
 
+import jsonschema
 import polars as pl
 import pytest
+from typer.testing import CliRunner
 
+from rca.cli.main import app
 from rca.collectors.findings import checked
 from rca.collectors.tempo import TempoCollector
 from rca.collectors.tempo.config import TempoConfig
@@ -16,10 +21,11 @@ from rca.telemetry import MINUTE_NS, SECOND_NS, Interval
 from rca.testing import check_collector
 from tests.servers.jaeger import jaeger
 from tests.servers.loopback import Answer
-from tests.servers.stored import steady
+from tests.servers.stored import bought, steady
 from tests.servers.tempo import tempo
 from tests.shop import T0
 from tests.test_jaeger import collector as jaeger_collector
+from tests.test_triage import SCHEMA as RANKING_SCHEMA
 
 END = T0 + 8 * MINUTE_NS
 QUIET = steady(T0, END, 0.125)
@@ -176,7 +182,7 @@ def test_a_plan_keeps_shares_over_several_stretches() -> None:
     with tempo(steady(T0, END, 4)) as server:
         thin = collector(server.url, max_traces=120)
         plan = thin.survey(T0, END)
-        halves = [thin.collect(T0, T0 + 4 * MINUTE_NS, plan), thin.collect(T0 + 4 * MINUTE_NS, END, plan)]
+        halves = [thin.read(T0, T0 + 4 * MINUTE_NS, plan).telemetry, thin.read(T0 + 4 * MINUTE_NS, END, plan).telemetry]
         whole = thin.collect(T0, END)
     assert sum(half.spans["trace_id"].n_unique() for half in halves) == whole.spans["trace_id"].n_unique()
     assert all("no rates of traffic" in half.gaps[0].reason for half in halves)
@@ -189,3 +195,21 @@ def test_check_says_what_the_server_has() -> None:
     assert levels[0] == ("ok", f"{server.url} answers (Tempo 2.9.0) and knows 2 services lately")
     assert "traces of 2 services" in levels[1][1]
     assert [one.level for one in checked(collector("http://127.0.0.1:9"))] == ["failure"]
+
+
+@pytest.mark.parametrize("name", ["tempo", "jaeger"])
+def test_triage_on_stored_traces_ranks_the_slow_service_first(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gateway takes longer because the shop does; a sample of 300 of 1,200 traces tells."""
+    monkeypatch.setenv("RCA_HOME", str(tmp_path / "home"))
+    onset, end = T0 + 30 * MINUTE_NS, T0 + 40 * MINUTE_NS
+    traces = [bought(i, at, took_ms=400 if at >= onset else 40 + i % 7) for i, at in enumerate(range(T0, end, 2 * SECOND_NS))]
+    with (tempo if name == "tempo" else jaeger)(traces) as server:
+        config = tmp_path / "rca.toml"
+        config.write_text(f'[triage]\nbaseline = "25m"\n[{name}]\nurl = "{server.url}"\nmax_traces = 300\nconcurrency = 8\n')
+        times = ["--since", "2026-01-15T10:28:00Z", "--until", "2026-01-15T10:40:00Z"]
+        result = CliRunner().invoke(app, ["triage", *times, "--config", str(config), "--json"])
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["ranking"]["candidates"][0]["entity"]["name"] in ("shop", "orders")
+    jsonschema.validate(report, RANKING_SCHEMA)
+    assert any("no rates of traffic" in gap["reason"] for gap in report["ranking"]["gaps"])

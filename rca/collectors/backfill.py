@@ -20,7 +20,7 @@ from rca.collectors.files import FORMATS
 from rca.collectors.files.reading import Progress, ReadOptions, quiet
 from rca.collectors.sources import BUILT_IN, collector_of
 from rca.collectors.tracing.config import TraceSource
-from rca.collectors.tracing.gaps import SampleGap
+from rca.collectors.tracing.gaps import Reading
 from rca.collectors.tracing.sampling import Plan
 from rca.collectors.warm.live import BACKFILL, LIVE
 from rca.collectors.warm.parts import write_file
@@ -43,11 +43,14 @@ Told = Callable[[str, int, int], None]
 """Called with what is done now, and how many chunks are done of how many."""
 
 
+Collect = Callable[[Interval], Telemetry | Reading]
+
+
 @runtime_checkable
 class Sampler(Collector, Protocol):
     """A collector that reads a sample where there is too much, at shares that can be settled beforehand."""
 
-    def collect(self, start_ns: int, end_ns: int, plan: Plan | None = None) -> Telemetry: ...
+    def read(self, start_ns: int, end_ns: int, plan: Plan | None = None) -> Reading: ...
 
     def survey(self, start_ns: int, end_ns: int) -> Plan: ...
 
@@ -131,18 +134,20 @@ def backfill_file(store: Store, path: Path, interval: Interval, chunk_ns: int = 
     return outcome
 
 
-def _fill(store: Store, source: str, chunk: Interval, collect: Callable[[Interval], Telemetry], *, sample: bool) -> Gap | None:
+def _fill(store: Store, source: str, chunk: Interval, collect: Collect, *, sample: bool) -> Gap | None:
     """Store one chunk; the gap that was stored instead if that failed."""
     try:
-        telemetry = collect(Interval(chunk.start_ns - _MARGIN_NS, chunk.end_ns + _MARGIN_NS))
+        found = collect(Interval(chunk.start_ns - _MARGIN_NS, chunk.end_ns + _MARGIN_NS))
     except (Unavailable, Rejected) as error:
         failure = Gap(source, f"{_FAILED}{error}", chunk)
     else:
-        partial = next((gap for gap in telemetry.gaps if isinstance(gap, SampleGap) and not gap.whole), None)
-        if partial is None or sample:
+        telemetry = found.telemetry if isinstance(found, Reading) else found
+        if isinstance(found, Telemetry) or found.sample.whole or sample:
             store.replace(source, chunk, replace(telemetry, gaps=tuple(_clipped(telemetry.gaps, chunk))))
             return None
-        failure = Gap(source, f"{_FAILED}{partial.reason.partition(';')[0]}, and a sample is not stored", chunk)
+        size = found.sample
+        text = f"{size.read:,} of {size.certainty} {size.of:,} traces could be read, and a sample is not stored"
+        failure = Gap(source, _FAILED + text, chunk)
     store.replace(source, chunk, Telemetry(gaps=(failure,)))
     return failure
 
@@ -170,13 +175,13 @@ def _left_by_live(store: Store, interval: Interval, chunk_ns: int) -> tuple[list
     return found[::-1], whole
 
 
-def _collecting(
-    store: Store, source: Collector, interval: Interval, todo: Sequence[Interval], *, sample: bool
-) -> Callable[[Interval], Telemetry]:
+def _collecting(store: Store, source: Collector, interval: Interval, todo: Sequence[Interval], *, sample: bool) -> Collect:
     """How to collect one chunk: at the same shares in all of them where samples are wanted."""
-    if not (sample and todo and isinstance(source, Sampler)):
+    if not isinstance(source, Sampler):
         return lambda chunk: source.collect(chunk.start_ns, chunk.end_ns)
     sampler: Sampler = source
+    if not (sample and todo):
+        return lambda chunk: sampler.read(chunk.start_ns, chunk.end_ns)
     path = store.folder / BACKFILL / f"{source.name}.plan.json"
     kept = _kept_plan(path, interval)
     plan = kept.plan() if kept else _surveyed(sampler, todo)
@@ -186,7 +191,7 @@ def _collecting(
             start_ns=interval.start_ns, end_ns=interval.end_ns, looked_at=dict(plan.looked_at), taken=dict(plan.taken)
         )
         write_file(path, body.model_dump_json().encode())
-    return lambda chunk: sampler.collect(chunk.start_ns, chunk.end_ns, plan)
+    return lambda chunk: sampler.read(chunk.start_ns, chunk.end_ns, plan)
 
 
 def _surveyed(source: Sampler, todo: Sequence[Interval]) -> Plan:

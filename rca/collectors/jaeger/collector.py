@@ -95,6 +95,14 @@ class _Answers:
             self.halvings[service] += 1
         return again
 
+    def sample(self, read: int, *, everybody: bool) -> gaps.Sample:
+        """How many traces there are beside those that were read; `everybody` says that all services could be asked for."""
+        listed = self.listed()
+        if self.failed or self.left or self.full or not everybody:
+            return gaps.Sample(read, max(len(listed), len(self.seen)), "at least")
+        of = sum(1 << self.halvings[trace.stratum] for trace in listed)
+        return gaps.Sample(read, of, "about" if any(self.halvings.values()) else "exactly")
+
 
 class JaegerCollector:
     """A contracts.Collector of spans, and of who calls whom."""
@@ -104,11 +112,12 @@ class JaegerCollector:
     def __init__(self, config: JaegerConfig) -> None:
         self.config = config
 
-    def collect(self, start_ns: int, end_ns: int, plan: Plan | None = None) -> Telemetry:
-        """Spans that began in [start_ns, end_ns). Raises Unavailable or Rejected where the server tells nothing at all.
+    def collect(self, start_ns: int, end_ns: int) -> Telemetry:
+        """Spans that began in [start_ns, end_ns). Raises Unavailable or Rejected where the server tells nothing at all."""
+        return self.read(start_ns, end_ns).telemetry
 
-        With a `plan`, shares are those of the plan, or smaller where its limits demand it.
-        """
+    def read(self, start_ns: int, end_ns: int, plan: Plan | None = None) -> gaps.Reading:
+        """The same, and how much of all that is. With a `plan`, at its shares, or smaller ones where limits ask for it."""
         interval, budget, api = Interval(start_ns, end_ns), Budget(self.config), JaegerApi(self.config)
         names = self._services(api, budget)
         answers, found = self._searched(api, budget, names, interval, plan)
@@ -118,9 +127,13 @@ class JaegerCollector:
             by_service[trace.stratum].add(trace.trace_id)
         for part, some in answers.found.items():
             rows.take(some, by_service[part.service])
-        found += self._shortfall(answers, interval, budget, taken, shares)
+        size = answers.sample(len(taken), everybody=not found)
+        halvings = {name: times + shares.get(name, 0) for name, times in answers.halvings.items()}
+        found += gaps.sampled(self.name, interval, size, halvings) + self._shortfall(answers, budget)
         telemetry = rows.telemetry(self.name, interval, found)
-        return self._with_calls(telemetry, api, budget, interval, names) if self.config.topology else telemetry
+        if self.config.topology:
+            telemetry = self._with_calls(telemetry, api, budget, interval, names)
+        return gaps.Reading(telemetry, size)
 
     def survey(self, start_ns: int, end_ns: int) -> Plan:
         """Shares at which [start_ns, end_ns) can be read within the limits."""
@@ -207,20 +220,14 @@ class JaegerCollector:
         looked_at = thinned(part.slice_start, answers.halvings[part.service], answers.slice_ns)
         return api.search(part.service, looked_at, limit, budget)
 
-    def _shortfall(
-        self, answers: _Answers, interval: Interval, budget: Budget, sample: Sequence[Listed], shares: Mapping[str, int]
-    ) -> list[Gap]:
-        """What is missing, in sentences."""
-        complete = not (answers.full or answers.left or answers.failed or any(answers.halvings.values()))
-        halvings = {name: times + shares.get(name, 0) for name, times in answers.halvings.items()}
+    def _shortfall(self, answers: _Answers, budget: Budget) -> list[Gap]:
+        """What is missing beside what the sample leaves out, in sentences."""
+        interval = answers.interval
         asked = len(answers.found) + len(answers.failed) + len(answers.left)
         errors = {part.within(answers.slice_ns, interval): error for part, error in answers.failed.items()}
         left = sorted({part.within(answers.slice_ns, interval) for part in answers.left})
         every = len(slices(interval.start_ns, interval.end_ns, answers.slice_ns))
-        found = gaps.sampled(
-            self.name, interval, len(sample), len(answers.listed()) if complete else len(answers.seen), complete, halvings
-        )
-        found += gaps.failed(self.name, "searches", len(answers.failed), asked, errors)
+        found = gaps.failed(self.name, "searches", len(answers.failed), asked, errors)
         found += gaps.left_out(self.name, f"slices of {answers.slice_ns // SECOND_NS} s", left, every, budget.spent())
         if answers.full:
             names = gaps.named({part.service for part in answers.full})

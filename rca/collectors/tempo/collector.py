@@ -64,6 +64,13 @@ class _Listing:
                 kept += [trace for trace in listed if first <= trace.start_ns < last]
         return kept
 
+    def sample(self, read: int) -> gaps.Sample:
+        """How many traces there are beside those that were read."""
+        known = len(self.traces())
+        if self.failed or self.left or self.full:
+            return gaps.Sample(read, max(known, len(self.seen)), "at least")
+        return gaps.Sample(read, known << self.halvings, "about" if self.halvings else "exactly")
+
 
 class TempoCollector:
     """A contracts.Collector of spans."""
@@ -73,11 +80,12 @@ class TempoCollector:
     def __init__(self, config: TempoConfig) -> None:
         self.config = config
 
-    def collect(self, start_ns: int, end_ns: int, plan: Plan | None = None) -> Telemetry:
-        """Spans that began in [start_ns, end_ns). Raises Unavailable or Rejected if no search is answered.
+    def collect(self, start_ns: int, end_ns: int) -> Telemetry:
+        """Spans that began in [start_ns, end_ns). Raises Unavailable or Rejected if no search is answered."""
+        return self.read(start_ns, end_ns).telemetry
 
-        With a `plan`, shares are those of the plan, or smaller where its limits demand it.
-        """
+    def read(self, start_ns: int, end_ns: int, plan: Plan | None = None) -> gaps.Reading:
+        """The same, and how much of all that is. With a `plan`, at its shares, or smaller ones where limits ask for it."""
         interval, budget, api = Interval(start_ns, end_ns), Budget(self.config), TempoApi(self.config)
         listing = self._listed(api, budget, interval, plan)
         sample, shares = chosen(listing.traces(), self.config.max_traces, plan.taken if plan else None)
@@ -88,8 +96,10 @@ class TempoCollector:
         for listed in sample:
             if (trace := read.found.get(listed)) is not None:
                 rows.take(trace.rows, {listed.trace_id})
-        found = self._shortfall(listing, interval, budget, read, shares, sample)
-        return rows.telemetry(self.name, interval, found)
+        size = listing.sample(sum(read.found.get(listed) is not None for listed in sample))
+        found = gaps.sampled(self.name, interval, size, {name: listing.halvings + times for name, times in shares.items()})
+        found += self._shortfall(listing, budget, read, sample)
+        return gaps.Reading(rows.telemetry(self.name, interval, found), size)
 
     def survey(self, start_ns: int, end_ns: int) -> Plan:
         """Shares at which [start_ns, end_ns) can be read within the limits."""
@@ -125,24 +135,13 @@ class TempoCollector:
         return api.search(thinned(start, halvings), budget)
 
     def _shortfall(
-        self,
-        listing: _Listing,
-        interval: Interval,
-        budget: Budget,
-        read: Asked[Listed, Trace | None],
-        shares: dict[str, int],
-        sample: Sequence[Listed],
+        self, listing: _Listing, budget: Budget, read: Asked[Listed, Trace | None], sample: Sequence[Listed]
     ) -> list[Gap]:
-        """What is missing, in sentences."""
-        found = [listed for listed in sample if read.found.get(listed) is not None]
+        """What is missing beside what the sample leaves out, in sentences."""
+        interval = listing.interval
         every = len(slices(interval.start_ns, interval.end_ns))
-        complete = not (listing.halvings or listing.full or listing.left or listing.failed)
-        halvings = {stratum: listing.halvings + times for stratum, times in shares.items()}
-        said = gaps.sampled(
-            self.name, interval, len(found), len(listing.traces()) if complete else len(listing.seen), complete, halvings
-        )
         failed = {_within(start, interval): error for start, error in listing.failed.items()}
-        said += gaps.failed(self.name, "searches", len(failed), every, failed)
+        said = gaps.failed(self.name, "searches", len(failed), every, failed)
         left = [_within(start, interval) for start in listing.left]
         said += gaps.left_out(self.name, f"slices of {SLICE_NS // SECOND_NS} s", left, every, budget.spent())
         if listing.full:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from rca.collectors.findings import Finding
 from rca.collectors.tracing.sampling import shown
@@ -19,29 +19,37 @@ _CAVEAT: Final = "counts of a sample compare over time, they are no rates of tra
 
 
 @dataclass(frozen=True)
-class SampleGap(Gap):
-    """A gap of a sample: how many traces were read of how many that are known, and whether there may be more."""
+class Sample:
+    """How many traces were read of how many there are: exactly so many, about so many, or at least so many."""
 
-    read: int = 0
-    listed: int = 0
-    complete: bool = False
+    read: int
+    of: int
+    certainty: Literal["exactly", "about", "at least"]
 
     @property
     def whole(self) -> bool:
         """True if so few traces are missing that counts are those of all traces."""
-        return self.complete and self.read >= _WHOLE * self.listed
+        return self.certainty == "exactly" and self.read >= _WHOLE * self.of
 
 
-def sampled(source: str, interval: Interval, read: int, listed: int, complete: bool, halvings: Mapping[str, int]) -> list[Gap]:
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What a store of traces gave, and how much of what it has that is."""
+
+    telemetry: Telemetry
+    sample: Sample
+
+
+def sampled(source: str, interval: Interval, sample: Sample, halvings: Mapping[str, int]) -> list[Gap]:
     """A gap that says how many traces were read of how many, and the shares of those that were read in part."""
-    if complete and read >= listed:
+    if sample.certainty == "exactly" and sample.read >= sample.of:
         return []
     thin = sorted(((-times, name) for name, times in halvings.items() if times))
     shares = ", ".join(f"{shown(-times)} of {name}" for times, name in thin[:_NAMED])
     more = f" and {len(thin) - _NAMED} more" if len(thin) > _NAMED else ""
-    of = f"{listed:,}" if complete else f"at least {listed:,}"
-    reason = f"{read:,} of {of} traces were read{f' ({shares}{more})' if shares else ''}; {_CAVEAT}"
-    return [SampleGap(source, reason, interval, read, listed, complete)]
+    of = f"{sample.of:,}" if sample.certainty == "exactly" else f"{sample.certainty} {sample.of:,}"
+    reason = f"{sample.read:,} of {of} traces were read{f' ({shares}{more})' if shares else ''}; {_CAVEAT}"
+    return [Gap(source, reason, interval)]
 
 
 def failed(source: str, what: str, count: int, of: int, errors: Mapping[Interval, RcaError]) -> list[Gap]:
@@ -73,7 +81,7 @@ def looked_at(source: str, telemetry: Telemetry) -> Iterator[Finding]:
         traces, services = spans["trace_id"].n_unique(), spans["service.name"].n_unique()
         yield Finding(source, "ok", f"the last {minutes} minutes gave {traces:,} traces of {services:,} services")
     for gap in telemetry.gaps:
-        sample = isinstance(gap, SampleGap)
+        sample = _CAVEAT in gap.reason
         advice = "raise max_traces and deadline to read more" if sample else ""
         yield Finding(source, "note" if sample else "warning", gap.reason, advice)
 
