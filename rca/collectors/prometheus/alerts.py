@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from rca.collectors.alert_labels import Firing
-from rca.collectors.prometheus.client import Answer, Client, number, pairs
+from rca.collectors.prometheus.client import Answer, Client, number, samples_of
 from rca.telemetry import MINUTE_NS, SECOND_NS
 
 METRIC: Final = "ALERTS"
@@ -89,7 +89,7 @@ def _identity(metric: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 
 def _times(series: Mapping[str, Any]) -> list[int]:
     """Times of samples in ns; Prometheus keeps milliseconds."""
-    return [round(time_s * 1000) * (SECOND_NS // 1000) for time_s, _ in pairs(series) if math.isfinite(time_s)]
+    return [round(time_s * 1000) * (SECOND_NS // 1000) for time_s in samples_of(series)[0] if math.isfinite(time_s)]
 
 
 def _quoted(text: str) -> str:

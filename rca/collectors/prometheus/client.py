@@ -47,14 +47,15 @@ class Answer:
     warnings: tuple[str, ...] = ()
 
 
-def pairs(series: Mapping[str, Any]) -> Iterator[tuple[float, float]]:
+def samples_of(series: Mapping[str, Any]) -> tuple[list[float], list[float]]:
     """Times (s) and values of a series' samples; what is no number is NaN."""
     values = series.get("values")
-    for pair in values if isinstance(values, list) else ():
-        if isinstance(pair, list) and len(pair) == 2:
-            yield number(pair[0]), number(pair[1])
-        else:
-            yield math.nan, math.nan
+    values = values if isinstance(values, list) else []
+    try:
+        return [float(time_s) for time_s, _ in values], [float(text) for _, text in values]
+    except (TypeError, ValueError, OverflowError):
+        pairs = [pair if isinstance(pair, list) and len(pair) == 2 else (None, None) for pair in values]
+        return [number(time_s) for time_s, _ in pairs], [number(text) for _, text in pairs]
 
 
 def number(text: Any) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -10,7 +9,7 @@ from typing import Any, Final
 import polars as pl
 
 from rca.bins import joined_key
-from rca.collectors.prometheus.client import Answer, pairs
+from rca.collectors.prometheus.client import Answer, samples_of
 from rca.collectors.prometheus.mapping import Entry
 from rca.collectors.prometheus.naming import entity_of
 from rca.errors import RcaError
@@ -18,6 +17,7 @@ from rca.telemetry import SECOND_NS, EntityId, Gap, Interval
 
 _NAMED: Final = 4  # entries that a gap names before it counts the rest
 _SAMPLES: Final = {"series": pl.Int32(), "time_unix_nano": pl.Int64(), "value": pl.Float64()}
+_READ: Final = {"series": pl.Int32(), "time_s": pl.Float64(), "value": pl.Float64()}
 _WHAT: Final = {
     "what": pl.Int32(),
     "kind": pl.String(),
@@ -28,9 +28,14 @@ _WHAT: Final = {
     "metric": pl.String(),
 }
 
+_VALUES: Final = {"what": pl.Int32(), "time_unix_nano": pl.Int64(), "value": pl.Float64()}
+_TABLE: Final = {"series": pl.Int32(), "what": pl.Int32(), "labels": pl.Int32(), "alone": pl.Boolean()}
+
 Relation = tuple[str, str, str, str, str]
 Ends = tuple[str, str, str, str | None, str | None]
 """Kind, name and namespace of an entity, and for a call the callee's kind and name."""
+What = tuple[str | None, ...]
+"""The same, and the metric."""
 
 
 @dataclass
@@ -103,7 +108,9 @@ class Found:
             yield f"{self.bad} values that are no finite number, or of another time, are left out"
 
     def _read(self, series: Sequence[Mapping[str, Any]], nodes: Mapping[str, str]) -> None:
-        numbers, times, values = [], [], []
+        numbers: list[int] = []
+        times: list[float] = []
+        values: list[float] = []
         for one in series:
             labels = {str(key): str(value) for key, value in one["metric"].items()}
             ends = self._ends(labels, nodes)
@@ -112,17 +119,18 @@ class Found:
             if not isinstance(one.get("values"), list):
                 self.problems.add("series without plain samples (native histograms?) are left out")
                 continue
-            number = len(self.about)
+            at, read = samples_of(one)
+            numbers += [len(self.about)] * len(at)
+            times += at
+            values += read
             self.about.append((_labels_text(one), ends))
-            for time_s, value in pairs(one):
-                if math.isfinite(value) and self.moments[0] <= time_s <= self.moments[1]:
-                    numbers.append(number)
-                    times.append(round(time_s) * SECOND_NS)
-                    values.append(value * self.entry.factor)
-                else:
-                    self.bad += not (math.isnan(value) and self.entry.may_be_nan)
-        read = pl.DataFrame({"series": numbers, "time_unix_nano": times, "value": values}, schema=_SAMPLES)
-        self.samples = pl.concat([self.samples, read])
+        rows = pl.DataFrame({"series": numbers, "time_s": times, "value": values}, schema=_READ)
+        good = rows["value"].is_finite() & rows["time_s"].is_between(*self.moments)
+        usual = rows["value"].is_nan() if self.entry.may_be_nan else pl.repeat(False, len(rows), eager=True)
+        self.bad += int((~good & ~usual).sum())
+        time_ns = pl.col("time_s").round().cast(pl.Int64) * SECOND_NS
+        value = pl.col("value") * self.entry.factor
+        self.samples = pl.concat([self.samples, rows.filter(good).select("series", time_ns.alias("time_unix_nano"), value)])
 
     def _ends(self, labels: Mapping[str, str], nodes: Mapping[str, str]) -> Ends | None:
         """What the labels name; None if they name nobody, or if there is more to know than samples."""
@@ -189,37 +197,54 @@ def _combined(found: Sequence[Found]) -> pl.DataFrame:
     The lowest rank wins for the whole collection. Within it rates add up, other statistics of requests are averaged by the
     request rate of their series (for quantiles that is an estimate), and the rest is combined as its entry says.
     """
-    whats: dict[tuple[Any, ...], int] = {}
+    sources = _sources(found)
+    whats = {what: place for place, what in enumerate(sorted(sources, key=lambda what: [text or "" for text in what]))}
+    named = pl.DataFrame([(place, *what) for what, place in whats.items()], schema=_WHAT, orient="row")
     texts: dict[str, int] = {}
-    frames = []
+    alone, several = [pl.DataFrame(schema=_VALUES)], []
     for number, one in enumerate(found):
-        table = pl.DataFrame(
-            [
-                (series, whats.setdefault((*ends, one.entry.metric), len(whats)), texts.setdefault(text, len(texts)))
-                for series, (text, ends) in enumerate(one.about)
-            ],
-            schema={"series": pl.Int32(), "what": pl.Int32(), "labels": pl.Int32()},
-            orient="row",
+        rows = []
+        for series, (text, ends) in enumerate(one.about):
+            what = (*ends, one.entry.metric)
+            if (number, text) in sources[what]:
+                rows.append((series, whats[what], texts.setdefault(text, len(texts)), len(sources[what]) == 1))
+        table = pl.DataFrame(rows, schema=_TABLE, orient="row")
+        samples = one.samples.join(table, on="series").with_columns(
+            pl.lit(number, pl.Int32).alias("entry"),
+            pl.lit(one.entry.combine).cast(pl.Categorical).alias("combine"),
+            pl.lit(one.entry.table).cast(pl.Categorical).alias("table"),
         )
-        entry = pl.lit(number, pl.Int32).alias("entry")
-        frames.append(one.samples.join(table, on="series").select("what", "time_unix_nano", "value", "labels", entry))
-    entries = pl.DataFrame(
-        [(number, one.entry.rank, one.entry.combine, one.entry.table) for number, one in enumerate(found)],
-        schema={"entry": pl.Int32(), "rank": pl.Int32(), "combine": pl.Categorical(), "table": pl.Categorical()},
-        orient="row",
-    )
-    named = pl.DataFrame([(number, *what) for what, number in whats.items()], schema=_WHAT, orient="row")
-    if not frames:
-        return named.with_columns(pl.lit(0, pl.Int64).alias("time_unix_nano"), pl.lit(0.0).alias("value")).clear()
-    rows = pl.concat(frames).join(entries, on="entry")
-    rows = rows.filter(pl.col("rank") == pl.col("rank").min().over("what"))
+        alone.append(samples.filter("alone").select(*_VALUES))
+        several.append(samples.filter(~pl.col("alone")))
+    if several:
+        alone.append(_weighed(pl.concat(several), named))
+    return pl.concat(alone).sort("time_unix_nano", "what").join(named, on="what", maintain_order="left")
+
+
+def _sources(found: Sequence[Found]) -> dict[What, set[tuple[int, str]]]:
+    """Everything measured, and who measures it: the place of an entry, and labels. Only those of the lowest rank count."""
+    ranks: dict[What, int] = {}
+    sources: dict[What, set[tuple[int, str]]] = {}
+    for number, one in sorted(enumerate(found), key=lambda pair: pair[1].entry.rank):
+        measured = set(one.samples["series"].unique())
+        for series, (text, ends) in enumerate(one.about):
+            what = (*ends, one.entry.metric)
+            if series in measured and ranks.setdefault(what, one.entry.rank) == one.entry.rank:
+                sources.setdefault(what, set()).add((number, text))
+            else:
+                sources.setdefault(what, set())
+    return sources
+
+
+def _weighed(rows: pl.DataFrame, named: pl.DataFrame) -> pl.DataFrame:
+    """One value where several series measure one thing. Rows are sorted first, because sums of floats depend on their order."""
     at = ["table", "labels", "time_unix_nano"]
     of_requests = named.filter(pl.col("metric").str.ends_with(".request.rate"))
     rates = rows.join(of_requests, on="what", how="semi").select(*at, pl.col("value").alias("weight"))
     rows = rows.join(rates.unique(at), on=at, how="left").with_columns(pl.col("weight").fill_null(1.0))
-    rows = rows.sort("what", "time_unix_nano", "entry", "labels")  # sums of floats depend on their order
+    rows = rows.sort("what", "time_unix_nano", "entry", "labels")
     grouped = rows.group_by("what", "time_unix_nano", maintain_order=True).agg(_together().alias("value"))
-    return grouped.join(named, on="what").sort("time_unix_nano", *[name for name in _WHAT if name != "what"])
+    return grouped.select(*_VALUES)
 
 
 def _together() -> pl.Expr:
