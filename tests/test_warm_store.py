@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 import rca.collectors.warm.reading as reading_module
 import rca.collectors.warm.shelf as shelf_module
+import rca.collectors.warm.store as store_module
 from rca.collectors.streaming.stream import Flush, Stream
 from rca.collectors.warm import Store, StoreCollector
 from rca.collectors.warm.config import StoreConfig
@@ -522,9 +523,24 @@ def test_a_source_that_cannot_name_a_folder_is_refused(store: Store, name: str) 
         store.replace(name, Interval(at(0), at(10)), Telemetry())
 
 
-def test_a_source_is_filled_by_one_process_at_a_time(store: Store) -> None:
+def test_a_source_is_filled_by_one_process_at_a_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf = Shelf(store.folder / "backfill" / "tempo")
+    threading.Timer(0.3, shelf.close).start()  # a collector that tidies up
+    store.replace("tempo", Interval(at(0), at(10)), Telemetry())
+    monkeypatch.setattr(store_module, "_PATIENCE_SECONDS", 0.1)
     with Shelf(store.folder / "backfill" / "tempo"), pytest.raises(Unavailable, match="another process"):
         store.replace("tempo", Interval(at(0), at(10)), Telemetry())
+
+
+def test_a_damaged_backfill_is_no_matter_of_the_collector(store: Store, clock: Clock) -> None:
+    metrics(store, clock, [10.0 * i for i in range(12)])
+    (store.folder / "backfill" / "tempo").mkdir(parents=True)
+    (store.folder / "backfill" / "tempo" / "state.json").write_text("{")
+    with store.writer() as writer:
+        assert writer.housekeep().merged == 24
+    telemetry = store.read(at(0), at(110))
+    assert telemetry.metrics.height == 11
+    assert "tempo/state.json: expected the state of a store" in telemetry.gaps[-1].reason
 
 
 def test_shelves_say_what_is_there(store: Store, clock: Clock) -> None:

@@ -132,8 +132,10 @@ class Collection:
 
     def finish(self) -> None:
         """Receive no more, and store everything. Spans that still wait are kept for the next run."""
-        self._sources.close()
-        self._flush(last=True)
+        try:
+            self._sources.close()
+        finally:
+            self._flush(last=True)
 
     def status(self) -> Status:
         """How things stand now."""

@@ -20,7 +20,7 @@ from rca.collectors.warm.parts import HOUR_NS, hour_start_ns
 from rca.collectors.warm.reading import OPEN_SPANS
 from rca.collectors.warm.shelf import Shelf
 from rca.collectors.warm.state import StoredGap, joined
-from rca.errors import Unavailable
+from rca.errors import RcaError
 from rca.telemetry import FRAME_NAMES, Gap, Interval
 
 LIVE: Final = "live"
@@ -130,7 +130,7 @@ class LiveWriter:
         shelves = [self._shelf]
         try:
             for folder in sorted(backfill.iterdir()) if backfill.is_dir() else ():
-                with suppress(Unavailable):  # being written just now
+                with suppress(RcaError):  # being written just now, or damaged: both are for others to see to
                     shelves.append(Shelf(folder))
             too_old += sum(self._expire(shelf, now_ns) for shelf in shelves[1:])
             too_much = self._shrink(shelves)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import io
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -47,6 +48,7 @@ _MERGED_BYTES: Final = 2**19
 _QUIET_COMMITS: Final = 30
 """A past hour is merged once nothing came for it for so many commits."""
 _FINISHED_NS: Final = 5 * MINUTE_NS
+_LOCK_SECONDS: Final = 0.05
 _GRACE_NS: Final = 30 * SECOND_NS
 """How long files stay after they were merged into another: readers that listed them can still open them."""
 
@@ -55,12 +57,12 @@ Place = tuple[str, str]
 
 
 class Shelf:
-    """The one writer of a folder. Raises Unavailable if another process, or another object, writes there.
+    """The one writer of a folder. Opening it deletes what no commit names: what a crash left behind.
 
-    Opening it deletes what no commit names: what a crash left behind.
+    Raises Unavailable if another process, or another object, writes there and goes on for `patience_s` seconds.
     """
 
-    def __init__(self, folder: Path, *, grace_ns: int = _GRACE_NS) -> None:
+    def __init__(self, folder: Path, *, grace_ns: int = _GRACE_NS, patience_s: float = 0.0) -> None:
         self.folder = folder
         self._grace_ns = grace_ns
         self._kept: dict[str, list[tuple[Kept, str]]] = {}
@@ -69,7 +71,7 @@ class Shelf:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = (folder / LOCK_FILE).open("a+")
             try:
-                self._take_lock()
+                self._take_lock(time.monotonic() + patience_s)
                 self.state = read_state(folder) or State()
                 self._sizes = self._recovered()
             except BaseException:
@@ -265,16 +267,21 @@ class Shelf:
 
     # --- opening ------------------------------------------------------------------------------------------------
 
-    def _take_lock(self) -> None:
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    def _take_lock(self, until_s: float) -> None:
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() < until_s:
+                    time.sleep(_LOCK_SECONDS)
+                    continue
             self._lock.seek(0)
             owner = self._lock.read().strip()
             raise Unavailable(
                 f"{self.folder}: another process writes here{f' (process {owner})' if owner else ''}; "
                 "end it, or choose another folder"
-            ) from None
+            )
         self._lock.truncate(0)
         self._lock.write(str(os.getpid()))
         self._lock.flush()

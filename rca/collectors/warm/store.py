@@ -33,6 +33,8 @@ from rca.wording import clock, size
 FOLDER: Final = "telemetry"
 """Name of the store's folder below the product's home."""
 _SOURCE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_PATIENCE_SECONDS: Final = 10.0
+"""How long a backfill waits for the collector that tidies up its shelf just now."""
 _NOT_YET: Final = "not stored yet"
 _NOT_RUNNING: Final = "the collector was not running"
 _SILENT_NS: Final = 2 * MINUTE_NS
@@ -80,17 +82,27 @@ class Store:
 
         Spans are bins; equal keys may come several times and are to be added (Bins.of_frames does). Spans that still wait for
         their traces are counted as far as they are known. Of every bin, one source is read: live collection where it ran and
-        spans came, else the first backfilled source that covers it. Raises Unavailable if nothing was ever stored, or if the
-        writer changes files faster than they can be read. `frames` limits what is read; the others are empty.
+        spans came, else the first backfilled source that covers it. `frames` limits what is read; the others are empty.
+
+        Raises Unavailable if nothing was ever stored, or if the writer changes files faster than they can be read, BadInput if
+        the state of live collection is damaged.
         """
         interval = Interval(start_ns, end_ns)
-        views = {
-            name: view for name, folder in self._shelves().items() if (view := read_shelf(folder, interval, frames)) is not None
-        }
+        views: dict[str, View] = {}
+        damaged: list[Gap] = []
+        for name, folder in self._shelves().items():
+            try:
+                view = read_shelf(folder, interval, frames)
+            except BadInput as error:
+                if name == LIVE:
+                    raise
+                damaged.append(Gap("store", str(error), interval))
+            else:
+                views |= {name: view} if view is not None else {}
         if not views:
             raise Unavailable(f"{self.folder}: nothing is stored here; `rca collect` or `rca backfill` fill it")
         owned = _owners(views, interval)
-        gaps = [*_missing(views, interval), *_damage(views, interval)]
+        gaps = [*_missing(views, interval), *_damage(views, interval), *damaged]
         return Telemetry(gaps=tuple(gaps), **{name: _merged(name, views, owned) for name in frames})
 
     def fresh_until_ns(self) -> int | None:
@@ -145,7 +157,7 @@ class Store:
             frames |= {name: summed_frame(name, pl.concat([frames[name], sums[name]])) for name in BIN_FRAMES}
         frames = {name: _within(name, frame, interval) for name, frame in frames.items()}
         ends = (interval.start_ns, interval.end_ns)
-        with Shelf(self.folder / BACKFILL / source) as shelf:
+        with Shelf(self.folder / BACKFILL / source, patience_s=_PATIENCE_SECONDS) as shelf:
             state = shelf.state
             gaps = [gap for gap in state.gaps if gap.end_ns <= ends[0] or gap.start_ns >= ends[1]]
             for gap in telemetry.gaps:
