@@ -580,6 +580,12 @@ def _from_callees(facts: Facts, entity: EntityId, expected: str) -> str:
 
 # --- events and alerts --------------------------------------------------------------------------------------------------
 
+_TELLING: Final = (
+    *("OOMKilled", "Evicted", "RolloutStalled", "NodeNotReady", "NodeMemoryPressure", "NodeDiskPressure", "NodePIDPressure"),
+    *("ImageChanged", "ConfigurationChanged", "ConfigMapChanged", "SecretChanged"),
+)
+"""Reasons that say what happened, and so are named before those that merely come with it more often (BackOff, Pulled)."""
+
 
 def _events(facts: Facts, entity: EntityId, signal: str) -> Statement | None:
     is_warning = (pl.col("severity") == "Warning").fill_null(False)
@@ -587,7 +593,9 @@ def _events(facts: Facts, entity: EntityId, signal: str) -> Statement | None:
     counts = tally(mine.with_columns(pl.lit(1).alias("count")), ["reason"])
     if not counts:
         return None
-    (reason,), (now, before) = max(counts.items(), key=lambda item: (item[1][0], item[0]))
+    (reason,), (now, before) = max(
+        counts.items(), key=lambda item: (item[1][0] > 0 and item[0][0] in _TELLING, item[1][0], item[0])
+    )
     lengths = sum(baseline.interval.seconds for baseline in facts.case.window.baselines)
     expected = _expected(facts.case.window.incident.seconds, before, lengths) if lengths else 0.0
     first = mine.filter((pl.col("reason") == reason) & (pl.col("interval") == INCIDENT)).sort("time_unix_nano")

@@ -200,6 +200,18 @@ def test_events() -> None:
     assert state(made, STORE, "changes").text == "1 Pulled event, first at 10:01:46: image"
 
 
+def test_the_change_is_named_before_what_comes_with_it() -> None:
+    events = pl.concat(
+        [
+            rows("service", "store", [101, 102, 103], reason="ScalingReplicaSet", message="Scaled up", severity="Normal"),
+            rows("service", "store", [101], reason="ImageChanged", message="image store:1 -> store:2", severity="Normal"),
+            rows("service", "store", [50], reason="ConfigMapChanged", message="long ago", severity="Normal"),
+        ]
+    )
+    said = state(case(events=events, spans=spans((10, 10))), STORE, "changes")
+    assert said.text == "1 ImageChanged event, first at 10:01:41: image store:1 -> store:2"
+
+
 def test_metrics_that_arrive_aggregated() -> None:
     def call(metric: str, before: float, now: float) -> pl.DataFrame:
         return pl.DataFrame(

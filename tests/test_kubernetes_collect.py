@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from rca.settings import duration_ns
 from rca.telemetry import Telemetry
 from rca.testing import check_collector
 from tests.servers import kubernetes_objects as k8s
-from tests.servers.kubernetes_api import KubernetesApi, stamp
+from tests.servers.certificates import self_signed
+from tests.servers.kubernetes_api import TOKEN, KubernetesApi, stamp
 from tests.servers.kubernetes_objects import MINUTE
 
 NOW = time.time_ns() // 10**9 * 10**9
@@ -458,6 +460,53 @@ def test_namespaces(kubernetes_api: KubernetesApi, config: KubernetesConfig) -> 
     assert seen(exclude_namespaces=("kube-system", "staging")) == ({"web web-shop"}, [])
     separate = {f"{namespace}\x1fweb web-{namespace}" for namespace in ("shop", "staging", "kube-system")}
     assert seen(namespaced_services=True) == (separate, [])
+
+
+@pytest.fixture(scope="module")
+def secure_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubernetesApi]:
+    with KubernetesApi(self_signed(tmp_path_factory.mktemp("tls"))) as api:
+        api.add("pods", k8s.pod("web-1", k8s.template("web", "x"), created_ns=NOW - 99 * MINUTE))
+        yield api
+
+
+def test_tls(secure_api: KubernetesApi, tmp_path: Path) -> None:
+    """The authority comes from the kubeconfig or from our own settings; without it nobody is believed."""
+    assert secure_api.tls is not None
+    cert, _ = secure_api.tls
+    path = secure_api.kubeconfig(tmp_path)
+    with pytest.raises(Rejected, match=r"TLS: .*CERTIFICATE_VERIFY_FAILED"):
+        collected(KubernetesConfig(kubeconfig=path, retries=0))
+    assert collected(KubernetesConfig(kubeconfig=path, ca_file=cert)).topology.height == 2
+    secure_api.kubeconfig(tmp_path, ca_file=cert)
+    collector = KubernetesCollector(KubernetesConfig(kubeconfig=path))
+    assert collector.collect(START, NOW).topology.height == 2
+    with collector.watch(lambda telemetry: None) as running:
+        deadline = time.monotonic() + 10
+        while not running.in_sight():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        began = time.monotonic()
+    assert time.monotonic() - began < 2  # encrypted streams are cut as quickly
+
+
+def test_in_cluster_account(secure_api: KubernetesApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Address from the environment, authority and token from the account's files; a token that was rotated is read again."""
+    from kubernetes.config import incluster_config
+
+    assert secure_api.tls is not None
+    token = tmp_path / "token"
+    token.write_text(TOKEN)
+    host, port = secure_api.url.removeprefix("https://").split(":")
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", host)
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", port)
+    monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(token))
+    monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(secure_api.tls[0]))
+    collector = KubernetesCollector(KubernetesConfig())
+    assert collector.collect(START, NOW).topology.height == 2
+    monkeypatch.setattr(secure_api, "tokens", {"rotated"})
+    token.write_text("rotated")
+    telemetry = collector.collect(START, NOW)
+    assert (telemetry.topology.height, telemetry.gaps) == (2, ())
 
 
 def test_in_cluster_account_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

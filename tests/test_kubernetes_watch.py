@@ -392,8 +392,10 @@ def test_mistake_of_ours_ends_it_and_is_raised(
     def broken(telemetry: Telemetry) -> None:
         raise ZeroDivisionError
 
-    running = collector.watch(broken, backoff=QUICK)
-    eventually(lambda: running.failure)
+    lines: list[str] = []
+    running = collector.watch(broken, told=lines.append, backoff=QUICK)
+    eventually(lambda: lines)
+    assert lines == ["kubernetes: the cluster is no longer followed: ZeroDivisionError()"]
     with pytest.raises(ZeroDivisionError):
         running.stop()
 

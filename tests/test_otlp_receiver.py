@@ -7,7 +7,6 @@ import json
 import resource
 import socket
 import ssl
-import subprocess
 import threading
 import time
 import zlib
@@ -31,6 +30,7 @@ from rca.collectors.otlp.config import OtlpConfig
 from rca.collectors.otlp.receiver import Receiver
 from rca.errors import BadInput, Overloaded, StorageFull
 from tests.receiving import JSON, NOW_NS, PROTOBUF, Keeping, Running, as_json, gauges, lines, running, span, traces
+from tests.servers.certificates import self_signed
 
 METHODS = {
     "spans": "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
@@ -395,16 +395,7 @@ def test_tokens_are_asked_for_and_rotate(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A certificate for localhost that signs itself, and its key."""
-    folder = tmp_path_factory.mktemp("tls")
-    cert, key = folder / "cert.pem", folder / "key.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-    command += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
-    command += ["-keyout", str(key), "-out", str(cert)]
-    try:
-        subprocess.run(command, check=True, capture_output=True)
-    except FileNotFoundError:
-        pytest.skip("openssl is not installed")
-    return cert, key
+    return self_signed(tmp_path_factory.mktemp("tls"))
 
 
 def test_tls(certificate: tuple[Path, Path]) -> None:

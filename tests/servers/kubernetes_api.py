@@ -11,6 +11,7 @@ import copy
 import itertools
 import json
 import re
+import ssl
 import threading
 import time
 import uuid
@@ -72,9 +73,13 @@ class Faults:
 
 
 class KubernetesApi:
-    """The server and what it holds. Use it as a context manager; objects may be changed while clients watch."""
+    """The server and what it holds. Use it as a context manager; objects may be changed while clients watch.
 
-    def __init__(self) -> None:
+    `tls` is a certificate for 127.0.0.1 and its key.
+    """
+
+    def __init__(self, tls: tuple[Path, Path] | None = None) -> None:
+        self.tls = tls
         self.faults = Faults()
         self.tokens = {TOKEN}
         self.asked: list[Asked] = []
@@ -88,12 +93,16 @@ class KubernetesApi:
         self._pages: dict[str, tuple[list[dict[str, Any]], int]] = {}
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.api = self
+        if tls is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*tls)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
 
     @property
     def url(self) -> str:
         host, port = self._server.server_address[:2]
-        return f"http://{host!s}:{port}"
+        return f"{'https' if self.tls else 'http'}://{host!s}:{port}"
 
     @property
     def streams(self) -> int:
@@ -112,18 +121,17 @@ class KubernetesApi:
         self._server.shutdown()
         self._server.server_close()
 
-    def kubeconfig(self, folder: Path, token: str = TOKEN, namespace: str = "default") -> Path:
+    def kubeconfig(self, folder: Path, token: str = TOKEN, ca_file: Path | None = None) -> Path:
         """A kubeconfig file with the contexts `loopback` and, at an address where nobody listens, `nowhere`."""
-        clusters = {"loopback": self.url, "nowhere": "http://127.0.0.1:9"}
+        trust = {"certificate-authority": str(ca_file)} if ca_file else {}
+        clusters = {"loopback": {"server": self.url, **trust}, "nowhere": {"server": "http://127.0.0.1:9"}}
         body = {
             "apiVersion": "v1",
             "kind": "Config",
             "current-context": "loopback",
-            "clusters": [{"name": name, "cluster": {"server": url}} for name, url in clusters.items()],
+            "clusters": [{"name": name, "cluster": cluster} for name, cluster in clusters.items()],
             "users": [{"name": "reader", "user": {"token": token}}],
-            "contexts": [
-                {"name": name, "context": {"cluster": name, "user": "reader", "namespace": namespace}} for name in clusters
-            ],
+            "contexts": [{"name": name, "context": {"cluster": name, "user": "reader"}} for name in clusters],
         }
         path = folder / "kubeconfig"
         path.write_text(yaml.safe_dump(body))
@@ -328,7 +336,8 @@ class _Handler(BaseHTTPRequestHandler):
         api.asked.append(asked)
         self.broken.wait(api.faults.delay_seconds.get(name, 0.0))
         status = api.faulty_status(name)
-        if self.headers.get("Authorization", "") not in {f"Bearer {token}" for token in api.tokens}:
+        scheme, _, token = self.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or token not in api.tokens:
             self._answer(401, refusal(401, "Unauthorized", "Unauthorized"))
         elif {(asked.group, name), ("*", name)} & api.faults.forbidden:
             words = f'{name} is forbidden: User "reader" cannot {verb} resource "{name}" in API group "{asked.group}"'

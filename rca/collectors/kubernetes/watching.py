@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
@@ -61,7 +62,7 @@ class Told:
 
     def __init__(self, floor_ns: int, kept: pl.DataFrame | None = None) -> None:
         self.floor_ns = floor_ns
-        self._keys: dict[tuple[str, ...], int] = {}
+        self._keys = OrderedDict[tuple[str, ...], int]()
         self._rows = set() if kept is None else set(kept.select(list(SCHEMAS["events"])).iter_rows())
 
     def news(self, told: Iterable[Change]) -> list[Change]:
@@ -73,14 +74,14 @@ class Told:
                 if change[: len(SCHEMAS["events"])] not in self._rows:
                     fresh.append(change)
         while len(self._keys) > _MOST_KEYS:
-            del self._keys[next(iter(self._keys))]
+            self._keys.popitem(last=False)
         return fresh
 
     def forget(self, before_ns: int) -> None:
         """Raise the floor, so that older keys need not be kept."""
         if before_ns > self.floor_ns:
             self.floor_ns = before_ns
-            self._keys = {key: at_ns for key, at_ns in self._keys.items() if at_ns >= before_ns}
+            self._keys = OrderedDict((key, at_ns) for key, at_ns in self._keys.items() if at_ns >= before_ns)
             self._rows = {row for row in self._rows if row[0] >= before_ns}
 
 
@@ -170,6 +171,7 @@ class Watching:
                 run(*arguments)
             except BaseException as error:  # an error of ours must not end one thread unseen
                 self.failure = self.failure or error
+                self._announce(f"kubernetes: the cluster is no longer followed: {error!r}")
                 self._end()
 
         thread = threading.Thread(target=guarded, name=name, daemon=True)
