@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,9 +28,10 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
+from rca.errors import Overloaded
 from tests.receiving import Running, running
 
 NODE = Path(__file__).parent / "node"
@@ -153,6 +155,22 @@ def test_python_exporters_are_told_that_their_token_is_wrong(
     assert receiver.intake.batches == []
     assert receiver.count("requests", "spans", "unauthorized") == 1
     assert any("UNAUTHENTICATED" in message or "401" in message or "Unauthorized" in message for message in caplog.messages)
+
+
+@pytest.mark.parametrize("transport", ["grpc", "http"])
+def test_python_exporters_come_back_when_they_are_told_to(receiver: Running, transport: str) -> None:
+    receiver.intake.full = Overloaded("the store is behind", retry_after_s=0.2)
+    spans, _, _ = _exporters(receiver, transport, "s3cret")
+    traces = TracerProvider(resource=Resource(RESOURCE))
+    traces.add_span_processor(SimpleSpanProcessor(spans))
+    emptied = threading.Timer(0.3, setattr, (receiver.intake, "full", None))
+    emptied.start()
+    with traces.get_tracer("conformance").start_as_current_span("POST /order"):
+        pass
+    traces.shutdown()
+    emptied.join()
+    assert receiver.count("requests", "spans", "told to come back later") >= 1
+    assert receiver.count("accepted", "spans") == receiver.intake.frame("spans").height == 1
 
 
 def _export_from_node(receiver: Running, kind: str, token: str = "s3cret") -> dict[str, Any]:

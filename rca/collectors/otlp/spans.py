@@ -128,7 +128,7 @@ class SpanReader:
             if kind not in wanted:
                 calls.append(0)
                 continue
-            sent = span.attributes
+            sent = list(span.attributes)
             if len(sent) > most:
                 found.over.append(len(calls))
                 sent = sent[:most]
