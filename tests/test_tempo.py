@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -50,6 +51,19 @@ def test_tempo_and_jaeger_give_the_same_spans() -> None:
     with tempo(QUIET) as server, jaeger(QUIET) as other:
         found, same = collector(server.url).collect(T0, END), jaeger_collector(other.url).collect(T0, END)
     assert found.spans.equals(same.spans)
+
+
+@pytest.mark.parametrize("name", ["tempo", "jaeger v3", "jaeger v1"])
+def test_exceptions_of_spans_are_log_lines(name: str) -> None:
+    broken = [replace(trace, spans=(*trace.spans[:-1], replace(trace.spans[-1], exception="disk 7 is full"))) for trace in QUIET]
+    server = tempo(broken) if name == "tempo" else jaeger(broken, version=int(name[-1]))
+    make = collector if name == "tempo" else jaeger_collector
+    with server as about:
+        telemetry = make(about.url).collect(T0, END)
+    assert telemetry.logs["count"].sum() == len(QUIET)
+    rows = telemetry.logs.select("entity", "severity", "operation").unique().rows()
+    assert rows == [("shop", "ERROR", "select")]
+    assert telemetry.logs["template"].unique().to_list() == ["IOError: disk <*> is full"]
 
 
 def test_a_search_that_is_cut_off_is_asked_again_about_less_time_and_gives_the_same_sample_each_time() -> None:

@@ -78,7 +78,10 @@ def v1(trace: Stored) -> dict[str, Any]:
                 *({"key": key, "value": value} for key, value in span.attributes),
                 *([{"key": "error", "type": "bool", "value": True}] if span.failed else []),
             ],
-            "logs": [],
+            "logs": [
+                {"timestamp": span.end_ns // 1000, "fields": [{"key": key, "value": value} for key, value in _exception(span)]}
+                for _ in range(bool(span.exception))
+            ],
             "processID": processes[span.service],
         }
         for span in trace.spans
@@ -100,7 +103,15 @@ def _otlp(trace: Stored, span: StoredSpan) -> dict[str, Any]:
         "endTimeUnixNano": str(span.end_ns),
         "attributes": [_pair(key, value) for key, value in span.attributes],
         "status": {"code": 2} if span.failed else {},
+        "events": [
+            {"timeUnixNano": str(span.end_ns), "name": "exception", "attributes": [_pair(*pair) for pair in _exception(span)[1:]]}
+            for _ in range(bool(span.exception))
+        ],
     }
+
+
+def _exception(span: StoredSpan) -> list[tuple[str, str]]:
+    return [("event", "exception"), ("exception.type", "IOError"), ("exception.message", span.exception)]
 
 
 def _pair(key: str, value: str | int | bool) -> dict[str, Any]:

@@ -24,6 +24,7 @@ class StoredSpan:
     end_ns: int
     attributes: tuple[tuple[str, str | int | bool], ...] = ()
     failed: bool = False
+    exception: str = ""
 
 
 @dataclass(frozen=True)

@@ -127,8 +127,8 @@ class TempoCollector:
                 asked, later = later, []
             search = partial(self._search, api, budget, listing.halvings)
             asked = listing.take(ask_all(search, asked, budget, self.config.concurrency, until=budget.half))
-        if len(listing.failed) == len(starts):
-            raise next(iter(listing.failed.values()))
+            if len(listing.failed) == min(len(starts), _PROBES) and not listing.found:
+                raise next(iter(listing.failed.values()))
         return listing
 
     def _search(self, api: TempoApi, budget: Budget, halvings: int, start: int) -> tuple[list[Listed], bool]:
