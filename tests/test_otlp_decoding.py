@@ -169,7 +169,7 @@ def test_histograms_gauges_and_what_has_no_reader(encoding: Encoding) -> None:
 
 
 def test_remembered_values_are_bounded_by_count_and_age() -> None:
-    decoder = Decoder(OtlpConfig(max_series_numbers=1000))
+    decoder = Decoder(OtlpConfig.model_validate({"max_series_bytes": "332kB"}))
     for batch in range(5):
         sent = [_request(counter(1, NOW_NS, series=batch * 1000 + n), "metrics") for n in range(1000)]
         decoder.decode(sent, NOW_NS)
@@ -437,7 +437,7 @@ def _word(number: int) -> str:
 
 def test_memory_stays_flat() -> None:
     """Names, attributes, series and lines that never come again leave nothing behind but what the limits allow."""
-    decoder = Decoder(OtlpConfig(max_series_numbers=1000, max_templates=20, read_attributes="all"))
+    decoder = Decoder(OtlpConfig.model_validate({"max_series_bytes": "100kB", "max_templates": 20, "read_attributes": "all"}))
 
     def feed(number: int) -> None:
         unseen = {f"k{number}": "v", "server.address": f"host-{number}", "db.system": f"db-{number}"}

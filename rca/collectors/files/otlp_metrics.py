@@ -39,6 +39,8 @@ _KINDS: Final = ("gauge", "sum", "histogram", "exponentialHistogram", "summary")
 _UNITS: Final = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "": 1.0}
 _QUANTILES: Final = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 
+_SERIES_BYTES, _NUMBER_BYTES = 300, 32  # as CPython holds them
+
 _Series = tuple[Any, ...]
 _Steps = tuple[float, tuple[float, ...]]
 _Entity = tuple[EntityKind, str, str | None]
@@ -57,14 +59,14 @@ class _Histogram:
 
 
 class LastValues:
-    """The last value of every cumulative series, bounded by count and by age; what was not seen for longest goes first.
+    """The last value of every cumulative series, bounded by memory and by age; what was not seen for longest goes first.
 
     `forgotten` counts the series that were dropped to make room; their next point counts as a first one.
     """
 
-    def __init__(self, most_numbers: int | None = None, max_age_ns: int | None = None) -> None:
+    def __init__(self, most_bytes: int | None = None, max_age_ns: int | None = None) -> None:
         self.forgotten = 0
-        self._most, self._max_age_ns = most_numbers, max_age_ns
+        self._most, self._max_age_ns = most_bytes, max_age_ns
         self._held = 0
         self._values: OrderedDict[_Series | int, tuple[int, tuple[float, ...]]] = OrderedDict()
 
@@ -76,7 +78,7 @@ class LastValues:
         hashed = hash(key)  # 64 bits instead of all the text that identifies a series
         before = self._values.pop(hashed, None)
         self._values[hashed] = (time_ns, values)
-        self._held += len(values) - (len(before[1]) if before else 0)
+        self._held += _size(values) - (_size(before[1]) if before else 0)
         while self._most is not None and self._held > self._most and len(self._values) > 1:
             self._drop()
             self.forgotten += 1
@@ -89,7 +91,12 @@ class LastValues:
 
     def _drop(self) -> None:
         _, (_, values) = self._values.popitem(last=False)
-        self._held -= len(values)
+        self._held -= _size(values)
+
+
+def _size(values: tuple[float, ...]) -> int:
+    """Bytes that a remembered series takes, about."""
+    return _SERIES_BYTES + _NUMBER_BYTES * len(values)
 
 
 class MetricReader:

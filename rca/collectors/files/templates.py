@@ -137,7 +137,7 @@ class _Group:
         cluster = self._known.get(masked) or self._cluster(_REPEATED.sub(r"\1", masked))
         if cluster is None:
             return _ANY
-        if len(self._known) > 4 * self._most:
+        if len(self._known) > 2 * self._most:
             self._known.clear()
         self._known[masked] = cluster
         return str(cluster.get_template())

@@ -55,8 +55,8 @@ class OtlpConfig(Section):
         10 * MINUTE_NS, description="Telemetry whose time is further ahead than this is rejected: a clock is wrong."
     )
     max_age: DurationNs = Field(60 * MINUTE_NS, description="Telemetry that is older than this is rejected.")
-    max_series_numbers: Annotated[int, Field(ge=1000)] = Field(
-        5_000_000, description="Last values remembered of cumulative metrics, bucket counts included; the stalest go first."
+    max_series_bytes: SizeBytes = Field(
+        256 * 2**20, description="Memory for the last values of cumulative metrics, about; the stalest series go first."
     )
     max_templates: Annotated[int, Field(ge=10)] = Field(
         200, description="Log templates kept for one service; when there are more, they are made coarser."

@@ -60,7 +60,7 @@ class Decoder:
     """
 
     def __init__(self, config: OtlpConfig) -> None:
-        self.last_values = LastValues(config.max_series_numbers, config.max_age)
+        self.last_values = LastValues(config.max_series_bytes, config.max_age)
         self._config = config
         self._templates = Templates(config.max_templates)
         self._stated: dict[Relation, int] = {}
@@ -127,13 +127,13 @@ class Decoder:
         """Relations that were not handed on in the last minute."""
         if len(self._stated) > _MOST_RELATIONS:
             self._stated.clear()
-        new = sorted(relation for relation in relations if self._stated.get(relation, 0) <= now_ns - _RESTATED_NS)
+        longest = self._config.max_text_length
+        short = {(kind, source[:longest], relation, to, target[:longest]) for kind, source, relation, to, target in relations}
+        new = sorted(relation for relation in short if self._stated.get(relation, 0) <= now_ns - _RESTATED_NS)
         self._stated.update(dict.fromkeys(new, now_ns))
         if not new:
             return _EMPTY["topology"]
-        longest = self._config.max_text_length
-        rows = [tuple(text[:longest] for text in relation) for relation in new]
-        return pl.DataFrame(rows, schema=dtypes("topology"), orient="row")
+        return pl.DataFrame(new, schema=dtypes("topology"), orient="row")
 
 
 class _Rows:
