@@ -29,7 +29,7 @@ from tests.servers.prometheus import binary, free_port, prometheus
 
 ROOT: Final = Path(__file__).parents[1]
 SERVICES: Final = {"frontend": ("checkout",), "checkout": ("payment",), "payment": ()}
-QUIET_S, SLOW_S, LAG_S = 50, 40, 6
+QUIET_S, PROBE_S, SLOW_S, LAG_S = 55, 15, 30, 6
 SIGNALS: Final = ("self_time", "metric_server_latency", "warnings")  # of traces, metrics and events
 
 CONFIG: Final = """
@@ -56,6 +56,18 @@ step = "5s"
 
 [kubernetes]
 kubeconfig = "{kubeconfig}"
+"""
+
+
+RULES: Final = """
+groups:
+- name: shop
+  rules:
+  - alert: FrontendSlow
+    expr: |
+      histogram_quantile(0.5, sum by (le) (rate(http_server_request_duration_seconds_bucket{job="frontend"}[10s]))) > 0.1
+    labels: {service: frontend, severity: page}
+    annotations: {summary: half of the requests take longer than 100 ms}
 """
 
 
@@ -135,7 +147,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         api = stack.enter_context(KubernetesApi())
         pods = {name: deploy(api, name) for name in SERVICES}
         targets = {name: f"127.0.0.1:{ports[f'{name}-metrics']}" for name in SERVICES}
-        url = stack.enter_context(prometheus(folder / "prometheus", targets=targets))
+        url = stack.enter_context(prometheus(folder / "prometheus", targets=targets, rules=RULES))
         config = folder / "rca.toml"
         (folder / "kube").mkdir()
         config.write_text(
@@ -175,7 +187,7 @@ def deploy(api: KubernetesApi, name: str) -> dict[str, Any]:
 
 
 def break_payment(live: Live) -> None:
-    """Payment takes 150 ms longer, and the kubelet notices."""
+    """Payment takes 150 ms longer, and the kubelet notices after a while."""
     slower = urllib.request.Request(f"http://127.0.0.1:{live.ports['payment']}/delay", data=b"150", method="POST")
     with urllib.request.urlopen(slower, timeout=5):
         pass
@@ -222,6 +234,20 @@ def test_a_source_that_is_down_is_told_and_the_others_still_find_it(live: Live, 
     report = json.loads(done.stdout)
     assert report["ranking"]["candidates"][0]["entity"]["name"] == "payment", done.stdout
     assert any(gap["source"] == source for gap in report["ranking"]["gaps"])
+
+
+def test_an_alert_is_enough_to_ask_about(live: Live) -> None:
+    done = live.rca("triage", "--alert", "FrontendSlow", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["ranking"]["candidates"][0]["entity"]["name"] == "payment", done.stdout
+    assert report["incident"]["title"] == "FrontendSlow: half of the requests take longer than 100 ms"
+    assert report["incident"]["alerting"][0]["name"] == "frontend"
+    assert [entity["name"] for entity in report["path"]["entities"]] == ["frontend", "checkout", "payment"]
+    assert report["path"]["noticed_by"] == "alert"
+    unknown = live.rca("triage", "--alert", "FrontendSlo")
+    assert unknown.returncode == 2
+    assert "did you mean FrontendSlow?" in unknown.stderr
 
 
 def test_watching_tells_what_changes_until_it_is_interrupted(live: Live) -> None:

@@ -25,7 +25,7 @@ from rca.incidents.incident import BaselineModel, EntityModel, Incident, Interva
 from rca.naming import reconciled
 from rca.onset import estimated_onset
 from rca.pipeline import window_of
-from rca.telemetry import SECOND_NS, EntityId, Gap, Interval, Telemetry, time_column
+from rca.telemetry import MINUTE_NS, SECOND_NS, EntityId, Gap, Interval, Telemetry, time_column
 from rca.wording import clock
 
 _FEWEST_BINS: Final = 3
@@ -146,14 +146,14 @@ def _with_baseline(
     """The question and its baseline.
 
     Where telemetry begins too late for one, the first part of what was to be searched becomes it: up to the onset where that is
-    given, else a third.
+    given, else a third, or up to a minute of a short one.
     """
     search, first = question.search, _earliest(telemetry)
     start = asked.start_ns if first is None else max(asked.start_ns, _floor(first))
     if first is None or search.start_ns - start >= (search.end_ns - search.start_ns) // 3:
         return question, Interval(start, search.start_ns), ()
     length = search.end_ns - max(start, search.start_ns)
-    moved = question.onset_ns or _floor(max(start, search.start_ns) + length // 3)
+    moved = question.onset_ns or _floor(max(start, search.start_ns) + max(length // 3, min(length // 2, MINUTE_NS)))
     if moved <= start or length < _FEWEST_BINS * BIN_NS:
         return question, None, (Gap("baseline", "nothing was recorded before", asked),)
     reason = f"telemetry begins at {clock(start)} UTC; what came before {clock(moved)} serves as the baseline"
