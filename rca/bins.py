@@ -148,8 +148,10 @@ def seconds_of(buckets: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return seconds
 
 
-def bins_of(spans: pl.DataFrame, bin_ns: int = BIN_NS) -> Bins:
+def bins_of(spans: pl.DataFrame, bin_ns: int = BIN_NS, parents: Ints | None = None) -> Bins:
     """Sum spans (columns of telemetry.SCHEMAS plus `interval`) into bins. Ids may be text or raw bytes.
+
+    `parents` are their `parent_rows`, where the caller has them.
 
     A call is a span of one service whose parent belongs to another; its gap is the parent's duration minus its own and counts for
     parents that only wait for that one call (client spans, or spans of unspecified kind with a single child). A client span
@@ -158,7 +160,7 @@ def bins_of(spans: pl.DataFrame, bin_ns: int = BIN_NS) -> Bins:
     """
     if spans.is_empty():
         return Bins.empty()
-    joined = _Joined.of(spans, bin_ns)
+    joined = _Joined.of(spans, bin_ns, parent_rows(spans) if parents is None else parents)
     calls = _calls(joined, spans)
     return Bins(
         _counts(joined, calls),
@@ -178,14 +180,14 @@ def _placed() -> tuple[pl.Expr, ...]:
     )
 
 
-def frames_of(spans: pl.DataFrame) -> dict[str, pl.DataFrame]:
+def frames_of(spans: pl.DataFrame, parents: Ints | None = None) -> dict[str, pl.DataFrame]:
     """Sum spans (columns of telemetry.SCHEMAS, no more than three days of them) into its frames `bin_*`.
 
-    Exemplars and placement are kept per bin.
+    Exemplars and placement are kept per bin. `parents` are their `parent_rows`, where the caller has them.
     """
     bin_index = pl.col("start_time_unix_nano") // BIN_NS
     first = spans.select(bin_index.min()).item() or 0
-    bins = bins_of(spans.with_columns((bin_index - first).cast(pl.Int16).alias("interval")))
+    bins = bins_of(spans.with_columns((bin_index - first).cast(pl.Int16).alias("interval")), parents=parents)
     starts = ((pl.col("interval").cast(pl.Int64) + first) * BIN_NS).alias("time_unix_nano")
     frames = (
         bins.counts.rename({"bin_ns": "time_unix_nano"}),
@@ -302,10 +304,10 @@ class _Joined:
         return np.flatnonzero(self.parent >= 0)
 
     @classmethod
-    def of(cls, spans: pl.DataFrame, bin_ns: int) -> _Joined:
+    def of(cls, spans: pl.DataFrame, bin_ns: int, parent: Ints) -> _Joined:
         n = len(spans)
         start, end = spans["start_time_unix_nano"].to_numpy(), spans["end_time_unix_nano"].to_numpy()
-        duration, parent = end - start, parent_rows(spans)
+        duration = end - start
         kind = spans["kind"].fill_null(0).to_numpy().astype(np.int64)
         failed = (pl.col("status_code") == _ERROR) | (pl.col("http.response.status_code") >= 500)
         error = spans.select(failed.fill_null(False)).to_series().to_numpy()

@@ -46,13 +46,15 @@ def _clean_spans(spans: pl.DataFrame) -> tuple[pl.DataFrame, list[Gap]]:
     return spans, gaps
 
 
-def without_cycles(spans: pl.DataFrame) -> tuple[pl.DataFrame, int]:
-    """Spans without the edges that close a cycle of parents, and how many there were."""
-    closing = pl.Series(_closes_a_cycle(parent_rows(spans), spans[_START].to_numpy()))
+def without_cycles(spans: pl.DataFrame) -> tuple[pl.DataFrame, npt.NDArray[np.int64], int]:
+    """Spans without the edges that close a cycle of parents, the rows of their parents (`parent_rows`), and how many were cut."""
+    parents = parent_rows(spans)
+    closing = _closes_a_cycle(parents, spans[_START].to_numpy())
     count = int(closing.sum())
     if count:
-        spans = spans.with_columns(pl.when(~closing).then("parent_span_id").alias("parent_span_id"))
-    return spans, count
+        spans = spans.with_columns(pl.when(~pl.Series(closing)).then("parent_span_id").alias("parent_span_id"))
+        parents[closing] = -1
+    return spans, parents, count
 
 
 def parent_rows(spans: pl.DataFrame) -> npt.NDArray[np.int64]:

@@ -10,6 +10,7 @@ OTHER: Final = "_other"
 """What names above a limit are summed under."""
 _FORGET_NS: Final = 3_600_000_000_000
 _PEERS: Final = ("service.peer.name", "db.namespace", "messaging.destination.name", "server.address")
+_NAMED: Final = ("service.namespace", "service.name", "k8s.pod.name", "k8s.node.name", "name", *_PEERS)
 _SERVICE: Final = pl.concat_str("service.namespace", "service.name", separator="\x1f", ignore_nulls=True)
 
 
@@ -66,6 +67,12 @@ class SpanNames:
 
     def limited(self, spans: pl.DataFrame, now_ns: int) -> tuple[pl.DataFrame, int]:
         """Spans with names above a limit replaced, and how many names were."""
+        distinct = spans.select(_NAMED).unique()  # few, as a rule: all else is done with these alone
+        if not self._replaced(distinct, now_ns)[1]:
+            return spans, 0
+        return self._replaced(spans, now_ns)
+
+    def _replaced(self, spans: pl.DataFrame, now_ns: int) -> tuple[pl.DataFrame, int]:
         spans, replaced = self._limited_services(spans, now_ns)
         spans, count = self._operations.limited(spans, _SERVICE, "name", now_ns)
         replaced += count

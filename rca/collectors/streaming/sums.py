@@ -31,11 +31,11 @@ def summed(spans: pl.DataFrame) -> Sums:
 
     Where clocks spread them over more days than frames_of takes, each day is summed on its own.
     """
-    spans, cycles = without_cycles(spans)
+    spans, parents, cycles = without_cycles(spans)
     days = (spans["start_time_unix_nano"] // _DAY_NS).alias("day")
     near = not spans.height or np.ptp(days.to_numpy()) < _MOST_DAYS
-    parts = [spans] if near else spans.with_columns(days).partition_by("day", include_key=False)
-    sums = [frames_of(part) for part in parts]
+    parts = [] if near else spans.with_columns(days).partition_by("day", include_key=False)
+    sums = [frames_of(spans, parents)] if near else [frames_of(part) for part in parts]
     frames = {name: pl.concat([frames[name] for frames in sums]) for name in BIN_FRAMES}
     children = frames["bin_counts"].filter(pl.col("what") == "child")["count"].sum()
     return Sums(frames, cycles, int(spans["parent_span_id"].count()) - int(children))
