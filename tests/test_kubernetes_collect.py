@@ -359,6 +359,19 @@ def test_what_may_not_be_read_is_a_gap_that_names_the_rule(
     assert [finding.level for finding in checked(KubernetesCollector(config))] == ["ok", "warning"]
 
 
+def test_check_looks_at_rights_and_names(kubernetes_api: KubernetesApi, config: KubernetesConfig, shop: dict[str, Any]) -> None:
+    lonely: dict[str, Any] = {"metadata": {"labels": {}}, "spec": {"containers": [{"name": "app", "image": "x"}]}}
+    kubernetes_api.add("pods", k8s.pod("lonely", lonely, created_ns=NOW - 99 * MINUTE))
+    kubernetes_api.faults.unwatchable = {"jobs"}
+    answers, rights, naming = checked(KubernetesCollector(config))
+    expected = f"Kubernetes v1.33.1 at {kubernetes_api.url} answers: 1 nodes, 1 deployments, 1 replicasets, 2 pods"
+    assert (answers.level, answers.text) == ("ok", expected)
+    assert rights.level == "warning"
+    assert "watch jobs.batch: HTTP 403" in rights.text
+    assert naming.level == "note"
+    assert naming.text.startswith("1 of 2 pods say of no service")
+
+
 def test_nothing_may_be_read(kubernetes_api: KubernetesApi, config: KubernetesConfig) -> None:
     kubernetes_api.faults.forbidden = {("*", asked) for asked in ("pods", "nodes", "events", "configmaps", "jobs")}
     kubernetes_api.faults.forbidden |= {("*", name) for name in ("deployments", "statefulsets", "daemonsets", "replicasets")}

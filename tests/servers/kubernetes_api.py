@@ -68,6 +68,7 @@ class Faults:
     endless: set[str] = field(default_factory=set)
     delay_seconds: dict[str, float] = field(default_factory=dict)
     forbidden: set[tuple[str, str]] = field(default_factory=set)
+    unwatchable: set[str] = field(default_factory=set)
     gone_in_stream: bool = False
     expire_continue: int = 0
 
@@ -326,6 +327,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         api, parts = self.server.api, urlsplit(self.path)
         params = {key: values[-1] for key, values in parse_qs(parts.query).items()}
+        if parts.path == "/version/":
+            self._answer(200, {"major": "1", "minor": "33", "gitVersion": "v1.33.1"})
+            return
         found = _PATH.fullmatch(parts.path)
         name = found["name"] if found else ""
         if found is None or name not in _SERVED:
@@ -339,7 +343,7 @@ class _Handler(BaseHTTPRequestHandler):
         scheme, _, token = self.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or token not in api.tokens:
             self._answer(401, refusal(401, "Unauthorized", "Unauthorized"))
-        elif {(asked.group, name), ("*", name)} & api.faults.forbidden:
+        elif {(asked.group, name), ("*", name)} & api.faults.forbidden or (verb == "watch" and name in api.faults.unwatchable):
             words = f'{name} is forbidden: User "reader" cannot {verb} resource "{name}" in API group "{asked.group}"'
             self._answer(403, refusal(403, "Forbidden", words))
         elif status is not None:

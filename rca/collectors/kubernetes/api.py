@@ -62,6 +62,11 @@ class Stream:
         with contextlib.suppress(OSError, AttributeError):  # closed in the meantime
             self._response.connection.sock.shutdown(socket.SHUT_RDWR)
 
+    def close(self) -> None:
+        """End it from the thread that opened it."""
+        self.cut()
+        self._response.close()
+
     def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Raises Gone, Unavailable or Rejected; ends quietly when the server closes the stream or it is cut."""
         from urllib3.exceptions import HTTPError
@@ -122,6 +127,21 @@ class Api:
         """Forget the connection, so that the next request reads kubeconfig and tokens anew."""
         with self._lock:
             self._settings, self._clients = None, {}
+
+    def version(self) -> str:
+        """What the API server says it is, such as `v1.33.1`; empty if it does not say. Every account may ask that."""
+        from kubernetes import client
+        from kubernetes.client.exceptions import ApiException
+        from urllib3.exceptions import HTTPError
+
+        with self._lock:
+            api = client.VersionApi(client.ApiClient(self._connection()))
+        patience = self._config.timeout / SECOND_NS
+        try:
+            response = api.get_code(_preload_content=False, _request_timeout=(patience, patience))
+            return str(json.loads(self._body(response, "version", time.monotonic() + patience)).get("gitVersion") or "")
+        except (ApiException, HTTPError, OSError, Unavailable, ValueError, AttributeError):
+            return ""
 
     def list(self, resource: Resource, namespace: str | None = None, *, most: int | None = None) -> Listing:
         """Every object of a resource, or the first `most`. Raises Unavailable, Rejected or BadInput."""

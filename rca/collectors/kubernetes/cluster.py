@@ -142,6 +142,11 @@ class Cluster:
                 found.setdefault(service.name, set()).add(pod.meta.namespace)
         return {name: namespaces for name, namespaces in found.items() if len(namespaces) > 1}
 
+    def pods_by_workload(self) -> tuple[int, int]:
+        """How many pods are named by their workload, because they name no service, and how many there are."""
+        pods = list(self._pods())
+        return sum(1 for pod in pods if not pod.service.name), len(pods)
+
     def counts(self) -> dict[Resource, int]:
         """Objects kept, by resource."""
         return {resource: len(kept) for resource, kept in self._kept.items() if kept}

@@ -72,14 +72,26 @@ class KubernetesCollector:
         return Watching(self._api, self._config, take, since_ns, kept, told, backoff or Backoff(), self._now_ns).start()
 
     def check(self) -> Sequence[Finding]:
-        """Which resources can be read, and what about the cluster makes names ambiguous."""
+        """Which resources can be listed and watched, and what about the cluster makes names ambiguous."""
         listings, failures = self._lists()
         cluster = Cluster(self._config)
         for (resource, _), listing in listings.items():
             cluster.take(resource, listing.objects, self._now_ns())
         kinds = ", ".join(f"{count} {resource.name}" for resource, count in cluster.counts().items())
-        answers = Finding(self.name, "ok", f"{self._api.host} answers: {kinds or 'nothing in these namespaces'}")
+        server = f"Kubernetes {self._api.version()}".strip()
+        answers = Finding(self.name, "ok", f"{server} at {self._api.host} answers: {kinds or 'nothing in these namespaces'}")
+        failures |= self._unwatchable(listings)
         return [answers, *self._refusals(failures), *self._naming(cluster)]
+
+    def _unwatchable(self, listings: dict[Feed, Listing]) -> dict[Feed, RcaError]:
+        """Lists that can be read but not followed, and why."""
+        found: dict[Feed, RcaError] = {}
+        for feed, listing in listings.items():
+            try:
+                self._api.watch(*feed, listing.version, seconds=1).close()
+            except (Unavailable, Rejected) as error:
+                found[feed] = error
+        return found
 
     def _lists(self) -> tuple[dict[Feed, Listing], dict[Feed, RcaError]]:
         """Every list that could be read, in reading order, and why others could not. Raises if none could."""
@@ -133,6 +145,11 @@ class KubernetesCollector:
         if shared:
             text = f"services of several namespaces are taken for one: {_listed(shared)}"
             yield Finding(self.name, "warning", text, f"set namespaces or namespaced_services in [{self.name}]")
+        nameless, pods = cluster.pods_by_workload()
+        if nameless:
+            text = f"{nameless} of {pods} pods say of no service that they are its own; the names of their workloads are taken"
+            advice = f"set OTEL_SERVICE_NAME or {' or '.join(self._config.service_labels)} where traces call them otherwise"
+            yield Finding(self.name, "note", text, advice)
 
 
 def remarks(cluster: Cluster) -> Iterator[Gap]:
