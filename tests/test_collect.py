@@ -180,10 +180,10 @@ def test_kill_9_loses_at_most_one_interval_and_counts_nothing_twice(tmp_path: Pa
     assert gap is not None
     lost_from = gap.start_ns / SECOND_NS
     assert lost_from <= killed <= gap.end_ns / SECOND_NS
-    assert killed - lost_from < 1 + 2  # the interval, and what a busy machine takes to flush
+    assert killed - lost_from < 1 + 4  # the interval, and what a busy machine takes to flush
     assert max(spans.values()) == 20
     for number, answered in sender.acknowledged.items():
-        if answered < lost_from - 0.2 or number >= len(sender.rounds) - 6:
+        if answered < lost_from or number >= len(sender.rounds) - 6:
             assert spans[f"op-{number:09}"] == 20, (number, answered, lost_from)
     state = read_state(collector.store.folder / LIVE)
     assert state is not None

@@ -69,8 +69,9 @@ class StreamCounts:
 class Flush:
     """What one flush hands to the store: frames of telemetry.SCHEMAS, and what a restart needs to go on.
 
-    Spans that start before `complete_until_ns` have arrived, as far as the usual delay of senders tells. `counts` are about what
-    is in the frames of this and earlier flushes and in `open_spans`, not about what was taken meanwhile.
+    Everything that was taken before `at_ns` is in this flush or an earlier one. Spans that start before `complete_until_ns` have
+    arrived, as far as the usual delay of senders tells. `counts` are about what is in the frames of this and earlier flushes and
+    in `open_spans`, not about what was taken meanwhile.
     """
 
     frames: Mapping[str, pl.DataFrame]
@@ -109,6 +110,7 @@ class Stream:
         self._dropped: Counter[str] = Counter()
         self._row_counts: Counter[str] = Counter()
         self._lag_ns = 0
+        self._seen_until_ns = 0
 
     # --- taking -------------------------------------------------------------------------------------------------
 
@@ -185,6 +187,7 @@ class Stream:
 
     def _work(self) -> None:
         with self._intake:
+            self._seen_until_ns = self._wall_ns()
             inbox, self._inbox = self._inbox, []
             rows, self._rows = self._rows, {name: [] for name in self._rows}
             moved, self._waiting = self._waiting, Counter(spans=self._waiting["spans"])
@@ -256,7 +259,7 @@ class Stream:
             gaps = tuple(self._gaps)
         counts = self._counted()
         unseen = counts.open - self._joins.open  # taken since `_work` began: in no snapshot yet
-        at_ns = self._wall_ns()
+        at_ns = self._seen_until_ns
         return Flush(
             frames=frames,
             open_spans=self._joins.spans(),
