@@ -60,7 +60,7 @@ class Cluster:
         }
         self._kept: dict[Resource, dict[str, Kept]] = {resource: {} for resource in self._readers}
         self._named: dict[tuple[Resource, str, str], set[str]] = {}  # UIDs by namespace and name, which are used again
-        self._owned: dict[str, set[str]] = {}  # UIDs of revisions by their owner's
+        self._owned: dict[tuple[Resource, str], set[str]] = {}  # UIDs of revisions by their owner's
         self._gone: OrderedDict[str, Pod] = OrderedDict()
         self.unreadable: Counter[Resource] = Counter()
         self.undated: Counter[Resource] = Counter()
@@ -183,17 +183,18 @@ class Cluster:
 
     def _keep(self, resource: Resource, seen: Kept) -> None:
         meta = seen.meta
+        self._forget(resource, meta.uid)
         self._kept[resource][meta.uid] = seen
         self._named.setdefault((resource, meta.namespace, meta.name), set()).add(meta.uid)
         if isinstance(seen, Revision) and meta.owner:
-            self._owned.setdefault(meta.owner.uid, set()).add(meta.uid)
+            self._owned.setdefault((resource, meta.owner.uid), set()).add(meta.uid)
 
     def _forget(self, resource: Resource, uid: str) -> Kept | None:
         seen = self._kept[resource].pop(uid, None)
         if seen is not None:
             places: list[tuple[dict[Any, set[str]], Any]] = [(self._named, (resource, seen.meta.namespace, seen.meta.name))]
             if isinstance(seen, Revision) and seen.meta.owner:
-                places.append((self._owned, seen.meta.owner.uid))
+                places.append((self._owned, (resource, seen.meta.owner.uid)))
             for index, place in places:
                 index[place].discard(uid)
                 if not index[place]:
@@ -226,7 +227,7 @@ class Cluster:
         owner = revision.meta.owner
         if owner is None or not revision.number:
             return []
-        siblings = [self._kept[resource].get(uid) for uid in self._owned.get(owner.uid, ())]
+        siblings = [self._kept[resource].get(uid) for uid in self._owned.get((resource, owner.uid), ())]
         earlier = [one for one in siblings if isinstance(one, Revision) and one.number < revision.number]
         before = max(earlier, key=lambda one: (one.number, one.meta.uid), default=None)
         workload = self._workload(owner.uid)

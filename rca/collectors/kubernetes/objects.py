@@ -212,7 +212,8 @@ def service_of(body: Json, labels: Sequence[str]) -> Service:
     first, *others = labels or ("",)
     candidates = (known.get(first), *_names_in_env(spec, metadata), *(known.get(label) for label in others))
     name = next((str(text) for text in candidates if text), None)
-    return Service(name, known.get(_NAMESPACE_KEY) or None)
+    namespace = known.get(_NAMESPACE_KEY)
+    return Service(name, str(namespace) if namespace else None)
 
 
 def _names_in_env(spec: Json, metadata: Json) -> Iterator[str]:
@@ -309,7 +310,7 @@ def pod_of(body: Json, labels: Sequence[str]) -> Pod:
         meta=meta,
         service=service_of(body, labels),
         node=str(spec["nodeName"]) if spec.get("nodeName") else None,
-        template_hash=(body["metadata"].get("labels") or {}).get(_HASH_KEY),
+        template_hash=str((body["metadata"].get("labels") or {}).get(_HASH_KEY) or "") or None,
         settings=settings_of(spec),
         ended=ended,
         evicted=str(status.get("message") or "") if evicted else None,
