@@ -9,8 +9,9 @@ from typing import Final, Literal
 import polars as pl
 
 from rca.bins import Bins, bins_of
-from rca.telemetry import BIN_FRAMES, Gap, Interval, Telemetry, time_column
+from rca.telemetry import BIN_FRAMES, MINUTE_NS, UNTIMED_FRAMES, Gap, Interval, Telemetry, time_column
 
+_LEAD_NS: Final = 10 * MINUTE_NS
 Provenance = Literal["preceding", "reference"]
 INCIDENT: Final = -1
 """Value of the `interval` column for rows of the incident itself; baselines count from 0."""
@@ -48,12 +49,23 @@ class Window:
 def cut(telemetry: Telemetry, incident: Interval, baselines: Sequence[Baseline]) -> Window:
     """Cut telemetry into a window. A baseline that overlaps the incident loses the rows they share to the incident."""
     frames = {
-        name: frame if name == "topology" else _with_interval(frame, time_column(name), incident, baselines)
+        name: frame if name in UNTIMED_FRAMES else _with_interval(frame, time_column(name), incident, baselines)
         for name, frame in telemetry.frames().items()
     }
+    led_up = Interval(events_from_ns(incident, baselines), incident.end_ns)
+    frames["events"] = _with_interval(telemetry.events, "time_unix_nano", led_up, baselines)
     spans, stored = frames.pop("spans"), Bins.of_frames({name: frames.pop(name) for name in BIN_FRAMES})
     bins = stored if spans.is_empty() else bins_of(spans) if stored.counts.is_empty() else bins_of(spans) + stored
     return Window(incident, tuple(baselines), bins, gaps=telemetry.gaps, **frames)
+
+
+def events_from_ns(incident: Interval, baselines: Sequence[Baseline]) -> int:
+    """From when on events belong to the incident: from the end of the baseline that precedes it, ten minutes before at most.
+
+    A rollout comes before what it breaks, and an onset that was estimated leaves a stretch between baseline and incident.
+    """
+    ends = [b.interval.end_ns for b in baselines if b.provenance == "preceding" and b.interval.end_ns <= incident.start_ns]
+    return max(*ends, incident.start_ns - _LEAD_NS) if ends else incident.start_ns
 
 
 def _with_interval(frame: pl.DataFrame, time: str, incident: Interval, baselines: Sequence[Baseline]) -> pl.DataFrame:

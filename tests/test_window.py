@@ -41,6 +41,21 @@ def test_a_baseline_that_overlaps_the_incident_loses_what_they_share() -> None:
     assert made.events["interval"].to_list() == [0, OF_INCIDENT, 0, 1]
 
 
+def test_events_between_the_baseline_and_the_incident_lead_up_to_it() -> None:
+    """A rollout comes before what it breaks."""
+    times = [INCIDENT.start_ns - minutes * MINUTE_NS for minutes in (20, 9, 4, 1)] + [INCIDENT.start_ns]
+    earlier = Interval(INCIDENT.start_ns - 30 * MINUTE_NS, INCIDENT.start_ns - 15 * MINUTE_NS)
+    made = window(baselines=[earlier], events=[event(t) for t in times])
+    assert made.events["interval"].to_list() == [0, OF_INCIDENT, OF_INCIDENT, OF_INCIDENT, OF_INCIDENT]
+    just_before = Interval(earlier.start_ns, INCIDENT.start_ns - 5 * MINUTE_NS)
+    made = window(baselines=[just_before], events=[event(t) for t in times])
+    assert made.events["interval"].to_list() == [0, 0, OF_INCIDENT, OF_INCIDENT, OF_INCIDENT]
+    metrics = [{**event(t), "metric": "process.load", "value": 1.0} for t in times]
+    assert window(baselines=[just_before], metrics=metrics).metrics["interval"].to_list() == [0, 0, OF_INCIDENT]
+    made = window(baselines=[Interval(earlier.start_ns - 60 * MINUTE_NS, earlier.start_ns)], events=[event(t) for t in times])
+    assert made.events["interval"].to_list() == [OF_INCIDENT] * 4  # ten minutes at most
+
+
 def test_rows_without_a_time_belong_to_the_incident() -> None:
     alert = {"entity_kind": "service", "entity": "A", "name": "HighLatency", "source": "metric"}
     made = window(alerts=[{"time_unix_nano": None, **alert}, {"time_unix_nano": T0, **alert}])

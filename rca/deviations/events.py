@@ -10,7 +10,7 @@ from rca.deviations.blocks import Blocks
 from rca.deviations.sheet import Sheet
 from rca.signals import NODE_COLUMN
 from rca.topology import Topology
-from rca.window import INCIDENT, Window
+from rca.window import INCIDENT, Window, events_from_ns
 
 
 def measure_events(sheet: Sheet, window: Window, topology: Topology, blocks: Blocks) -> None:
@@ -20,7 +20,7 @@ def measure_events(sheet: Sheet, window: Window, topology: Topology, blocks: Blo
         return
     events = events.with_columns(key(pl.col("entity"), pl.col("namespace")).alias("key"), pl.lit(1).alias("count"))
     lengths = {block: (high - low) for _, low, high, block in blocks.edges}
-    lengths[INCIDENT] = window.incident.end_ns - window.incident.start_ns
+    lengths[INCIDENT] = window.incident.end_ns - events_from_ns(window.incident, window.baselines)
     baseline_ns = sum(length for block, length in lengths.items() if block >= 0)
     for warning, signal in ((True, "warnings"), (False, "changes")):
         chosen = events.filter((pl.col("severity") == "Warning").fill_null(False) == warning)
