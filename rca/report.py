@@ -21,7 +21,7 @@ from rca.ranking import Evidence, Ranking, rounded
 from rca.signals import NODE_COLUMN, NODE_SIGNALS
 from rca.telemetry import EntityId, Interval
 from rca.window import INCIDENT, Window
-from rca.wording import clock, count, number, printable, probability, seconds
+from rca.wording import alike, clock, count, number, printable, probability, seconds, together
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -339,13 +339,17 @@ def _missing_kinds(window: Window) -> Iterator[str]:
 
 
 def _gaps(window: Window) -> Iterator[str]:
-    """Gaps by source and reason; those that touch the incident come first and say so."""
-    groups: dict[tuple[str, str], list[Interval]] = {}
+    """Gaps by source and reason, alike ones in one line; those that touch the incident come first and say so."""
+    groups: dict[str, dict[str, list[Interval]]] = {}
     for gap in window.gaps:
-        groups.setdefault((gap.source, gap.reason), []).extend([gap.interval] if gap.interval else [])
-    inside = {key: sum(window.incident.overlaps(each) for each in intervals) for key, intervals in groups.items()}
-    for key in sorted(groups, key=lambda key: inside[key] == 0):
-        yield f"{printable(key[0])}: {printable(key[1])}{_when(groups[key], inside[key])}"
+        groups.setdefault(gap.source, {}).setdefault(gap.reason, []).extend([gap.interval] if gap.interval else [])
+    found = []
+    for source, reasons in groups.items():
+        for same in alike(reasons):
+            intervals = max((reasons[reason] for reason in same), key=len)
+            inside = sum(window.incident.overlaps(each) for each in intervals)
+            found.append((inside == 0, f"{printable(source)}: {printable(together(same))}{_when(intervals, inside)}"))
+    yield from (text for _, text in sorted(found, key=lambda one: one[0]))
 
 
 def _when(intervals: Sequence[Interval], inside: int) -> str:

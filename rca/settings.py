@@ -9,8 +9,9 @@ import re
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Final
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, SecretStr, model_validator
 
 from rca.errors import BadInput
 from rca.telemetry import SECOND_NS
@@ -97,11 +98,30 @@ class TlsSettings(Section):
         return self
 
 
+def _address_of_a_server(url: str) -> str:
+    """The same. Raises ValueError, which repeats no password."""
+    expected = "expected an address such as http://HOST:9090 or https://HOST/prefix"
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"{expected}: {error}") from None
+    if "@" in url:
+        raise ValueError(f"{expected}, found a user in it; set username and password_file")
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or re.search(r"\s", url):
+        raise ValueError(f"{expected}, found {url!r}")
+    if parts.query or parts.fragment:
+        raise ValueError(f"{expected}, found {url!r}, which does not end with its path")
+    return url
+
+
 class HttpSource(Section):
     """A server that is asked over HTTP: where it is, how to be let in, and how long to wait."""
 
     url: Annotated[
-        str, Field(pattern=r"^https?://[^\s/]+", description="address of the server, with a path prefix where it has one")
+        str,
+        AfterValidator(_address_of_a_server),
+        Field(description="address of the server, with a path prefix where it has one"),
     ]
     bearer_token: Annotated[SecretStr | None, Field(description="token to show; better in a file")] = None
     bearer_token_file: Annotated[Path | None, Field(description="file with the token, read anew for every collection")] = None

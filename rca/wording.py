@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
 _SECOND_STEPS: Final = ((1e-6, 1e9, "ns"), (1e-3, 1e6, "us"), (1.0, 1e3, "ms"), (120.0, 1.0, "s"), (7200.0, 1 / 60, "min"))
 _BYTE_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
+_NAMED: Final = 3
+_MARKS: Final = ":;,.\"'()[]{}"
 _HIDDEN: Final = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 """Unicode categories that move the cursor, colour the terminal or reorder what stands beside them."""
 
@@ -101,6 +104,38 @@ def quantity(value: float, unit: str) -> str:
 def count(n: float, noun: str) -> str:
     """A count with its noun in the right number."""
     return f"{number(n)} {noun}{'' if n == 1 else 's'}"
+
+
+def alike(texts: Iterable[str]) -> list[tuple[str, ...]]:
+    """Groups of texts that say the same of different things, in order: they differ in one name, wherever it stands."""
+    groups: list[list[str]] = []
+    for text in texts:
+        group = next((group for group in groups if _names_that_differ(group[0], text)), None)
+        if group is None:
+            groups.append([text])
+        else:
+            group.append(text)
+    return [tuple(group) for group in groups]
+
+
+def together(group: Sequence[str]) -> str:
+    """One sentence for a group of `alike`: the first of them, and of what else the same is to be said."""
+    others = [names[1] for text in group[1:] if (names := _names_that_differ(group[0], text))]
+    rest = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+    return f"{group[0]}; the same for {', '.join(others[:_NAMED])}{rest}" if others else group[0]
+
+
+def _names_that_differ(first: str, second: str) -> tuple[str, str] | None:
+    """The two names, if putting one for the other makes the texts equal. `pods.apps` may also stand there as `pods`."""
+    words = zip(first.split(" "), second.split(" "), strict=False)
+    one, other = next(((a.strip(_MARKS), b.strip(_MARKS)) for a, b in words if a != b), ("", ""))
+    if not (one[:1].isalpha() and other[:1].isalpha() and _without(first, one) == _without(second, other)):
+        return None
+    return one, other
+
+
+def _without(text: str, name: str) -> str:
+    return text.replace(name, "*").replace(name.partition(".")[0], "*")
 
 
 def clock(time_ns: int, *, date: bool = False) -> str:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -167,7 +168,7 @@ def test_a_file_that_cannot_be_read(rca: Rca, broken: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
     code, said = rca("triage", broken)
-    assert (code, said) == (1, f"error: [Errno 13] Permission denied: '{broken / INCIDENT_FILE}'\n")
+    assert (code, said) == (1, f"error: {broken / INCIDENT_FILE}: Permission denied\n")
 
 
 def test_foreign_text_cannot_steer_the_terminal(rca: Rca, tmp_path: Path) -> None:
@@ -188,3 +189,37 @@ def test_names_that_the_terminal_or_utf8_cannot_write(home: Path, encoding: str)
     assert done.returncode == 2
     assert done.stderr.startswith(b"error: ")
     assert done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--watch", "--every", "0s"), "--every: expected a second or more, found '0s'"),
+        (("--last", "10s"), "window: expected at least 30 s"),
+        (("--since", "2090-01-01T00:00:00Z"), "window: expected a start in the past, found 2090-01-01 00:00:00 UTC"),
+        (("--until", "2026-01-01T00:00:00Z"), "options: expected --since or --onset beside --until"),
+        (("--alert", "Slow"), "--alert: expected [alertmanager] or [prometheus]"),
+    ],
+)
+def test_live_options_are_checked_before_anybody_is_asked(
+    rca: Rca, tmp_path: Path, options: tuple[str, ...], message: str
+) -> None:
+    (tmp_path / "rca.toml").write_text("[store]\n", encoding="utf-8")
+    code, said = rca("triage", *options, "--config", tmp_path / "rca.toml")
+    assert (code, said.startswith(f"error: {message}")) == (2, True), said
+
+
+@pytest.mark.parametrize("content", [None, "no certificate\n"])
+def test_certificates_that_cannot_be_read_are_news_about_one_source(rca: Rca, tmp_path: Path, content: str | None) -> None:
+    certificates, config = tmp_path / "ca.pem", tmp_path / "rca.toml"
+    if content is not None:
+        certificates.write_text(content, encoding="utf-8")
+    tables = '[{}]\nurl = "https://127.0.0.1:{}"\nretries = 0\ntls = {{ ca_file = "{}" }}\n'
+    sources = ("prometheus", "tempo", "jaeger", "alertmanager")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        config.write_text("".join(tables.format(name, port, certificates) for name in sources), encoding="utf-8")
+        code, said = rca("triage", "--config", config)
+    assert code == 1
+    assert said.count("ca.pem" if content is None else "TLS: ") == 4, said
+    assert rca("doctor", "--config", config)[0] == 1

@@ -24,8 +24,15 @@ URL = 'url = "http://prometheus:9090"'
         ("[triage]\nbaselin = '1h'", "triage.baselin: unknown setting, did you mean 'baseline'?"),
         ("[triage]\nlag = 5", "triage.lag: expected a duration such as 30s, 15m or 1h30m, found 5"),
         ("[triage]\nlag = '5 parsecs'", "triage.lag: expected a duration"),
-        ("[prometheus]", "prometheus.url: Field required"),
-        ("[prometheus]\nurl = 'prometheus:9090'", "prometheus.url: String should match"),
+        ("[prometheus]", "prometheus.url: is required"),
+        ("prometheus = 3", "prometheus: expected a table of settings"),
+        ("[prometheus]\nurl = 3", "prometheus.url: expected text in quotes"),
+        ("[otlp]\ngrpc_address = '4317'", "otlp.grpc_address: expected `host:port` for OTLP over gRPC"),
+        ("[otlp]\ngrpc_address = 'localhost:99999'", "otlp.grpc_address: expected `host:port` with a port up to 65535"),
+        ("[prometheus]\nurl = 'prometheus:9090'", "prometheus.url: expected an address such as http://HOST:9090"),
+        ("[prometheus]\nurl = 'http://prometheus:90901'", "prometheus.url: expected an address such as http://HOST:9090"),
+        ("[prometheus]\nurl = 'http://prometheus/graph?g0'", "which does not end with its path"),
+        ("[prometheus]\nurl = 'http://u:hunter2@prometheus'", "found a user in it; set username and password_file"),
         (f"[prometheus]\n{URL}\nmax_response_bytes = '5 stones'", "expected a size such as 64MiB or 10GB"),
         (f"[prometheus]\n{URL}\nbearer_token = 'a'\nusername = 'b'", "expected one way to be let in"),
         (f"[prometheus]\n{URL}\nusername = 'b'", "expected password or password_file beside username"),
@@ -37,6 +44,7 @@ def test_mistakes_are_named(text: str, message: str) -> None:
     with pytest.raises(BadInput) as caught:
         parsed(text, "rca.toml")
     assert message in str(caught.value)
+    assert "hunter2" not in str(caught.value)
 
 
 def test_every_mistake_is_named_and_no_secret_is_repeated() -> None:

@@ -94,7 +94,7 @@ def test_nothing_that_is_known(tmp_path: Path) -> None:
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
             findings = checked(PrometheusCollector(PrometheusConfig(url=url)))
-            if any("cannot be scraped" in finding.text for finding in findings):
+            if any("1 of 2 targets cannot be scraped" in finding.text for finding in findings):
                 break
             time.sleep(0.2)
     target.close()
@@ -175,6 +175,12 @@ def test_sampled_traces(binned: bool) -> None:
     assert _told(findings, "traces hold 10.0% of the requests that metrics count, for cart, web").level == "note"
 
 
+def test_traces_that_began_later_than_metrics_are_not_taken_for_a_sample() -> None:
+    traces = _traces(["web", "cart"])
+    young = replace(traces, spans=traces.spans.filter(pl.col("start_time_unix_nano") >= END - MINUTE_NS))
+    assert not [finding for finding in _diagnosed(young, _rates(["web", "cart"])) if "traces hold" in finding.text]
+
+
 def test_old_telemetry() -> None:
     findings = _diagnosed(_traces(["web"]), _rates(["web"], end_ns=END - 4 * MINUTE_NS))
     assert "lag" in _told(findings, "its newest telemetry is 4 minutes old").advice
@@ -188,6 +194,19 @@ def test_a_source_that_fails_and_one_that_is_empty() -> None:
     findings = diagnose(CONFIG, sources, NOW)
     assert _told(findings, "reading the last five minutes failed: http://tempo").level == "failure"
     assert _told(findings, "nothing in the last five minutes").level == "warning"
+
+
+def test_no_source_works() -> None:
+    (broken,) = [one for one in diagnose(CONFIG, [_Down("tempo")], NOW) if one.level == "failure"]
+    assert (broken.source, broken.text) == ("tempo", "http://tempo: connection refused")
+
+
+class _Down(RecordedSource):
+    def __init__(self, name: str) -> None:
+        super().__init__(name, Telemetry())
+
+    def check(self) -> Sequence[Finding]:
+        raise Unavailable(f"http://{self.name}: connection refused")
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

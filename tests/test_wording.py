@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rca.wording import count, number, percent, printable, probability, quantity, seconds, size
+from rca.wording import alike, count, number, percent, printable, probability, quantity, seconds, size, together
 
 
 @pytest.mark.parametrize(
@@ -81,6 +81,23 @@ def test_text_from_elsewhere_cannot_drive_the_terminal() -> None:
     assert printable("\x1b[31mred\x07\u202egnp\n\x9b2J") == "\\x1b[31mred\\x07\\u202egnp\\x0a\\x9b2J"
     assert printable("naïve café ☕ <*>") == "naïve café ☕ <*>"
     assert printable("a" * 20, 10) == "aaaaaaa..."
+
+
+def test_what_is_said_of_several_things_is_said_once() -> None:
+    watches = [f"list {what}: HTTP 503: no leader" for what in ("pods", "nodes", "jobs.batch", "events", "secrets")]
+    rules = [f'list {what}.apps: {what}.apps is forbidden; resources: ["{what}"]' for what in ("deployments", "daemonsets")]
+    groups = alike([*watches, *rules, "12 pods have no time", "3 jobs have no time"])
+    assert [together(group) for group in groups] == [
+        "list pods: HTTP 503: no leader; the same for nodes, jobs.batch, events and 1 more",
+        'list deployments.apps: deployments.apps is forbidden; resources: ["deployments"]; the same for daemonsets.apps',
+        "12 pods have no time",
+        "3 jobs have no time",
+    ]
+
+
+@given(st.lists(st.text("ab :;", max_size=12)))
+def test_nothing_is_lost_where_texts_are_put_together(texts: list[str]) -> None:
+    assert sorted(text for group in alike(texts) for text in group) == sorted(texts)
 
 
 @given(st.text())

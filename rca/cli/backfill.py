@@ -31,7 +31,9 @@ def backfill(
     sample: Annotated[
         bool, typer.Option("--sample", help="Store samples where there are too many traces to read them all.")
     ] = False,
-    config: Annotated[Path | None, typer.Option(metavar="FILE", help="The sources. Default: rca.toml, see rca init.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The sources. Default: $RCA_CONFIG, ./rca.toml or ~/.config/rca/rca.toml.")
+    ] = None,
     store: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="The product's home. Default: [store] folder, or $RCA_HOME.")
     ] = None,

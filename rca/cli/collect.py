@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rca.collectors.collecting import Collection, Status
     from rca.collectors.config import Config
     from rca.collectors.warm.store import Shelved
+    from rca.telemetry import Gap, Interval
 
 _CONFIG = typer.Option(metavar="FILE", help="Settings. Default: $RCA_CONFIG, ./rca.toml, ~/.config/rca/rca.toml, or none.")
 _STORE = typer.Option(metavar="FOLDER", help="The product's home; telemetry lies in it. Default: [store] folder, or $RCA_HOME.")
@@ -30,8 +31,11 @@ def collect(
 
     Runs until it is told to end (Ctrl-C, SIGTERM) and then stores what it has. The next run goes on from there.
     """
+    import os
     import signal
     from threading import Event
+
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what it logs by itself, our own errors say in words
 
     from rca.collectors.collecting import Collection
     from rca.collectors.warm.store import Store, store_folder
@@ -178,13 +182,30 @@ def _size(size_bytes: int) -> str:
 
 
 def _description(shelf: Shelved) -> Iterator[str]:
-    from rca.wording import clock
+    from rca.wording import clock, count
 
-    yield f"{shelf.name}: {_size(shelf.size_bytes)}, written last {clock(shelf.written_ns, date=True)}"
+    yield f"{shelf.name}: {_size(shelf.size_bytes)}, written last {clock(shelf.written_ns, date=True)} UTC"
     for name, (parts, size, first_ns) in shelf.frames.items():
-        yield f"  {name}: {_size(size)} in {parts} files, since {clock(first_ns, date=True)}"
+        since = clock(first_ns, date=True).removesuffix(":00")
+        yield f"  {name}: {_size(size)} in {count(parts, 'file')}, from the hour of {since} on"
     for interval in shelf.covered:
         yield f"  collected {clock(interval.start_ns, date=True)} to {clock(interval.end_ns, date=True)}"
-    for gap in shelf.gaps:
-        when = f"{clock(gap.interval.start_ns, date=True)} to {clock(gap.interval.end_ns, date=True)}" if gap.interval else "-"
-        yield f"  missing {when}: {gap.source}, {gap.reason}"
+    yield from _missing(shelf.gaps)
+
+
+def _missing(gaps: Sequence[Gap]) -> Iterator[str]:
+    """Gaps by source and reason, alike ones in one line."""
+    from rca.wording import alike, clock, printable, together
+
+    groups: dict[str, dict[str, list[Interval]]] = {}
+    for gap in gaps:
+        groups.setdefault(gap.source, {}).setdefault(gap.reason, []).extend([gap.interval] if gap.interval else [])
+    for source, reasons in groups.items():
+        for same in alike(reasons):
+            intervals = max((reasons[reason] for reason in same), key=len)
+            when = "at a time that is not known"
+            if intervals:
+                first, last = min(i.start_ns for i in intervals), max(i.end_ns for i in intervals)
+                many = f"{len(intervals)} times, " if len(intervals) > 1 else ""
+                when = f"{many}{clock(first, date=True)} to {clock(last, date=True)}"
+            yield f"  missing {when}: {printable(source)}, {printable(together(same))}"

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from rca.collectors.findings import Finding
 
-_CONFIG = typer.Option("--config", help="Configuration file; ./rca.toml unless given.", dir_okay=False)
+_CONFIG = typer.Option("--config", metavar="FILE", help="Settings. Default: $RCA_CONFIG, ./rca.toml or ~/.config/rca/rca.toml.")
 _JSON = typer.Option("--json", help="Print the findings as JSON.")
 
 
@@ -63,7 +63,13 @@ def print_findings(findings: Sequence[Finding]) -> None:
             text.append(f"\n→ {printable(finding.advice)}", style="dim")
         table.add_row(Text(word, style=style), Text("" if finding.source == last else printable(finding.source)), text)
         last = finding.source
-    Console().print(table)
+    console = Console()
+    if console.is_terminal:
+        console.print(table)
+        return
+    with console.capture() as capture:
+        console.print(table)
+    typer.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
 
 
 def _json(finding: Finding) -> dict[str, str]:

@@ -74,8 +74,8 @@ def _check(options: LiveOptions) -> None:
     if options.save is not None and options.save.exists():
         raise BadInput(str(options.save), expected="a path that does not exist yet", found="a file or folder")
     for option, text in (("--last", options.last), ("--every", options.every)):
-        if text is not None:
-            _duration(option, text)
+        if text is not None and _duration(option, text) < SECOND_NS:
+            raise BadInput(option, expected="a second or more", found=repr(text))
 
 
 def _duration(option: str, text: str) -> int:

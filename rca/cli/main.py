@@ -71,7 +71,8 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except OSError as error:
-        typer.echo(f"error: {printable(str(error))}", err=True)
+        text = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+        typer.echo(f"error: {printable(text)}", err=True)
         sys.exit(1)
     except UnicodeEncodeError as error:
         typer.echo(f"error: expected text in UTF-8, found {error.object!a}", err=True)

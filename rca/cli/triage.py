@@ -45,7 +45,8 @@ def triage(
         Path | None, typer.Option(metavar="PATH", help="Live: keep the incident as a bundle (folder or .tar.zst).")
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Live: the sources. Default: rca.toml, see rca init.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Default: $RCA_CONFIG, ./rca.toml or ~/.config/rca/rca.toml."),
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many candidates to show.")] = 5,
     ranker: Annotated[str | None, typer.Option(metavar="NAME", help="Ranker that needs no training. Default: floor.")] = None,

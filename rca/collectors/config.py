@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, get_args
 
 from pydantic import BaseModel, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from rca.collectors.alertmanager.config import AlertmanagerConfig
 from rca.collectors.jaeger.config import JaegerConfig
@@ -24,6 +25,18 @@ from rca.settings import DurationNs, Section
 from rca.telemetry import MINUTE_NS, SECOND_NS
 
 FILE_NAME: Final = "rca.toml"
+_WORDS: Final = {
+    "missing": "is required",
+    "model_type": "expected a table of settings",
+    "dict_type": "expected a table of settings",
+    "string_type": "expected text in quotes",
+    "path_type": "expected a path in quotes",
+    "bool_type": "expected true or false",
+    "bool_parsing": "expected true or false",
+    "int_type": "expected a whole number",
+    "int_parsing": "expected a whole number",
+    "list_type": "expected a list",
+}
 
 
 class LiveSettings(Section):
@@ -107,17 +120,36 @@ def _mistakes(error: ValidationError) -> Iterator[str]:
             hint = f", did you mean {near[0]!r}?" if near else f", known: {', '.join(known)}" if known else ""
             yield f"{where}: unknown setting{hint}"
         else:
-            yield f"{where}: {mistake['msg'].removeprefix('Value error, ')}"
+            yield f"{where}: {_in_words(mistake)}"
+
+
+def _in_words(mistake: ErrorDetails) -> str:
+    """What is wrong with a value, in the file's own terms."""
+    kind = mistake["type"]
+    if kind == "string_pattern_mismatch":
+        return f"expected {_meaning(mistake['loc'])}"
+    return _WORDS.get(kind) or mistake["msg"].removeprefix("Value error, ")
+
+
+def _meaning(path: tuple[int | str, ...]) -> str:
+    """What the documentation says of a setting."""
+    *tables, key = path
+    field = _section_at(tables).model_fields.get(str(key))
+    return (field.description if field else None) or "another text"
 
 
 def _keys_at(tables: list[int | str]) -> list[str]:
     """Settings of the table at a path of keys."""
+    return sorted(_section_at(tables).model_fields)
+
+
+def _section_at(tables: list[int | str]) -> type[BaseModel]:
+    """The table at a path of keys; one without settings where there is none."""
     model: Any = Config
     for table in tables:
-        field = model.model_fields.get(str(table)) if isinstance(model, type) and issubclass(model, BaseModel) else None
-        if field is not None:
-            model = _model_in(field.annotation)
-    return sorted(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+        field = model.model_fields.get(str(table)) if model is not None else None
+        model = None if field is None else _model_in(field.annotation)
+    return model or BaseModel
 
 
 def _model_in(annotation: Any) -> Any:

@@ -8,21 +8,34 @@ from typing import Final
 
 import polars as pl
 
-from rca.bins import key, split_key
+from rca.bins import BIN_NS, key, split_key
 from rca.collectors.config import Config
 from rca.collectors.findings import Checkable, Finding, checked
 from rca.collectors.gathering import Answer, gather, merged
 from rca.contracts import Collector
 from rca.naming import Renaming, reconciled
 from rca.telemetry import MINUTE_NS, SECOND_NS, Interval, Telemetry, time_column
+from rca.wording import count
 
 LOOK_BACK_NS: Final = 5 * MINUTE_NS
 _STALE_NS: Final = 3 * MINUTE_NS
 _FEW_TRACES: Final = 0.8  # of the requests that metrics count
 _FEWEST: Final = 30  # requests in the time looked at, below which a share says little
 _NAMED: Final = 6
+_REQUEST_RATE: Final = (pl.col("metric") == "server.request.rate") & (pl.col("entity_kind") == "service")
 _RARE: Final = ("alertmanager",)  # sources that have nothing to tell on a good day
 
+_NOUNS: Final[Mapping[str, str]] = {
+    "spans": "span",
+    "bin_counts": "bin",
+    "metrics": "sample",
+    "calls": "call sample",
+    "logs": "log count",
+    "events": "event",
+    "alerts": "alert",
+    "topology": "relation",
+}
+"""What a row is called where it is counted. Further frames of bins come with `bin_counts`."""
 _MODALITIES: Final[Mapping[str, tuple[tuple[str, ...], str]]] = {
     "traces": (("spans", "bin_counts"), "[otlp] with `rca collect`, [tempo] or [jaeger]"),
     "metrics": (("metrics",), "[prometheus], or metrics sent to [otlp]"),
@@ -76,7 +89,7 @@ def _read(answer: Answer, interval: Interval, *, with_gaps: bool) -> Iterator[Fi
     if not rows and source not in _RARE:
         yield Finding(source, "warning", "nothing in the last five minutes", "is anything sent there, and is its clock right?")
         return
-    told = ", ".join(f"{count:,} {name}" for name, count in rows.items()) or "nothing"
+    told = ", ".join(count(rows[name], noun) for name, noun in _NOUNS.items() if name in rows) or "nothing"
     yield Finding(source, "ok", f"five minutes read in {answer.seconds:.1f} s: {told}")
     newest = _newest(answer.telemetry)
     if newest is not None and interval.end_ns - newest > _STALE_NS:
@@ -150,7 +163,8 @@ def _measured(telemetry: Telemetry) -> set[str]:
 
 def _sampling(telemetry: Telemetry, interval: Interval) -> Iterator[Finding]:
     """Services of which traces hold clearly fewer requests than metrics count."""
-    traced, counted = _requests_in_traces(telemetry), _requests_in_metrics(telemetry, interval)
+    both = _known_to_both(telemetry, interval)
+    traced, counted = _requests_in_traces(telemetry, both), _requests_in_metrics(telemetry, both)
     thin = {
         service: traced[service] / requests
         for service, requests in counted.items()
@@ -165,18 +179,34 @@ def _sampling(telemetry: Telemetry, interval: Interval) -> Iterator[Finding]:
         yield Finding("all", "note", text, advice)
 
 
-def _requests_in_traces(telemetry: Telemetry) -> dict[str, float]:
-    served = telemetry.spans.filter(pl.col("kind").is_in([2, 5]))
+def _known_to_both(telemetry: Telemetry, interval: Interval) -> Interval:
+    """The part of the interval, in whole bins, of which there are traces and rates: one of them may have begun later."""
+    first, last = interval.start_ns, interval.end_ns
+    traces = [telemetry.spans["start_time_unix_nano"], telemetry.bin_counts["time_unix_nano"]]
+    for times in (pl.concat(traces), telemetry.metrics.filter(_REQUEST_RATE)["time_unix_nano"]):
+        low, high = times.min(), times.max()
+        if isinstance(low, int) and isinstance(high, int):
+            first, last = max(first, low), min(last, high)
+    first = -(-first // BIN_NS) * BIN_NS
+    return Interval(first, max(first, last // BIN_NS * BIN_NS))
+
+
+def _requests_in_traces(telemetry: Telemetry, interval: Interval) -> dict[str, float]:
+    def inside(column: str) -> pl.Expr:
+        return pl.col(column).is_between(interval.start_ns, interval.end_ns, closed="left")
+
+    served = telemetry.spans.filter(pl.col("kind").is_in([2, 5]) & inside("start_time_unix_nano"))
     spans = served.select(key(pl.col("service.name"), pl.col("service.namespace")).alias("service")).group_by("service").len()
-    bins = telemetry.bin_counts.filter(pl.col("what") == "request").group_by(pl.col("source").alias("service"))
+    requests = telemetry.bin_counts.filter((pl.col("what") == "request") & inside("time_unix_nano"))
+    bins = requests.group_by(pl.col("source").alias("service"))
     counts = dict(spans.iter_rows())
-    for service, count in bins.agg(pl.col("count").sum()).iter_rows():
-        counts[service] = counts.get(service, 0) + count
+    for service, total in bins.agg(pl.col("count").sum()).iter_rows():
+        counts[service] = counts.get(service, 0) + total
     return counts
 
 
 def _requests_in_metrics(telemetry: Telemetry, interval: Interval) -> dict[str, float]:
-    rates = telemetry.metrics.filter((pl.col("metric") == "server.request.rate") & (pl.col("entity_kind") == "service"))
+    rates = telemetry.metrics.filter(_REQUEST_RATE)
     service = key(pl.col("entity"), pl.col("namespace")).alias("service")
     means = rates.group_by(service).agg(pl.col("value").mean() * ((interval.end_ns - interval.start_ns) / SECOND_NS))
     return dict(means.iter_rows())

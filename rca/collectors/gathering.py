@@ -76,8 +76,8 @@ def merged(answers: Iterable[Answer]) -> Telemetry:
     Of a metric of one entity that several sources have, the samples of the source with the most are taken: mixed series would
     jump where one of them is missing. Events of one entity, reason and second are one event.
     """
-    parts = [answer.telemetry for answer in answers]
-    frames: dict[str, Any] = {name: pl.concat([empty(name), *(part.frames()[name] for part in parts)]) for name in FRAME_NAMES}
+    parts = [Telemetry(), *(answer.telemetry for answer in answers)]  # of no answer there is telemetry too, without rows
+    frames: dict[str, Any] = {name: pl.concat([part.frames()[name] for part in parts]) for name in FRAME_NAMES}
     frames["metrics"] = _one_source_each([part.metrics for part in parts], ["entity_kind", "entity", "namespace", "metric"])
     frames["calls"] = _one_source_each([part.calls for part in parts], ["caller", "callee_kind", "callee", "metric"])
     frames["events"] = _distinct(frames["events"], ["entity_kind", "entity", "namespace", "reason"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import Any, Final
 
 import requests
@@ -11,7 +12,7 @@ import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
-from rca.errors import Rejected, Unavailable
+from rca.errors import BadInput, Rejected, Unavailable
 from rca.settings import HttpSource
 from rca.telemetry import SECOND_NS
 
@@ -33,7 +34,7 @@ class _Bearer(requests.auth.AuthBase):
 def session_for(source: HttpSource) -> requests.Session:
     """A session with the source's identity, trust and retries; time-outs are given with every request.
 
-    Raises BadInput if a secret's file cannot be read.
+    Raises BadInput if a file with a secret or a certificate cannot be read.
     """
     session = requests.Session()
     session.trust_env = False  # a proxy or .netrc of the engineer's shell must not decide where telemetry comes from
@@ -44,6 +45,9 @@ def session_for(source: HttpSource) -> requests.Session:
         session.auth = identity
     session.headers.update(source.headers)
     tls = source.tls
+    for path in (tls.ca_file, tls.cert_file, tls.key_file):
+        if path is not None:
+            _check_readable(path)
     session.verify = False if tls.insecure_skip_verify else (str(tls.ca_file) if tls.ca_file else True)
     if tls.cert_file and tls.key_file:
         session.cert = (str(tls.cert_file), str(tls.key_file))
@@ -59,6 +63,16 @@ def session_for(source: HttpSource) -> requests.Session:
     session.mount("http://", adapter)
     session.mount("https://", adapter)
     return session
+
+
+def _check_readable(path: Path) -> None:
+    """Now, because requests finds it out with the first request and raises an OSError then."""
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise BadInput(
+            str(path), expected="a file with certificates or a key (PEM)", found=error.strerror or str(error)
+        ) from None
 
 
 def ask(
@@ -88,6 +102,8 @@ def ask(
         raise Rejected(f"{url}: TLS: {_short(str(error))}") from error
     except requests.RequestException as error:
         raise Unavailable(f"{url}: {reason_of(error)}") from error
+    except OSError as error:  # a file of certificates that holds none
+        raise Rejected(f"{url}: TLS: {_short(str(error))}") from error
     if status == 404:
         return None
     if status >= 500 or status in _AGAIN:

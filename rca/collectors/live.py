@@ -66,12 +66,15 @@ def question_about(
     if onset_ns is not None:
         onset_ns = _floor(onset_ns)
         start = min(start, onset_ns)
-    if end - max(start, onset_ns or start) < _FEWEST_BINS * BIN_NS:
+    first = max(start, onset_ns or start)
+    if first > now:
+        raise BadInput("window", expected="a start in the past", found=f"{clock(first, date=True)} UTC, now is {clock(now)}")
+    if end - first < _FEWEST_BINS * BIN_NS:
         lag = config.triage.lag // SECOND_NS
         raise BadInput(
             "window",
             expected=f"at least {_FEWEST_BINS * BIN_NS // SECOND_NS} s that end {lag} s ago or earlier ([triage] lag)",
-            found=f"{clock(max(start, onset_ns or start), date=True)} to {clock(end, date=True)}",
+            found=f"{clock(first, date=True)} to {clock(end, date=True)} UTC",
         )
     return Question(Interval(start, end), onset_ns, alert)
 

@@ -43,7 +43,8 @@ def sources_of(config: Config) -> tuple[Collector, ...]:
     found += [_third_party(name, settings) for name, settings in config.sources.items()]
     if not found:
         tables = ", ".join(f"[{name}]" for name in BUILT_IN)
-        raise BadInput("rca.toml", expected=f"at least one source ({tables})", found="none")
+        found_instead = "none; [store] is what `rca collect` keeps" if config.otlp is not None else "none"
+        raise BadInput("configuration", expected=f"at least one source ({tables})", found=found_instead)
     return tuple(found)
 
 

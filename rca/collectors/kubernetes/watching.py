@@ -20,6 +20,7 @@ from rca.collectors.kubernetes.frames import events_frame, topology_frame
 from rca.collectors.kubernetes.resources import EVENT_APIS, PODS, Feed, feeds
 from rca.errors import RcaError, Rejected
 from rca.telemetry import MINUTE_NS, SCHEMAS, SECOND_NS, Gap, Interval, Telemetry
+from rca.wording import alike, together
 
 _STREAM_SECONDS: Final = (240, 480)  # streams end by themselves after this long, spread so that they do not end together
 _SHORT_SECONDS: Final = 1.0  # a stream that ends this soon with nothing in it counts as a failure
@@ -349,8 +350,8 @@ class Watching:
                 lines.append(f"{', '.join(map(str, back))} in sight again" if lost else "the whole cluster is in sight again")
             for one in (*fresh, *back):
                 one.announced = one.lost_ns is not None
-        for line in lines:
-            self._announce(f"kubernetes: {line}")
+        for same in alike(lines):
+            self._announce(f"kubernetes: {together(same)}")
 
     def _look_after(self) -> None:
         """Report outages that last, and forget what can no longer be told twice."""

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from rca.settings import DurationNs, Section, SizeBytes
 from rca.telemetry import MINUTE_NS, SECOND_NS
 
-Address = Annotated[str, Field(pattern=r"^$|^(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):\d{1,5}$")]
+
+def _has_a_port(address: str) -> str:
+    if address and int(address.rpartition(":")[2]) > _LAST_PORT:
+        raise ValueError(f"expected `host:port` with a port up to {_LAST_PORT}, found {address!r}")
+    return address
+
+
+_LAST_PORT: Final = 65_535
+Address = Annotated[str, Field(pattern=r"^$|^(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):\d{1,5}$"), AfterValidator(_has_a_port)]
 """`host:port`, or empty for a listener that is not wanted."""
 
 
