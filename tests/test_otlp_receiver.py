@@ -27,7 +27,10 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from rca.collectors.otlp.config import OtlpConfig
+from rca.collectors.otlp.desk import Desk
+from rca.collectors.otlp.intake import Accounting
 from rca.collectors.otlp.receiver import Receiver
+from rca.collectors.otlp.request import Request
 from rca.errors import BadInput, Overloaded, StorageFull
 from tests.receiving import JSON, NOW_NS, PROTOBUF, Keeping, Running, as_json, gauges, lines, running, span, traces
 from tests.servers.certificates import self_signed
@@ -283,6 +286,19 @@ def test_a_bug_in_the_intake_is_answered_and_survived(caplog: pytest.LogCaptureF
         found.intake.broken = None
         assert call(found.grpc, METHODS["spans"], MESSAGES["spans"].SerializeToString()) == b""
     assert "could not be taken in" in caplog.text
+
+
+def test_a_sender_that_is_given_up_harms_nobody_else() -> None:
+    """The HTTP listener cancels what is still under way when its grace is over."""
+    intake = Keeping()
+    intake.gate.clear()
+    desk = Desk(OtlpConfig(), intake, Accounting(), clock=lambda: NOW_NS)
+    futures = [desk.submit(Request("spans", traces([span(number)]).SerializeToString())) for number in (1, 2)]
+    assert futures[0].cancel()
+    intake.gate.set()
+    assert futures[1].result(timeout=10).accepted == 1
+    desk.close()
+    assert desk.accounting.total("accepted", "spans") == intake.frame("spans").height == 2
 
 
 def _eventually(true: Callable[[], bool]) -> None:

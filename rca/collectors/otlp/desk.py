@@ -107,6 +107,8 @@ class Desk:
                 answers = [Rejected(f"internal error: {type(error).__name__}")] * len(requests)
             for request, future, answer in zip(requests, futures, answers, strict=True):
                 self._count(request, answer)
+                if not future.set_running_or_notify_cancel():
+                    continue  # nobody waits for it any more: the listener gave up at its end
                 if isinstance(answer, Receipt):
                     future.set_result(answer)
                 else:
