@@ -472,6 +472,50 @@ def test_a_damaged_part_is_a_gap(store: Store, clock: Clock) -> None:
     assert "is damaged" in telemetry.gaps[0].reason
 
 
+@pytest.mark.parametrize("body", [b"", b"x", None])
+def test_a_run_goes_on_without_what_an_earlier_one_kept_if_it_is_damaged(store: Store, clock: Clock, body: bytes | None) -> None:
+    stream = stream_at(clock)
+    with store.writer() as writer:
+        stream.take(batch(*request("a")))
+        with stream.flushing() as flush:
+            writer.append(flush)
+    kept = list((store.folder / LIVE / "kept").iterdir())
+    assert len(kept) == 2  # open spans, and the memory of them
+    for path in kept:
+        path.unlink() if body is None else path.write_bytes(body)
+    if body is not None:
+        assert "kept/open-spans-0000000001-0 of live is damaged" in [gap.reason for gap in store.read(at(0), at(10)).gaps]
+    stream = run(store, clock, *request("b"))
+    counts = stream.counts()
+    assert (counts.received, counts.binned, counts.dropped) == (6, 3, {"in a damaged file": 3})
+    telemetry = store.read(at(-60), at(10))
+    assert equal(bins(telemetry.frames()), all_at_once(request("b")))
+    assert sorted(gap.reason for gap in telemetry.gaps if "damaged" in gap.reason) == [
+        f"{name}-0000000001-0, kept for a restart, is damaged" for name in ("memory-spans", "open-spans")
+    ]
+
+
+def test_a_damaged_part_keeps_nothing_else_from_being_merged(store: Store, clock: Clock) -> None:
+    metrics(store, clock, [10.0 * i for i in range(12)])
+    damaged = next((store.folder / LIVE / "metrics").rglob("*.parquet"))
+    damaged.write_bytes(b"x")
+    with store.writer() as writer:
+        assert writer.housekeep().merged == 12  # the events
+    telemetry = store.read(at(0), at(110))
+    assert (telemetry.metrics.height, telemetry.events.height) == (10, 11)
+    assert [gap.reason for gap in telemetry.gaps] == [f"metrics/{hour_of(T0)}/{damaged.name} of live is damaged"]
+
+
+def test_a_backfill_into_a_damaged_part_changes_nothing(store: Store) -> None:
+    hour = Interval(at(0), at(HOUR))
+    store.replace("tempo", hour, Telemetry(spans=hexed(request("a"))))
+    next((store.folder / "backfill" / "tempo" / "bin_counts").rglob("*.parquet")).write_bytes(b"x")
+    before = files(store.folder)
+    with pytest.raises(BadInput, match="a whole Parquet file"):
+        store.replace("tempo", hour, Telemetry(spans=hexed(request("b"))))
+    assert files(store.folder) == before
+
+
 # --- past telemetry -----------------------------------------------------------------------------------------------------
 
 

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import io
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 import numpy as np
 import polars as pl
 
+from rca.collectors.otlp.intake import RAW_SPANS
 from rca.collectors.streaming.memory import Keys
 from rca.collectors.streaming.stream import Flush, StreamCounts
 from rca.collectors.warm.config import StoreConfig
-from rca.collectors.warm.parts import HOUR_NS, hour_start_ns
+from rca.collectors.warm.parts import HOUR_NS, hour_start_ns, read_parquet
 from rca.collectors.warm.reading import OPEN_SPANS
 from rca.collectors.warm.shelf import Shelf
 from rca.collectors.warm.state import StoredGap, joined
-from rca.errors import RcaError
-from rca.telemetry import FRAME_NAMES, Gap, Interval
+from rca.errors import BadInput, RcaError
+from rca.telemetry import FRAME_NAMES, MINUTE_NS, Gap, Interval
 
 LIVE: Final = "live"
 BACKFILL: Final = "backfill"
@@ -32,9 +32,12 @@ _OTHERS: Final = tuple(name for name in FRAME_NAMES if name not in _LONG_LIVED)
 _MOST_GAPS: Final = 1000
 _MEMORY: Final = "memory-"
 _MEMORIES: Final = ("spans", "traces")
+_DAMAGED: Final = "in a damaged file"
 
 LOST: Final = "the collector was not running, or lost its last seconds"
 STOPPED: Final = "the collector was not running"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,13 +89,29 @@ class LiveWriter:
         return self._shelf.size_bytes
 
     def resumed(self) -> Resumed | None:
-        """What the last commit of an earlier run kept; None if there was none. Raises BadInput if it is damaged."""
+        """What the last commit of an earlier run kept; None if there was none.
+
+        What is damaged is left out: a gap names the file, and the spans that it held count as dropped.
+        """
         state = self._shelf.state
         if not state.commit:
             return None
-        open_spans = [pl.read_parquet(io.BytesIO(body)) for body in self._shelf.kept(OPEN_SPANS)]
-        memories = {name: tuple(_keys(body) for body in self._shelf.kept(_MEMORY + name)) for name in _MEMORIES}
-        return Resumed(pl.concat(open_spans) if open_spans else pl.DataFrame(), memories, StreamCounts(**state.counts))
+        open_spans = pl.concat([pl.DataFrame(schema=RAW_SPANS), *self._whole(OPEN_SPANS, read_parquet)])
+        memories = {name: tuple(self._whole(_MEMORY + name, _keys)) for name in _MEMORIES}
+        counts = StreamCounts(**state.counts)
+        lost = counts.open - open_spans.height
+        dropped = {**counts.dropped, _DAMAGED: counts.dropped.get(_DAMAGED, 0) + lost} if lost else counts.dropped
+        return Resumed(open_spans, memories, replace(counts, open=open_spans.height, dropped=dropped))
+
+    def _whole(self, name: str, read: Callable[[Path], T]) -> Iterator[T]:
+        """What the last commit kept under a name, as far as it can be read."""
+        at_ns = self._shelf.state.at_ns
+        for path in self._shelf.kept(name):
+            try:
+                yield read(path)
+            except (BadInput, OSError, EOFError, ValueError):
+                reason = f"{path.name}, kept for a restart, is damaged"
+                self._gaps.append(StoredGap(source=SOURCE, reason=reason, start_ns=at_ns - MINUTE_NS, end_ns=at_ns))
 
     def append(self, flush: Flush, *, last: bool = False) -> None:
         """Commit one flush over all frames; `last` says that the collector ends in good order.
@@ -201,6 +220,6 @@ def _counts_json(counts: StreamCounts) -> dict[str, Any]:
     return {**asdict(counts), "dropped": dict(counts.dropped), "rows": dict(counts.rows)}
 
 
-def _keys(body: bytes) -> Keys:
-    keys: Keys = np.load(io.BytesIO(body), allow_pickle=False)
+def _keys(path: Path) -> Keys:
+    keys: Keys = np.load(path, allow_pickle=False)
     return keys

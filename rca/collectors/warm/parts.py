@@ -18,6 +18,7 @@ from typing import Final
 
 import polars as pl
 
+from rca.errors import BadInput
 from rca.telemetry import MINUTE_NS, SECOND_NS
 
 HOUR_NS: Final = 60 * MINUTE_NS
@@ -90,9 +91,13 @@ def parquet(frame: pl.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
-def read_parquet(path: Path, columns: list[str] | None = None) -> pl.DataFrame:
-    """A part's frame. Raises FileNotFoundError if it was merged or deleted, polars.exceptions.PolarsError if it is damaged."""
-    return pl.read_parquet(io.BytesIO(path.read_bytes()), columns=columns)
+def read_parquet(path: Path) -> pl.DataFrame:
+    """A file's frame. Raises FileNotFoundError if it was merged or deleted, BadInput if it is damaged."""
+    body = path.read_bytes()
+    try:
+        return pl.read_parquet(io.BytesIO(body))
+    except pl.exceptions.PolarsError as error:
+        raise BadInput(str(path), expected="a whole Parquet file", found="a damaged one") from error
 
 
 def write_file(path: Path, body: bytes) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from rca.collectors.streaming.sums import summed
 from rca.collectors.warm.parts import HOUR_NS, hour_start_ns, hours_in, parts_in, read_parquet, visible
 from rca.collectors.warm.shelf import KEPT_FOLDER
 from rca.collectors.warm.state import State, read_state
-from rca.errors import Unavailable
+from rca.errors import BadInput, Unavailable
 from rca.telemetry import BIN_FRAMES, FRAME_NAMES, Interval, conform, empty, time_column
 
 OPEN_SPANS: Final = "open-spans"
@@ -57,11 +56,11 @@ def _view(folder: Path, state: State, interval: Interval, names: tuple[str, ...]
     present = read_state(folder)
     if present is None or present.commit != state.commit:  # parts may have been merged into one that the old state hides
         return None
-    waiting = _open_bins(folder, state) if set(BIN_FRAMES) & set(names) else {}
     damaged: list[str] = []
+    waiting = _open_bins(folder, state, damaged) if set(BIN_FRAMES) & set(names) else {}
     frames = {}
     for name, hours in listed.items():
-        parts = [*(_hour(name, paths, damaged) for paths in hours), *([waiting[name]] if name in waiting else [])]
+        parts = [*(_hour(name, _whole(folder, paths, damaged)) for paths in hours), *([waiting[name]] if name in waiting else [])]
         rows = pl.concat([empty(name), *parts], how="diagonal")
         frames[name] = conform(name, _inside(name, rows, interval), str(folder / name))
     return View(state, frames, tuple(damaged))
@@ -77,19 +76,24 @@ def _listed(folder: Path, state: State, interval: Interval) -> list[list[Path]]:
     return hours
 
 
-def _open_bins(folder: Path, state: State) -> Mapping[str, pl.DataFrame]:
+def _open_bins(folder: Path, state: State, damaged: list[str]) -> Mapping[str, pl.DataFrame]:
     """Bins of the spans that wait for their traces: they are part of what was collected, though not final."""
-    spans = [pl.read_parquet(io.BytesIO((folder / KEPT_FOLDER / file).read_bytes())) for file in state.kept.get(OPEN_SPANS, ())]
+    spans = _whole(folder, [folder / KEPT_FOLDER / file for file in state.kept.get(OPEN_SPANS, ())], damaged)
     return summed(pl.concat(spans)).frames if spans else {}
 
 
-def _hour(name: str, paths: list[Path], damaged: list[str]) -> pl.DataFrame:
-    parts = []
+def _whole(folder: Path, paths: Iterable[Path], damaged: list[str]) -> list[pl.DataFrame]:
+    """Frames of the files that can be read; the others are named in `damaged`."""
+    frames = []
     for path in paths:
         try:
-            parts.append(read_parquet(path))
-        except pl.exceptions.PolarsError:
-            damaged.append("/".join(path.parts[-3:]))
+            frames.append(read_parquet(path))
+        except BadInput:
+            damaged.append(str(path.relative_to(folder)))
+    return frames
+
+
+def _hour(name: str, parts: list[pl.DataFrame]) -> pl.DataFrame:
     rows = pl.concat([empty(name), *parts], how="diagonal")
     return rows if len(parts) < 2 or name in BIN_FRAMES else summed_frame(name, rows)
 

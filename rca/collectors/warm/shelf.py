@@ -33,7 +33,7 @@ from rca.collectors.warm.parts import (
     write_file,
 )
 from rca.collectors.warm.state import STATE_FILE, State, read_state
-from rca.errors import Unavailable
+from rca.errors import BadInput, Unavailable
 from rca.incidents.bundle import fsync_folder, storage
 from rca.telemetry import FRAME_NAMES, MINUTE_NS, SECOND_NS, Interval, time_column
 
@@ -114,7 +114,7 @@ class Shelf:
     def replace(self, frames: Mapping[str, pl.DataFrame], interval: Interval, at_ns: int, **changes: Any) -> None:
         """Put rows in the place of all that the shelf holds of an interval. The topology is added to every hour of it.
 
-        Raises StorageFull; then nothing changed.
+        Raises StorageFull, or BadInput if a part that has to be rewritten is damaged; then nothing changed.
         """
         number = self.state.commit + 1
         hours = [hour_of(ns) for ns in range(interval.start_ns // HOUR_NS * HOUR_NS, interval.end_ns, HOUR_NS)]
@@ -196,22 +196,24 @@ class Shelf:
                 files[name].append((value, file))
         return files
 
-    def kept(self, name: str) -> list[bytes]:
-        """What the last commit kept under a name, in order."""
-        return [(self.folder / KEPT_FOLDER / file).read_bytes() for file in self.state.kept.get(name, ())]
+    def kept(self, name: str) -> list[Path]:
+        """Files of what the last commit kept under a name, in order."""
+        return [self.folder / KEPT_FOLDER / file for file in self.state.kept.get(name, ())]
 
     # --- housekeeping -------------------------------------------------------------------------------------------
 
     def merge(self, now_ns: int) -> int:
         """Merge small parts, and delete what was merged long enough ago. Returns how many parts were merged.
 
+        Neighbours of a damaged part stay as they are, and readers tell of it.
+
         Raises StorageFull; then nothing changed.
         """
         merged = 0
         for (name, hour), sizes in list(self._sizes.items()):
             for run in self._mergeable(hour, dict(sizes), now_ns):
-                self._merge(name, hour, run, now_ns)
-                merged += len(run)
+                with suppress(BadInput):
+                    merged += self._merge(name, hour, run, now_ns)
         self._delete_left(now_ns)
         return merged
 
@@ -225,7 +227,7 @@ class Shelf:
         small = [part for part in parts if part.first == part.last]
         return _runs(small, sizes) if len(small) >= _MERGED_AT else []
 
-    def _merge(self, name: str, hour: str, parts: Sequence[Part], now_ns: int) -> None:
+    def _merge(self, name: str, hour: str, parts: Sequence[Part], now_ns: int) -> int:
         rows = pl.concat([read_parquet(self._path(name, hour, part)) for part in parts], how="diagonal")
         part = Part(parts[0].first, parts[-1].last)
         body = parquet(summed_frame(name, rows))
@@ -235,6 +237,7 @@ class Shelf:
             fsync_folder(path.parent)
         self._sizes[name, hour][part] = len(body)
         self._leave(name, hour, part, now_ns)
+        return len(parts)
 
     def _leave(self, name: str, hour: str, part: Part, now_ns: int) -> None:
         """Parts that another one now holds are deleted later."""
