@@ -22,6 +22,7 @@ from rca.collectors.prometheus.config import PrometheusConfig
 from rca.errors import Unavailable
 from rca.telemetry import MINUTE_NS, SECOND_NS, Telemetry
 from tests.recorded import RecordedSource, failing
+from tests.servers.faulty import Asked, Reply, faulty
 from tests.servers.prometheus import Exposition, alertmanager, prometheus
 
 
@@ -102,6 +103,19 @@ def test_nothing_that_is_known(tmp_path: Path) -> None:
     assert "map_file" in _told(findings, "known metrics gives data").advice
 
 
+def test_a_prometheus_that_fails_under_way() -> None:
+    def reply(asked: Asked) -> Reply:
+        if "count_over_time" in asked.params.get("query", ""):
+            return Reply(b"too busy", status=503)
+        data = ["up"] if asked.path.endswith("/values") else {"result": [], "resultType": "vector"}
+        return Reply({"status": "success", "data": data})
+
+    with faulty(reply) as server:
+        findings = checked(PrometheusCollector(PrometheusConfig(url=server.url, retries=0)))
+    assert findings[0].level == "ok"
+    assert "too busy" in _told(findings, "how often it scrapes could not be read").text
+
+
 # --- sources together ------------------------------------------------------------------------------------------------
 
 NOW = 1_700_000_000 * SECOND_NS
@@ -179,6 +193,18 @@ def test_traces_that_began_later_than_metrics_are_not_taken_for_a_sample() -> No
     traces = _traces(["web", "cart"])
     young = replace(traces, spans=traces.spans.filter(pl.col("start_time_unix_nano") >= END - MINUTE_NS))
     assert not [finding for finding in _diagnosed(young, _rates(["web", "cart"])) if "traces hold" in finding.text]
+
+
+def test_traces_that_two_sources_keep_are_counted_once() -> None:
+    traces = _traces(["web", "cart"], per_second=2.0)
+    binned = replace(traces, spans=traces.spans.clear(), **frames_of(traces.spans))
+    sources = [
+        RecordedSource("store", binned, ("bin_counts", "bin_placement")),
+        RecordedSource("tempo", traces, ("spans",)),
+        RecordedSource("jaeger", traces, ("spans",)),
+        RecordedSource("prometheus", _rates(["web", "cart"], per_second=20.0), ("metrics",)),
+    ]
+    assert _told(diagnose(CONFIG, sources, NOW), "traces hold 10.0% of the requests that metrics count").source == "all"
 
 
 def test_old_telemetry() -> None:

@@ -42,7 +42,10 @@ def check(collector: PrometheusCollector) -> Iterator[Finding]:
         for one in found:
             yield from _wrong(client, one)
         if "up" in names:
-            yield from _scrapes(client, collector, now_s)
+            try:
+                yield from _scrapes(client, collector, now_s)
+            except (Unavailable, Rejected) as error:
+                yield Finding(_SOURCE, "warning", f"how often it scrapes could not be read: {error}")
         if "ALERTS" not in names:
             advice = "rules of collectors/prometheus/ are a start; [alertmanager] or Prometheus' own rules give alerts"
             yield Finding(_SOURCE, "note", "no alert was pending or firing in the last 5 minutes", advice)
@@ -153,11 +156,11 @@ def _scrapes(client: Client, collector: PrometheusCollector, now_s: int) -> Iter
 
 
 def _value(client: Client, query: str, now_s: int) -> float:
-    """The only value of an instant query, NaN if there is none."""
+    """The only value of an instant query, NaN if there is none. Raises Unavailable, Rejected."""
+    series: Any = client.instant(query, now_s).series
     try:
-        series: Any = client.instant(query, now_s).series
         return float(series[0]["value"][1])
-    except (Unavailable, Rejected, LookupError, TypeError, ValueError):
+    except (LookupError, TypeError, ValueError):
         return math.nan
 
 
