@@ -33,7 +33,7 @@ QUIET = steady(T0, END, 0.125)
 
 
 def collector(url: str, **more: object) -> TempoCollector:
-    return TempoCollector(TempoConfig(url=url, **{"retries": 0, "timeout": "2s", **more}))
+    return TempoCollector(TempoConfig(url=url, **{"retries": 0, "timeout": "10s", "deadline": "60s", **more}))
 
 
 @pytest.mark.parametrize("version", [2, 1])
@@ -98,7 +98,7 @@ def test_a_sample_keeps_the_ratio_of_traffic_before_and_after() -> None:
 
 
 def test_rare_operations_are_read_beside_frequent_ones() -> None:
-    rare = steady(T0, END, 0.05, operation="POST /order/4711")
+    rare = steady(T0 + SECOND_NS, END, 0.05, operation="POST /order/4711")  # a second later: trace ids are made of times
     with tempo([*steady(T0, END, 4), *rare]) as server:
         telemetry = collector(server.url, max_traces=150).collect(T0, END)
     names = telemetry.spans.filter(pl.col("parent_span_id").is_null())["name"].to_list()
@@ -157,6 +157,13 @@ def test_errors_of_the_server() -> None:
         server.fault = lambda path, times: Answer(b"come back later", 503) if "/traces/" in path and times == 1 else None
         again = collector(server.url, retries=1).collect(T0, T0 + MINUTE_NS)
     assert again.spans["trace_id"].n_unique() == 8
+
+
+def test_a_server_that_never_answers_is_away() -> None:
+    with tempo(QUIET) as server:
+        server.fault = lambda path, times: Answer(wait_s=2)
+        with pytest.raises(Unavailable, match="no search was answered within 1 s"):
+            collector(server.url, deadline="1s", retries=2).collect(T0, END)
 
 
 def test_what_the_deadline_cuts_off_is_a_thinner_sample() -> None:

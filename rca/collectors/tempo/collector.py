@@ -127,8 +127,9 @@ class TempoCollector:
                 asked, later = later, []
             search = partial(self._search, api, budget, listing.halvings)
             asked = listing.take(ask_all(search, asked, budget, self.config.concurrency, until=budget.half))
-            if len(listing.failed) == min(len(starts), _PROBES) and not listing.found:
-                raise next(iter(listing.failed.values()))
+            if not listing.found:
+                silent = Unavailable(f"{self.config.url}: no search was answered within {self.config.deadline / SECOND_NS:g} s")
+                raise next(iter(listing.failed.values()), silent)
         return listing
 
     def _search(self, api: TempoApi, budget: Budget, halvings: int, start: int) -> tuple[list[Listed], bool]:
