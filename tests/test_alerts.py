@@ -23,6 +23,7 @@ from rca.collectors.prometheus.config import PrometheusConfig
 from rca.errors import Rejected, Unavailable, UnknownName
 from rca.telemetry import MINUTE_NS, SECOND_NS, EntityId, Interval
 from rca.testing import check_collector
+from tests.servers.faulty import Reply, faulty
 from tests.servers.prometheus import Exposition, History, alertmanager, prometheus
 
 _RULES = """
@@ -151,6 +152,13 @@ def test_an_alertmanager_that_is_none(alerting: tuple[str, str]) -> None:
         AlertmanagerCollector(AlertmanagerConfig(url="http://127.0.0.1:9", retries=0)).check()
 
 
+def test_an_alertmanager_that_never_ends_its_answer() -> None:
+    with faulty(lambda _asked: Reply(b"[", drip=True)) as server:
+        config = AlertmanagerConfig(url=server.url, timeout="300ms", retries=0)
+        with pytest.raises(Unavailable, match="had not ended"):
+            AlertmanagerCollector(config).collect(0, 1)
+
+
 # --- past ------------------------------------------------------------------------------------------------------------
 
 
@@ -223,6 +231,17 @@ def test_alerts_can_be_left_out(past: tuple[str, int]) -> None:
         ({"job": "shop/pay", "instance": "1.2.3.4:80"}, EntityId("service", "pay", "shop")),
         ({"job": "kube-state-metrics", "deployment": "pay", "namespace": "shop"}, EntityId("service", "pay")),
         ({"job": "kube-state-metrics", "namespace": "shop", "pod": "pay-1"}, EntityId("pod", "pay-1", "shop")),
+        (
+            {
+                "job": "kube-state-metrics",
+                "namespace": "monitoring",
+                "pod": "kube-state-metrics-0",
+                "exported_namespace": "shop",
+                "exported_pod": "pay-1",
+            },
+            EntityId("pod", "pay-1", "shop"),
+        ),
+        ({"job": "kubelet", "node": "n1", "exported_node": "n2"}, EntityId("node", "n2")),
         ({"job": "monitoring/kube-state-metrics", "job_name": "nightly"}, EntityId("service", "nightly")),
         ({"job": "node-exporter", "instance": "10.0.0.1:9100"}, EntityId("node", "10.0.0.1")),
         ({"job": "node-exporter", "instance": "10.0.0.1:9100", "node": "n1"}, EntityId("node", "n1")),

@@ -17,14 +17,16 @@ _EXPORTERS: Final = re.compile(
 )
 """Jobs that speak for others: an alert on their metrics is not about them where another label names something."""
 _SERVICES: Final = ("service", "service_name", "exported_job", "job")
+# `exported_*` is what an exporter says where Prometheus knows the exporter itself by that label.
 _WORKLOADS: Final = ("deployment", "statefulset", "daemonset")
 _OWNED: Final = ("job_name", "horizontalpodautoscaler")
-_NODES: Final = ("node", "nodename", "instance")
+_PODS: Final = ("exported_pod", "pod")
+_NODES: Final = ("exported_node", "node", "nodename", "instance")
 _SOURCES: Final = {"metric": "metric", "metrics": "metric", "trace": "trace", "traces": "trace", "log": "log", "logs": "log"}
 _CAUSES_NONE: Final = "none"  # severity of alerts that only say that alerting works: Watchdog, InfoInhibitor
 _NAMED: Final = 5
 
-LABELS: Final = (*_SERVICES, *_WORKLOADS, "pod", *_OWNED, *_NODES)
+LABELS: Final = (*_SERVICES, *_WORKLOADS, *_PODS, *_OWNED, *_NODES)
 """Labels that name an entity."""
 
 
@@ -55,8 +57,9 @@ def entity_of(labels: Mapping[str, str]) -> EntityId | None:
 
 
 def _entity(label: str, name: str, labels: Mapping[str, str]) -> EntityId:
-    if label == "pod":
-        return EntityId("pod", name, labels.get("namespace", ""))
+    if label in _PODS:
+        prefix = label.removesuffix("pod")
+        return EntityId("pod", name, labels.get(f"{prefix}namespace", ""))
     if label in _NODES:
         return EntityId("node", host_of(name) if label == "instance" else name)
     kind: EntityKind = "service"

@@ -86,12 +86,14 @@ def ask(
 ) -> bytes | None:
     """The body of a GET; None for 404. Raises Unavailable (no answer, 5xx, 429, too large) or Rejected (other 4xx).
 
-    All tries together end at `until` (of time.monotonic), whatever the server does.
+    All tries together end at `until` (of time.monotonic), whatever the server does: unless given, when each has taken as long
+    as it may.
     """
     url = source.url.rstrip("/") + path
     wait = source.timeout / SECOND_NS
-    if until is not None:
-        wait = max(_SHORTEST, min(wait, (until - time.monotonic()) / (source.retries + 1)))
+    if until is None:
+        until = time.monotonic() + wait * (source.retries + 1)
+    wait = max(_SHORTEST, min(wait, (until - time.monotonic()) / (source.retries + 1)))
     try:
         with session.get(
             url, params=params, timeout=wait, stream=True, headers={"Accept": accept} if accept else None
@@ -142,13 +144,13 @@ def reason_of(error: requests.RequestException) -> str:
     return _short(str(error))
 
 
-def _limited(response: requests.Response, limit: int, url: str, until: float | None) -> bytes:
+def _limited(response: requests.Response, limit: int, url: str, until: float) -> bytes:
     body = bytearray()
     while part := _some(response):
         body += part
         if len(body) > limit:
             raise Unavailable(f"{url}: the answer is larger than {limit / 2**20:.0f} MiB (max_response_bytes)")
-        if until is not None and time.monotonic() > until:
+        if time.monotonic() > until:
             raise Unavailable(f"{url}: the answer had not ended when time was up")
     return bytes(body)
 
