@@ -153,6 +153,16 @@ def test_alerts_are_asked_of_the_source_that_knows_them() -> None:
         find_alert([knowing], "HighLatencies")
 
 
+def test_an_earlier_time_that_an_alert_fired_says_nothing_about_this_one() -> None:
+    alert = Alert("HighLatency", T0, EntityId("service", "cart"))
+    earlier = replace(alert, start_ns=T0 - 90 * MINUTE_NS, end_ns=T0 - 80 * MINUTE_NS, pending_ns=T0 - 95 * MINUTE_NS)
+    active = RecordedSource("alertmanager", TELEMETRY, alerts={"HighLatency": alert})
+    past = RecordedSource("prometheus", TELEMETRY, alerts={"HighLatency": earlier})
+    assert find_alert([active, past], "HighLatency") == alert
+    past.alerts["HighLatency"] = replace(alert, pending_ns=T0 - MINUTE_NS)
+    assert find_alert([active, past], "HighLatency").pending_ns == T0 - MINUTE_NS
+
+
 # --- the incident ----------------------------------------------------------------------------------------------------
 
 

@@ -108,7 +108,8 @@ def find_alert(sources: Sequence[Collector], name: str) -> Alert:
             continue
         if found is None:
             found = seen
-        elif seen.entity == found.entity:  # Alertmanager does not know since when the condition holds
+        elif seen.entity == found.entity and (seen.end_ns is None or seen.end_ns >= found.start_ns):
+            # The same time that it fired: Alertmanager does not know since when the condition holds.
             found = replace(found, pending_ns=seen.pending_ns)
         if found.pending_ns is not None:
             break
