@@ -374,7 +374,10 @@ def test_backfilled_telemetry_is_deleted_too(store: Store, clock: Clock) -> None
     clock.seconds = 2 * DAY
     with store.writer(StoreConfig(keep="1d")) as writer:
         assert writer.housekeep().too_old == 1
+        writer.append(flush_of(clock))
     assert files(store.folder / "backfill" / "tempo") == ["lock", "state.json"]
+    assert reasons(store.read(at(0), at(HOUR))) == [("older than what the store keeps", 0, HOUR)]
+    assert [shelf.covered for shelf in store.shelves() if shelf.name == "tempo"] == [()]
 
 
 # --- a full disk --------------------------------------------------------------------------------------------------------

@@ -153,6 +153,9 @@ class LiveWriter:
                     shelves.append(Shelf(folder))
             too_old += sum(self._expire(shelf, now_ns) for shelf in shelves[1:])
             too_much = self._shrink(shelves)
+            deleted_until_ns = self._retained_since_ns or 0 if too_old or too_much else 0
+            for shelf in shelves[1:]:
+                _forget(shelf, deleted_until_ns)
         finally:
             for shelf in shelves[1:]:
                 shelf.close()
@@ -164,7 +167,7 @@ class LiveWriter:
             old = [hour for hour in shelf.hours(frames) if (hour_start_ns(hour) or 0) + HOUR_NS <= now_ns - keep_ns]
             shelf.delete(old, frames)
             deleted += len(old)
-            if old and shelf is self._shelf and frames is _OTHERS:
+            if old and frames is _OTHERS:
                 self._retain(old[-1])
         return deleted
 
@@ -190,6 +193,14 @@ class LiveWriter:
         """The next commit says since when telemetry is kept."""
         end_ns = (hour_start_ns(deleted_hour) or 0) + HOUR_NS
         self._retained_since_ns = max(self._retained_since_ns or 0, end_ns)
+
+
+def _forget(shelf: Shelf, until_ns: int) -> None:
+    """A shelf whose hours were deleted does not cover them any more, so that they can be filled again."""
+    state = shelf.state
+    covered, spans_covered = _since(until_ns, state.covered), _since(until_ns, state.spans_covered)
+    if (covered, spans_covered) != (state.covered, state.spans_covered):
+        shelf.commit({}, state.at_ns, covered=covered, spans_covered=spans_covered)
 
 
 def _since(oldest_ns: int, covered: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
