@@ -7,6 +7,7 @@ resolution small.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -31,6 +32,7 @@ _SERVER_KINDS: Final = (2, 5)
 _CLIENT_KINDS: Final = (3, 4)
 _ERROR: Final = 2
 _FAR: Final = 2**62  # beyond every time and duration
+_MOST_CODES: Final = 2**63  # one integer holds
 
 COUNTS: Final = {
     "interval": pl.Int16(),
@@ -254,6 +256,8 @@ def _paired(first: _Codes, second: _Codes) -> _Codes:
 
 def _grouped(*columns: _Codes) -> tuple[dict[str, pl.Series], Ints]:
     """The different rows of some columns, and how often each occurs. Sorting one packed integer is what makes bins fast."""
+    while math.prod(column.size for column in columns) > _MOST_CODES:  # leave out pairs that do not occur
+        columns = (_paired(*columns[:2]), *columns[2:])
     packed = columns[0].values
     for column in columns[1:]:
         packed = packed * column.size + column.values

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import rca.bins
 from rca.bins import BUCKET_WIDTH, OFFSET_SECONDS, Bins, bins_of, buckets_of, frames_of, seconds_of, split_key
 from tests.shop import MS, T0, Row, span, spans
 
@@ -285,6 +286,22 @@ def test_bins_that_travelled_as_frames_are_the_same_bins(traces: list[list[tuple
     there = {name: frame.with_columns(pl.lit(0, pl.Int16).alias("interval")) for name, frame in frames_of(rows).items()}
     direct = bins_of(rows)
     same(Bins.of_frames(there), replace(direct, orphans=0))
+
+
+def test_columns_with_more_codes_than_an_integer_holds_are_counted_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        span(
+            f"{t}-{i}", f"S{i}", t * 1000 + i, t * 1000 + 90 - i, f"{t}-{i - 1}" if i else None, name=f"op {t % 4}", trace=f"{t}"
+        )
+        for t in range(30)
+        for i in range(5)
+    ]
+    few = spans([*rows, *(span(f"db{t}", "S4", t, t + 5, trace=f"db{t}", kind=3, server__address=f"h{t}") for t in range(9))])
+    expected = frames_of(few.drop("interval"))
+    monkeypatch.setattr(rca.bins, "_MOST_CODES", 5000)
+    found = frames_of(few.drop("interval"))
+    for name, frame in expected.items():
+        assert found[name].sort(frame.columns).equals(frame.sort(frame.columns))
 
 
 def test_ids_may_be_raw_bytes() -> None:
