@@ -165,7 +165,38 @@ def test_histograms_gauges_and_what_has_no_reader(encoding: Encoding) -> None:
     assert found["server.request.rate"] == 0.4
     assert "broken" not in found
     receipt = receipt_of(decoded.receipts)
-    assert (receipt.received, receipt.accepted, receipt.message) == (4, 3, "1 data points of summaries")
+    assert (receipt.received, receipt.accepted) == (4, 2)
+    assert receipt.message == "1 data points of summaries; 1 data points that are no finite number"
+
+
+@ENCODINGS
+def test_a_histogram_may_leave_out_its_sum(encoding: Encoding) -> None:
+    message = gauges({})
+    for name in ("histogram", "exponential_histogram"):
+        body = getattr(message.resource_metrics[0].scope_metrics[0].metrics.add(name=name), name)
+        body.aggregation_temporality = 1
+        body.data_points.add(start_time_unix_nano=NOW_NS - SECOND_NS, time_unix_nano=NOW_NS, count=4)
+    body = message.resource_metrics[0].scope_metrics[0].metrics[0].histogram
+    body.data_points[0].bucket_counts.extend([4, 0])
+    body.data_points[0].explicit_bounds.append(1.0)
+    metrics = _decoded(message, "metrics", encoding).batch.metrics
+    assert metrics["metric"].to_list() == [f"histogram.{quantile}" for quantile in ("p50", "p90", "p95", "p99")]
+
+
+@ENCODINGS
+def test_points_without_a_number_are_no_mistake_and_do_not_spoil_a_counter(encoding: Encoding) -> None:
+    decoder = Decoder(EVERYTHING)
+    rates = []
+    for seconds, value in ((20, 10.0), (10, float("nan")), (0, 30.0)):
+        message = gauges({})
+        metric = message.resource_metrics[0].scope_metrics[0].metrics.add(name="orders")
+        metric.sum.is_monotonic, metric.sum.aggregation_temporality = True, 2
+        metric.sum.data_points.add(time_unix_nano=NOW_NS - seconds * SECOND_NS, as_double=value)
+        metric.sum.data_points.add(time_unix_nano=NOW_NS - seconds * SECOND_NS, flags=1, attributes=pairs({"gone": "yes"}))
+        decoded = decoder.decode([_request(message, "metrics", encoding)], NOW_NS)
+        assert receipt_of(decoded.receipts).rejected.total() == (1 if seconds == 10 else 0)
+        rates += decoded.batch.metrics["value"].to_list()
+    assert rates == [1.0]
 
 
 def test_remembered_values_are_bounded_by_count_and_age() -> None:

@@ -132,8 +132,8 @@ class MetricReader:
     def _gauge(self, entity: _Entity, name: str, points: Sequence[Mapping[str, Any]]) -> None:
         values: dict[int, list[float]] = {}
         for point in points:
-            value = _number(point)
-            if math.isfinite(value):
+            value = self._finite(point)
+            if value is not None:
                 values.setdefault(int(point["timeUnixNano"]), []).append(value)
         for time_ns, several in values.items():
             self._rows.add("metrics", (time_ns, *entity, name, sum(several) / len(several)))
@@ -144,19 +144,30 @@ class MetricReader:
             return
         rates: dict[tuple[int, str], float] = {}
         for point in body.get("dataPoints") or ():
-            step = self._step(series, body, point, (_number(point),))
+            value = self._finite(point)
+            step = None if value is None else self._step(series, body, point, (value,))
             if step:
                 key = (int(point["timeUnixNano"]), _sum_name(name, point))
                 rates[key] = rates.get(key, 0.0) + step[1][0] / step[0]
         for (time_ns, named), rate in rates.items():
             self._rows.add("metrics", (time_ns, *entity, named, rate))
 
+    def _finite(self, point: Mapping[str, Any]) -> float | None:
+        """The number of a point. One without any says that there was nothing to measure; NaN and infinity are counted."""
+        value = _number(point)
+        if math.isfinite(value):
+            return value
+        if "asDouble" in point:
+            self._rows.skip("metrics", "data points that are no finite number")
+        return None
+
     def _histogram(self, entity: _Entity, series: _Series, metric: Mapping[str, Any], body: Mapping[str, Any]) -> None:
         merged: dict[int, _Histogram] = {}
         for point in body.get("dataPoints") or ():
             bounds = tuple(float(bound) for bound in point.get("explicitBounds") or ())
             buckets = tuple(float(count) for count in point.get("bucketCounts") or ())
-            values = (float(point.get("count") or 0), float(point.get("sum") or 0), *buckets)
+            total = math.nan if point.get("sum") is None else float(point["sum"])  # a sum may be left out
+            values = (float(point.get("count") or 0), total, *buckets)
             step = self._step((*series, bounds), body, point, values)
             if step:
                 _add(merged.setdefault(int(point["timeUnixNano"]), _Histogram()), step, bounds, _failed(point))
@@ -248,10 +259,10 @@ def _add(into: _Histogram, step: _Steps, bounds: tuple[float, ...], failed: bool
 
 
 def _statistics(histogram: _Histogram, factor: float) -> dict[str, float]:
-    """Mean and quantiles in the unit times `factor`; nothing if nothing was observed."""
+    """Mean (where there is a sum) and quantiles in the unit times `factor`; nothing if nothing was observed."""
     if not histogram.count:
         return {}
-    statistics = {"mean": histogram.total / histogram.count * factor}
+    statistics = {} if math.isnan(histogram.total) else {"mean": histogram.total / histogram.count * factor}
     if histogram.bounds and len(histogram.buckets) == len(histogram.bounds) + 1 and sum(histogram.buckets):
         statistics |= {name: _quantile(histogram, share) * factor for name, share in _QUANTILES.items()}
     return statistics

@@ -94,11 +94,12 @@ def _number(point: Any) -> Plain:
 
 def _histogram(point: Any) -> Plain:
     buckets = {"bucketCounts": list(point.bucket_counts), "explicitBounds": list(point.explicit_bounds)}
-    return _point(point) | {"count": point.count, "sum": point.sum} | buckets
+    return _exponential(point) | buckets
 
 
 def _exponential(point: Any) -> Plain:
-    return _point(point) | {"count": point.count, "sum": point.sum}
+    total = {"sum": point.sum} if point.HasField("sum") else {}
+    return _point(point) | {"count": point.count} | total
 
 
 def _record(record: Any) -> Plain:
