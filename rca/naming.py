@@ -7,14 +7,14 @@ traces win, because calls are known by them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import polars as pl
 
 from rca.bins import joined_key, key, split_key
-from rca.telemetry import Telemetry
+from rca.telemetry import EntityId, Telemetry
 
 _ENTITY_FRAMES: Final = ("metrics", "events", "logs", "alerts")
 _CLUSTER_KINDS: Final = ("pod", "node")
@@ -26,14 +26,26 @@ Name = tuple[str, str]
 
 @dataclass(frozen=True)
 class Renaming:
-    """Which service other sources mean by a name: `services` by (namespace, name), and the names that match none."""
+    """Which service other sources mean by a name: `services` by (namespace, name), the names that match none, and the pods that
+    keep their namespace."""
 
     services: Mapping[Name, Name] = field(default_factory=dict)
     unmatched: tuple[Name, ...] = ()
+    shared_pods: frozenset[str] = frozenset()
+
+    def entity(self, entity: EntityId) -> EntityId:
+        """What the reconciled telemetry calls an entity."""
+        if entity.kind == "service":
+            namespace, name = self.services.get((entity.namespace, entity.name), (entity.namespace, entity.name))
+            return EntityId("service", name, namespace)
+        bare = entity.kind == "node" or (entity.kind == "pod" and entity.name not in self.shared_pods)
+        return replace(entity, namespace="") if bare else entity
 
 
-def reconciled(telemetry: Telemetry, aliases: Mapping[str, str] | None = None) -> tuple[Telemetry, Renaming]:
-    """The same telemetry with one name for every service, pod and node, and what was renamed.
+def reconciled(
+    telemetry: Telemetry, aliases: Mapping[str, str] | None = None, also: Collection[EntityId] = ()
+) -> tuple[Telemetry, Renaming]:
+    """The same telemetry with one name for every service, pod and node, and what was renamed, entities of `also` included.
 
     A service that traces do not know is taken for one that they do if, in this order, `aliases` says so, it runs the same pods,
     it has the same name in no or another namespace, or the same letters and digits once its case, its separators and a
@@ -41,11 +53,12 @@ def reconciled(telemetry: Telemetry, aliases: Mapping[str, str] | None = None) -
     unique without, as in traces, and nodes always: they have none.
     """
     known = _known_services(telemetry)
-    renaming = _renaming(_mentioned_services(telemetry), known, aliases or {}, _services_of_workloads(telemetry))
-    shared_pods = _pods_of_several_namespaces(telemetry)
+    mentioned = _mentioned_services(telemetry) | {(one.namespace, one.name) for one in also if one.kind == "service"}
+    renaming = _renaming(mentioned, known, aliases or {}, _services_of_workloads(telemetry))
+    renaming = replace(renaming, shared_pods=_pods_of_several_namespaces(telemetry))
     frames: dict[str, Any] = {}
     for name in _ENTITY_FRAMES:
-        frames[name] = _renamed(telemetry.frames()[name], renaming.services, shared_pods)
+        frames[name] = _renamed(telemetry.frames()[name], renaming.services, renaming.shared_pods)
     keys = {name: joined_key(to, namespace) for (lost, name), (namespace, to) in renaming.services.items() if not lost}
     frames["calls"] = telemetry.calls.with_columns(_mapped("caller", keys, None), _mapped("callee", keys, "callee_kind"))
     ends = (_mapped("source", keys, "source_kind"), _mapped("target", keys, "target_kind"))

@@ -191,6 +191,21 @@ def test_an_alert_gives_the_title_the_entity_and_the_latest_onset() -> None:
     assert incident.links == ("http://prometheus/graph",)
 
 
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        (EntityId("service", "Check_Out"), EntityId("service", "checkout")),
+        (EntityId("service", "till"), EntityId("service", "checkout")),
+        (EntityId("pod", "checkout-1", "shop"), EntityId("pod", "checkout-1")),
+        (EntityId("node", "n1"), EntityId("node", "n1")),
+    ],
+)
+def test_an_alert_by_another_name_is_about_what_traces_know(written: EntityId, name: EntityId) -> None:
+    config = CONFIG.model_copy(update={"names": {"till": "checkout"}})
+    incident, _ = collect_incident(config, sources(), Question(SEARCH, alert=Alert("SlowCheckout", ONSET, written)))
+    assert incident.alerting[0].entity() == name
+
+
 def test_a_lost_source_is_a_gap_and_the_ranking_goes_on() -> None:
     lost = [*sources()[:1], failing("prometheus", Unavailable("connection refused")), *sources()[2:]]
     incident, telemetry = collect_incident(CONFIG, lost, Question(SEARCH))
@@ -218,6 +233,16 @@ def test_traces_are_taken_from_one_source() -> None:
     assert telemetry.bin_counts.is_empty()
     assert not telemetry.spans.is_empty()
     assert not telemetry.logs.is_empty()
+
+
+def test_a_slow_source_does_not_use_up_the_time_of_stored_traces() -> None:
+    tempo = RecordedSource("tempo", TELEMETRY, ("spans",))
+    slow = RecordedSource("prometheus", TELEMETRY, PROMETHEUS, released=threading.Event())
+    hasty = Config(triage=LiveSettings.model_construct(baseline=CONFIG.triage.baseline, deadline=2 * SECOND_NS))
+    _, telemetry = collect_incident(hasty, [RecordedSource("store", Telemetry(), STORE), tempo, slow], Question(SEARCH))
+    slow.released.set()  # type: ignore[union-attr]
+    assert not telemetry.spans.is_empty()
+    assert [gap.source for gap in telemetry.gaps if "no answer within 2 s" in gap.reason] == ["prometheus"]
 
 
 def test_a_configuration_without_sources_says_which_there_are() -> None:

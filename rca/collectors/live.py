@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final, Protocol, runtime_checkable
@@ -130,7 +131,7 @@ def collect_incident(
     answers = _ask(sources, asked, search, config.triage.deadline, told)
     if all(answer.error for answer in answers):
         raise Unavailable("no source answered: " + "; ".join(f"{answer.source}: {answer.error}" for answer in answers))
-    telemetry, _ = reconciled(merged(answers), config.names)
+    telemetry, question = _with_one_name_each(merged(answers), question, config)
     question, baseline, gaps = _with_baseline(question, asked, telemetry)
     telemetry = replace(telemetry, gaps=(*telemetry.gaps, *gaps))
     incident = _incident(config, question, baseline, telemetry)
@@ -142,6 +143,15 @@ def collect_incident(
             window = incident.window.model_copy(update={"start_ns": max(onset, search.start_ns)})
             incident = incident.model_copy(update={"window": window, "onset_ns": onset})
     return incident, telemetry
+
+
+def _with_one_name_each(telemetry: Telemetry, question: Question, config: Config) -> tuple[Telemetry, Question]:
+    """Telemetry and question that call things alike; the alert's labels need not be those of traces."""
+    alert = question.alert
+    if alert is None or alert.entity is None:
+        return reconciled(telemetry, config.names)[0], question
+    telemetry, renaming = reconciled(telemetry, config.names, [alert.entity])
+    return telemetry, replace(question, alert=replace(alert, entity=renaming.entity(alert.entity)))
 
 
 def _with_baseline(
@@ -177,13 +187,15 @@ def _earliest(telemetry: Telemetry) -> int | None:
 def _ask(sources: Sequence[Collector], asked: Interval, search: Interval, deadline_ns: int, told: Told) -> list[Answer]:
     """Everything at once, but for backends of traces where there is a warm store: they are asked if it does not hold enough."""
     start = time.monotonic_ns()
-    backends = [source for source in sources if _holds_traces(source) and source.name != TRACE_SOURCES[0]]
-    at_once = [source for source in sources if source not in backends]
-    if not any(source.name == TRACE_SOURCES[0] for source in at_once):
-        at_once, backends = list(sources), []
-    answers = list(gather(at_once, asked, deadline_ns, told))
-    if not any(_covers(answer.telemetry, asked, search) for answer in answers):
-        answers += gather(backends, asked, deadline_ns - (time.monotonic_ns() - start), told)
+    store = [source for source in sources if source.name == TRACE_SOURCES[0]]
+    backends = [source for source in sources if store and _holds_traces(source) and source not in store]
+    others = [source for source in sources if source not in store and source not in backends]
+    with ThreadPoolExecutor(1) as pool:  # a slow source must not use up the time of the backends
+        elsewhere = pool.submit(gather, others, asked, deadline_ns, told)
+        answers = list(gather(store, asked, deadline_ns, told))
+        if not any(_covers(answer.telemetry, asked, search) for answer in answers):
+            answers += gather(backends, asked, max(deadline_ns - (time.monotonic_ns() - start), 0), told)
+        answers += elsewhere.result()
     return _one_trace_source(answers, {source.name for source in sources if _holds_traces(source)})
 
 
