@@ -160,8 +160,10 @@ def test_one_source_of_traces_is_chosen() -> None:
     config = Config.model_validate({"tempo": url, "jaeger": url, "prometheus": url})
     assert [source.name for source in past_sources(config)] == ["tempo", "prometheus"]
     assert [source.name for source in past_sources(config, ["jaeger"])] == ["jaeger"]
-    with pytest.raises(BadInput, match=r"expected \[kubernetes\]"):
+    with pytest.raises(BadInput, match=r"expected a known name, found 'kubernetes'"):
         past_sources(config, ["kubernetes"])
+    with pytest.raises(BadInput, match=r"configuration: expected \[tempo\], found none"):
+        past_sources(Config.model_validate({"prometheus": url}), ["tempo"])
     with pytest.raises(BadInput, match=r"one of \[tempo\]"):
         past_sources(Config())
 

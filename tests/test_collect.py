@@ -242,3 +242,4 @@ def test_what_is_stored_is_shown(tmp_path: Path) -> None:
     assert re.search(r"live: [\d.]+ KiB, written last .*\n(  .*\n)*  bin_counts: ", text)
     (live,) = json.loads(shown("--json").stdout)
     assert live["counts"]["received"] == 20
+    assert live["frames"]["bin_counts"]["files"] >= 1

@@ -85,9 +85,8 @@ def _interval(since: str, until: str | None) -> Interval:
     start = moment_ns("--since", since) // BIN_NS * BIN_NS
     end = min(moment_ns("--until", until) if until else complete, complete) // BIN_NS * BIN_NS
     if end <= start:
-        raise BadInput(
-            "options", expected="--until after --since, and at least a minute in the past", found=f"{since} to {until}"
-        )
+        found = f"{since} to {until or 'a minute ago'}"
+        raise BadInput("options", expected="--until after --since, and at least a minute in the past", found=found)
     return Interval(start, end)
 
 
@@ -106,9 +105,9 @@ def _chunk_ns(text: str) -> int:
 
 
 def _tell(outcome: Outcome) -> None:
-    from rca.wording import printable
+    from rca.wording import count, printable
 
-    parts = [f"{outcome.filled:,} filled"]
+    parts = [f"{count(outcome.filled, 'chunk')} filled"]
     parts += [f"{outcome.earlier:,} by an earlier run"] if outcome.earlier else []
     parts += [f"{outcome.live:,} left to live collection"] if outcome.live else []
     parts += [f"{len(outcome.failed):,} failed"] if outcome.failed else []

@@ -71,9 +71,7 @@ def store(
     if not shelves:
         raise Unavailable(f"{folder}: nothing is stored here; `rca collect` or `rca backfill` fill it")
     if json:
-        from dataclasses import asdict
-
-        print_json([asdict(shelf) for shelf in shelves])
+        print_json([_json(shelf) for shelf in shelves])
         return
     for shelf in shelves:
         for line in _description(shelf):
@@ -98,7 +96,7 @@ def _display() -> Iterator[tuple[Callable[[str], None], Callable[[Status], None]
     from rich.console import Console
 
     console = Console(highlight=False, markup=False, emoji=False)
-    if console.is_terminal:
+    if console.is_terminal and not console.is_dumb_terminal:
         from rich.live import Live
 
         with Live(console=console, refresh_per_second=2, transient=True) as live:
@@ -179,6 +177,14 @@ def _size(size_bytes: int) -> str:
     while size >= 1024 and unit != "GiB":
         size, unit = size / 1024, next(units)
     return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+
+
+def _json(shelf: Shelved) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    keys = ("files", "size_bytes", "first_hour_ns")
+    frames = {name: dict(zip(keys, figures, strict=True)) for name, figures in shelf.frames.items()}
+    return {**asdict(shelf), "frames": frames}
 
 
 def _description(shelf: Shelved) -> Iterator[str]:

@@ -27,7 +27,7 @@ from rca.collectors.warm.parts import write_file
 from rca.collectors.warm.state import joined, read_state, without
 from rca.collectors.warm.store import Store
 from rca.contracts import Collector
-from rca.errors import BadInput, Rejected, Unavailable
+from rca.errors import BadInput, Rejected, Unavailable, UnknownName
 from rca.telemetry import MINUTE_NS, UNTIMED_FRAMES, Gap, Interval, Telemetry, time_column
 from rca.wording import clock
 
@@ -73,9 +73,13 @@ def past_sources(config: Config, names: Sequence[str] = ()) -> list[Collector]:
     """
     tables = {name: settings for name in SOURCES if (settings := getattr(config, name)) is not None}
     wrong = [name for name in names if name not in tables]
+    for name in wrong:
+        if name not in SOURCES:
+            raise UnknownName("--source", name, SOURCES)
     if wrong or not tables:
         known = ", ".join(f"[{name}]" for name in SOURCES)
-        raise BadInput("rca.toml", expected=f"{' and '.join(f'[{name}]' for name in wrong) or f'one of {known}'}", found="none")
+        expected = " and ".join(f"[{name}]" for name in wrong) or f"one of {known}"
+        raise BadInput("configuration", expected=expected, found="none")
     chosen = list(names) or [name for name in tables if name not in SOURCES[1:2] or SOURCES[0] not in tables]
     found = []
     for name in chosen:
@@ -121,6 +125,8 @@ def backfill_file(store: Store, path: Path, interval: Interval, chunk_ns: int = 
 
     The interval's telemetry is held in memory. What earlier files gave for a chunk is replaced.
     """
+    if not path.exists():
+        raise BadInput(str(path), expected="a file or folder of OTLP JSON", found="nothing")
     options = ReadOptions(start_ns=interval.start_ns, end_ns=interval.end_ns, baseline_ns=0)
     (_, telemetry), *_ = FORMATS["otlp-json"].read(path, options, progress)
     telemetry = replace(telemetry, gaps=tuple(gap for gap in telemetry.gaps if gap.source != "baseline"))

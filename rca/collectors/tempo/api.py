@@ -56,6 +56,8 @@ class TempoApi:
         limit, path = self._config.search_limit, "/api/search"
         params = {"q": self._config.query, "limit": limit, "spss": 1, **_seconds(interval)}
         body = ask_json(self._session, self._config, path, params=params, until=budget.until)
+        if body is None:
+            raise Rejected(f"{self._config.url}{path}: expected Tempo's API, found HTTP 404")
         try:
             listed = [_listed(one) for one in body.get("traces") or ()]
         except (AttributeError, KeyError, TypeError, ValueError) as error:
