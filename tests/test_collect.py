@@ -236,7 +236,7 @@ def test_what_is_stored_is_shown(tmp_path: Path) -> None:
     with running(tmp_path) as collector:
         sender.connect(collector.port)
         sender.send(0)
-        time.sleep(2.5)
+        waited((collector.store.folder / LIVE / "bin_counts").exists, "bins in the store")
         collector.end()
     text = shown("--config", "rca.toml").stdout
     assert re.search(r"live: [\d.]+ KiB, written last .*\n(  .*\n)*  bin_counts: ", text)

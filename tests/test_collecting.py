@@ -19,6 +19,8 @@ from rca.collectors.kubernetes.config import KubernetesConfig
 from rca.collectors.otlp.config import OtlpConfig
 from rca.collectors.warm import Store
 from rca.collectors.warm.config import StoreConfig
+from rca.collectors.warm.live import LIVE
+from rca.collectors.warm.state import read_state
 from rca.errors import Unavailable
 from rca.telemetry import SECOND_NS, Telemetry
 from tests.servers import kubernetes_objects as k8s
@@ -73,8 +75,7 @@ def test_a_machine_that_slept_has_a_gap(tmp_path: Path, monkeypatch: pytest.Monk
     store, lines = Store(tmp_path / "telemetry"), list[str]()
     true_time_ns, ahead = time.time_ns, [0]
     with collecting_into(store, lines):
-        waited((store.folder / "live" / "state.json").exists, "the first commit")
-        time.sleep(0.5)
+        waited(lambda: (state := read_state(store.folder / LIVE)) and state.commit > 2, "commits of the loop")
         monkeypatch.setattr(collecting.time, "time_ns", lambda: true_time_ns() + ahead[0])
         ahead[0] = 300 * SECOND_NS
         waited(lambda: [line for line in lines if "jumped by 300 s" in line], "the jump")

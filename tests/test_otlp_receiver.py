@@ -26,6 +26,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
+from rca.collectors.otlp import http_server
 from rca.collectors.otlp.config import OtlpConfig
 from rca.collectors.otlp.desk import Desk
 from rca.collectors.otlp.intake import Accounting
@@ -223,6 +224,18 @@ def test_a_sender_that_goes_away_harms_nobody(shared: Running) -> None:
     with socket.create_connection(("127.0.0.1", shared.receiver.grpc_port or 0)) as noise:
         noise.sendall(b"GET / HTTP/1.1\r\n\r\n")
     assert post(shared.http + "/v1/traces", MESSAGES["spans"].SerializeToString()).status_code == 200
+
+
+def test_a_body_that_does_not_arrive_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "_BODY_SECONDS", 0.1)
+    with running(max_pending_bytes="64KiB", max_body_bytes="64KiB", max_batch_bytes="64KiB") as found:
+        with socket.create_connection(("127.0.0.1", found.receiver.http_port or 0), timeout=10) as slow:
+            head = b"POST /v1/traces HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-protobuf\r\nContent-Length: 60000\r\n\r\n"
+            slow.sendall(head + bytes(50_000))
+            assert slow.recv(100).startswith(b"HTTP/1.1 408 ")
+        assert found.count("requests", "spans", "broken off") == 1
+        full = traces([span(1, name="x" * 50_000)]).SerializeToString()
+        assert post(found.http + "/v1/traces", full).status_code == 200  # the room was given back
 
 
 @given(

@@ -113,12 +113,6 @@ class Store:
         state = read_state(self.folder / LIVE)
         return state.complete_until_ns or None if state is not None else None
 
-    def uncovered(self, interval: Interval) -> tuple[Interval, ...]:
-        """The stretches of an interval for which neither live collection nor a backfill has spans: what a backfill may fill."""
-        states = [state for folder in self._shelves().values() if (state := read_state(folder)) is not None]
-        covered = [ends for state in states for ends in state.spans_covered]
-        return tuple(Interval(*ends) for ends in without([(interval.start_ns, interval.end_ns)], covered))
-
     def shelves(self) -> tuple[Shelved, ...]:
         """What the store holds, shelf by shelf, `live` first."""
         return tuple(
