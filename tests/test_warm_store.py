@@ -24,7 +24,7 @@ from rca.collectors.streaming.stream import Flush, Stream
 from rca.collectors.warm import Store, StoreCollector
 from rca.collectors.warm.config import StoreConfig
 from rca.collectors.warm.live import LIVE, LOST, STOPPED
-from rca.collectors.warm.parts import Part, hour_of, hour_start_ns, visible
+from rca.collectors.warm.parts import Part, hour_of, hour_start_ns, parts_in, visible
 from rca.collectors.warm.shelf import Shelf
 from rca.collectors.warm.state import joined, without
 from rca.collectors.warm.store import store_folder
@@ -186,6 +186,16 @@ def test_a_good_end_is_told_from_a_bad_one(store: Store, clock: Clock) -> None:
         run(store, clock, last=last)
         clock.seconds += 5
     assert reasons(store.read(at(0), at(40))) == [(LOST, 10, 15), (STOPPED, 25, 30), ("not stored yet", 40, 40)][:2]
+
+
+def test_a_clock_that_is_set_back_makes_nothing_complete_ahead_of_it(store: Store, clock: Clock) -> None:
+    for seconds in (4000, 400):
+        clock.seconds = seconds
+        run(store, clock, *request(f"t{seconds}", at_s=seconds))
+        fresh_ns = store.fresh_until_ns()
+        assert fresh_ns is not None
+        assert at(seconds) < fresh_ns <= clock.wall()
+    assert store.read(at(0), at(HOUR)).bin_counts.filter(pl.col("what") == "span")["count"].sum() == 3
 
 
 def test_what_no_commit_names_is_deleted(store: Store, clock: Clock) -> None:
@@ -598,6 +608,13 @@ def test_shelves_say_what_is_there(store: Store, clock: Clock) -> None:
     assert live.covered == (Interval(at(0), at(10)),)
     assert tempo.covered == (Interval(at(0), at(60)),)
     assert live.counts["received"] == 3
+
+
+def test_a_part_that_is_deleted_meanwhile_is_not_counted(store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(store, clock, *request("a"))
+    expected = store.shelves()
+    monkeypatch.setattr(store_module, "parts_in", lambda folder: [*parts_in(folder), Part(0, 0)])
+    assert store.shelves() == expected
 
 
 # --- intervals ----------------------------------------------------------------------------------------------------------

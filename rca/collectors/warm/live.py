@@ -133,7 +133,7 @@ class LiveWriter:
             kept=kept,
             covered=_since(oldest_ns, [*state.covered, (self._since_ns, flush.at_ns)]),
             spans_covered=_since(oldest_ns, [*state.spans_covered, *spans_since]),
-            complete_until_ns=max(state.complete_until_ns, flush.complete_until_ns),
+            complete_until_ns=min(max(state.complete_until_ns, flush.complete_until_ns), flush.at_ns),  # a clock may be set back
             gaps=gaps,
             stopped=last,
             retained_since_ns=self._retained_since_ns,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -265,11 +266,11 @@ def _shelved(name: str, folder: Path, state: State) -> Shelved:
     frames = {}
     for frame in FRAME_NAMES:
         hours = hours_in(folder / frame)
-        sizes = [
-            (folder / frame / hour / part.name).stat().st_size
-            for hour in hours
-            for part in visible(parts_in(folder / frame / hour), state.commit)
-        ]
+        sizes = []
+        for hour in hours:
+            for part in visible(parts_in(folder / frame / hour), state.commit):
+                with suppress(FileNotFoundError):  # the collector deleted it since we listed it
+                    sizes.append((folder / frame / hour / part.name).stat().st_size)
         if sizes:
             frames[frame] = (len(sizes), sum(sizes), hour_start_ns(hours[0]) or 0)
     return Shelved(
