@@ -27,7 +27,7 @@ def collect(
     *,
     store: Annotated[Path | None, _STORE] = None,
 ) -> None:
-    """Receive OTLP and follow the cluster, and keep what matters for a ranking.
+    """Receive OTLP, follow the cluster, keep both.
 
     Runs until it is told to end (Ctrl-C, SIGTERM) and then stores what it has. The next run goes on from there.
     """

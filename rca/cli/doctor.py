@@ -17,7 +17,7 @@ _JSON = typer.Option("--json", help="Print the findings as JSON.")
 
 
 def doctor(config: Annotated[Path | None, _CONFIG] = None, json: Annotated[bool, _JSON] = False) -> None:
-    """Look at every source of rca.toml: does it answer, what does it hold, and what should be changed.
+    """Test every source, and say what to change.
 
     Reads the last five minutes of every source and compares them: names that do not agree, traces that are sampled, telemetry
     that is missing or old. Changes nothing. Exits with 1 if a source does not work.

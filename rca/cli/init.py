@@ -22,7 +22,7 @@ def init(
     system: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the system.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
-    """Write a commented configuration file, and test every source that it names.
+    """Write rca.toml, explained, and test what it names.
 
     Sources that are not given are there as comments. Exits with 1 if a source does not work; the file is written all the same.
     """
@@ -34,7 +34,7 @@ def init(
     from rca.errors import BadInput
 
     if path.exists() and not force:
-        raise BadInput(str(path), expected="a path that does not exist yet, or --force", found="a file; `rca doctor` tests it")
+        raise BadInput(str(path), expected="a path that does not exist yet, or --force", found=f"a file; `rca doctor --config {path}` tests it")
     urls = {"prometheus": prometheus, "alertmanager": alertmanager, "tempo": tempo, "jaeger": jaeger}
     given: dict[str, dict[str, Any]] = {name: {"url": url} for name, url in urls.items() if url is not None}
     given |= {"kubernetes": {}} if kubernetes else {}
