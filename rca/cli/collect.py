@@ -62,7 +62,7 @@ def store(
     store: Annotated[Path | None, _STORE] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what telemetry is kept: how much, from when to when, and what is missing."""
+    """Show what telemetry is kept and what is missing."""
     from rca.collectors.warm.store import Store, store_folder
     from rca.errors import Unavailable
 

@@ -34,7 +34,11 @@ def init(
     from rca.errors import BadInput
 
     if path.exists() and not force:
-        raise BadInput(str(path), expected="a path that does not exist yet, or --force", found=f"a file; `rca doctor --config {path}` tests it")
+        raise BadInput(
+            str(path),
+            expected="a path that does not exist yet, or --force",
+            found=f"a file; `rca doctor --config {path}` tests it",
+        )
     urls = {"prometheus": prometheus, "alertmanager": alertmanager, "tempo": tempo, "jaeger": jaeger}
     given: dict[str, dict[str, Any]] = {name: {"url": url} for name, url in urls.items() if url is not None}
     given |= {"kubernetes": {}} if kubernetes else {}
