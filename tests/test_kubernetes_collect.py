@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +12,12 @@ import polars as pl
 import pytest
 
 from rca.collectors.findings import checked
+from rca.collectors.gathering import gather
 from rca.collectors.kubernetes.collector import KubernetesCollector
 from rca.collectors.kubernetes.config import KubernetesConfig
 from rca.errors import BadInput, Rejected, Unavailable
 from rca.settings import duration_ns
-from rca.telemetry import Telemetry
+from rca.telemetry import SECOND_NS, Interval, Telemetry
 from rca.testing import check_collector
 from tests.servers import kubernetes_objects as k8s
 from tests.servers.certificates import self_signed
@@ -241,6 +243,25 @@ def test_node_conditions(kubernetes_api: KubernetesApi, config: KubernetesConfig
     telemetry = collected(config)
     assert told(telemetry) == [("node-a", "NodeMemoryPressure", "Warning"), ("node-a", "NodeNotReady", "Warning")]
     assert set(telemetry.events["entity_kind"]) == {"node"}
+
+
+def test_a_list_that_hangs_keeps_nobody(kubernetes_api: KubernetesApi, tmp_path: Path) -> None:
+    """The process may end while it is under way: threads that are no daemons would be waited for."""
+    kubernetes_api.faults.delay_seconds = {"jobs": 5.0}
+    slow = KubernetesCollector(KubernetesConfig(kubeconfig=kubernetes_api.kubeconfig(tmp_path), timeout="10s", retries=0))
+    (answer,) = gather([slow], Interval(START, NOW), SECOND_NS // 2)
+    assert "no answer within 0.5 s" in str(answer.error)
+    assert [thread.name for thread in threading.enumerate() if "kubernetes" in thread.name and not thread.daemon] == []
+
+
+def test_watches_that_hang_do_not_hold_up_a_check(kubernetes_api: KubernetesApi, tmp_path: Path) -> None:
+    kubernetes_api.faults.delay_seconds = {"watch jobs": 10.0}
+    config = KubernetesConfig(kubeconfig=kubernetes_api.kubeconfig(tmp_path), timeout="1s", retries=0)
+    began = time.monotonic()
+    findings = checked(KubernetesCollector(config))
+    assert time.monotonic() - began < 8
+    assert [finding.level for finding in findings] == ["ok", "warning"]
+    assert "watch jobs.batch: no answer in time" in findings[1].text
 
 
 def test_config_map_change_is_the_services(kubernetes_api: KubernetesApi, config: KubernetesConfig, shop: dict[str, Any]) -> None:

@@ -60,7 +60,10 @@ class Asked:
 
 @dataclass
 class Faults:
-    """What goes wrong, until it is set back. Keys are resource names; a count is how many requests still fail."""
+    """What goes wrong, until it is set back. Keys are resource names; a count is how many requests still fail.
+
+    A delay may be for a verb alone: `watch jobs`.
+    """
 
     status: dict[str, int] = field(default_factory=dict)
     times: dict[str, int] = field(default_factory=dict)
@@ -338,7 +341,7 @@ class _Handler(BaseHTTPRequestHandler):
         verb = "watch" if params.get("watch", "").lower() == "true" else "list"
         asked = Asked(verb, found["group"] or "", name, found["namespace"], self.headers.get("Accept", ""), params)
         api.asked.append(asked)
-        self.broken.wait(api.faults.delay_seconds.get(name, 0.0))
+        self.broken.wait(api.faults.delay_seconds.get(f"{verb} {name}", api.faults.delay_seconds.get(name, 0.0)))
         status = api.faulty_status(name)
         scheme, _, token = self.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or token not in api.tokens:

@@ -154,9 +154,10 @@ class Api:
         """What happens after a version, for so many seconds. Raises Gone, Unavailable, Rejected or BadInput."""
         what = self._what("watch", resource, namespace)
         options = {"watch": True, "resource_version": version, "allow_watch_bookmarks": True, "timeout_seconds": seconds}
-        patience = (self._config.timeout / SECOND_NS, _SILENCE_SECONDS)
+        patience = self._config.timeout / SECOND_NS
+        silence = min(_SILENCE_SECONDS, seconds + patience)
         accept = _METADATA if resource.metadata_only else None
-        response = self._ask(resource, namespace, accept, what, _request_timeout=patience, **options)
+        response = self._ask(resource, namespace, accept, what, _request_timeout=(patience, silence), **options)
         return Stream(response, what, self._config.max_response_bytes)
 
     def _list(self, resource: Resource, namespace: str | None, most: int | None) -> Listing:

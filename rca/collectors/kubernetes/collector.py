@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Final
 
 import polars as pl
@@ -101,14 +102,36 @@ class KubernetesCollector:
         if isinstance(first, Unavailable):  # who does not answer one question is not asked ten more
             raise first
         answers: dict[Feed, Listing | RcaError] = {pods: first}
-        with ThreadPoolExecutor(self._config.concurrency, "kubernetes") as pool:
-            others = [feed for feed in wants if feed != pods]
-            answers |= dict(zip(others, pool.map(self._list, others), strict=True))
+        answers |= self._listed([feed for feed in wants if feed != pods])
         listings = {feed: answer for feed in wants if isinstance(answer := answers[feed], Listing)}
         failures = {feed: answer for feed in wants if isinstance(answer := answers[feed], RcaError)}
         if not listings:
             raise next((error for error in failures.values() if isinstance(error, Unavailable)), failures[pods])
         return listings, failures
+
+    def _listed(self, wants: Sequence[Feed]) -> dict[Feed, Listing | RcaError]:
+        """Several lists at once.
+
+        In daemon threads, because whoever asked may have stopped waiting for a cluster that hangs: the end of the process would
+        wait for those of a ThreadPoolExecutor.
+        """
+        waiting = deque((feed, Future[Listing | RcaError]()) for feed in wants)
+        answers = dict(waiting)
+
+        def work() -> None:
+            while waiting:
+                try:
+                    feed, answer = waiting.popleft()
+                except IndexError:  # another thread was faster
+                    return
+                try:
+                    answer.set_result(self._list(feed))
+                except BaseException as error:  # handed to the thread that waits, which raises it
+                    answer.set_exception(error)
+
+        for _ in range(min(self._config.concurrency, len(wants))):
+            threading.Thread(target=work, name="kubernetes list", daemon=True).start()
+        return {feed: answer.result() for feed, answer in answers.items()}
 
     def _list(self, feed: Feed) -> Listing | RcaError:
         try:
