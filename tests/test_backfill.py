@@ -14,7 +14,7 @@ from rca.bins import frames_of
 from rca.cli.main import app
 from rca.collectors.backfill import Outcome, backfill, backfill_file, past_sources
 from rca.collectors.config import Config
-from rca.collectors.tempo import TempoCollector
+from rca.collectors.tempo.collector import TempoCollector
 from rca.collectors.tempo.config import TempoConfig
 from rca.collectors.warm import Store
 from rca.contracts import Collector

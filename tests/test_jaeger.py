@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from rca.collectors.findings import checked
-from rca.collectors.jaeger import JaegerCollector
+from rca.collectors.jaeger.collector import JaegerCollector
 from rca.collectors.jaeger.config import JaegerConfig
 from rca.errors import Rejected, Unavailable
 from rca.telemetry import MINUTE_NS, SECOND_NS, Interval

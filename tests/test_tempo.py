@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from rca.cli.main import app
 from rca.collectors.findings import checked
-from rca.collectors.tempo import TempoCollector
+from rca.collectors.tempo.collector import TempoCollector
 from rca.collectors.tempo.config import TempoConfig
 from rca.errors import Rejected, Unavailable
 from rca.telemetry import MINUTE_NS, SECOND_NS, Interval
