@@ -200,6 +200,7 @@ def test_deletion_is_told_once(
     kubernetes_api.modify("pods", {**shop["pod"], "metadata": going})
     kubernetes_api.delete("pods", {**shop["pod"], "metadata": going})
     eventually(lambda: not watching.cluster.relations())
+    eventually(lambda: told(notebook))
     time.sleep(0.2)
     assert told(notebook) == [("checkout-66b8f7d5c-x2v4q", "PodDeleted", "Normal")]
     assert abs(notebook.events["time_unix_nano"][0] - now) < 2 * 10**9
