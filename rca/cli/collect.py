@@ -152,31 +152,27 @@ _ALWAYS = ("received", "binned", "open", "late", "unpaired", "duplicates", "reje
 
 
 def _summary(status: Status) -> str:
+    from rca.wording import size
+
     figures = (f"{name} {count:,}" for name, count in _figures(status).items() if count or name in _ALWAYS)
-    parts = [*figures, f"on disk {_size(status.stored_bytes)}"]
+    parts = [*figures, f"on disk {size(status.stored_bytes)}"]
     return ", ".join([*parts, f"CANNOT STORE: {status.trouble}"] if status.trouble else parts)
 
 
 def _table(status: Status) -> Any:
     from rich.table import Table
 
+    from rca.wording import size
+
     table = Table.grid(padding=(0, 2))
     shown = {name: count for name, count in _figures(status).items() if count or name in _ALWAYS}
     for name, count in shown.items():
         table.add_row(name, f"{count:,}")
-    table.add_row("on disk", _size(status.stored_bytes))
+    table.add_row("on disk", size(status.stored_bytes))
     table.add_row("last stored", f"{max(status.at_ns - status.stored_at_ns, 0) / 1e9:.0f} s ago" if status.stored_at_ns else "-")
     if status.trouble:
         table.add_row("cannot store", status.trouble, style="bold red")
     return table
-
-
-def _size(size_bytes: int) -> str:
-    size, units = float(size_bytes), iter(("B", "KiB", "MiB", "GiB"))
-    unit = next(units)
-    while size >= 1024 and unit != "GiB":
-        size, unit = size / 1024, next(units)
-    return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
 
 
 def _json(shelf: Shelved) -> dict[str, Any]:
@@ -188,12 +184,12 @@ def _json(shelf: Shelved) -> dict[str, Any]:
 
 
 def _description(shelf: Shelved) -> Iterator[str]:
-    from rca.wording import clock, count
+    from rca.wording import clock, count, size
 
-    yield f"{shelf.name}: {_size(shelf.size_bytes)}, written last {clock(shelf.written_ns, date=True)} UTC"
-    for name, (parts, size, first_ns) in shelf.frames.items():
+    yield f"{shelf.name}: {size(shelf.size_bytes)}, written last {clock(shelf.written_ns, date=True)} UTC"
+    for name, (parts, held, first_ns) in shelf.frames.items():
         since = clock(first_ns, date=True).removesuffix(":00")
-        yield f"  {name}: {_size(size)} in {count(parts, 'file')}, from the hour of {since} on"
+        yield f"  {name}: {size(held)} in {count(parts, 'file')}, from the hour of {since} on"
     for interval in shelf.covered:
         yield f"  collected {clock(interval.start_ns, date=True)} to {clock(interval.end_ns, date=True)}"
     yield from _missing(shelf.gaps)
