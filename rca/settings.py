@@ -128,7 +128,9 @@ class HttpSource(Section):
     username: Annotated[str | None, Field(description="user for basic authentication")] = None
     password: Annotated[SecretStr | None, Field(description="password; better in a file")] = None
     password_file: Annotated[Path | None, Field(description="file with the password")] = None
-    headers: Annotated[dict[str, str], Field(description='further headers, such as a tenant: { X-Scope-OrgID = "team-a" }')] = {}
+    headers: Annotated[
+        dict[str, str], Field(repr=False, description='further headers, such as a tenant: { X-Scope-OrgID = "team-a" }')
+    ] = {}
     tls: Annotated[TlsSettings, Field(description="whom to trust, and who we are")] = TlsSettings()
     timeout: Annotated[DurationNs, Field(description="how long one request may take")] = 5 * SECOND_NS
     retries: Annotated[int, Field(ge=0, le=10, description="how often to repeat a request that failed for the moment")] = 2
