@@ -102,7 +102,8 @@ PromQL is for Prometheus to say, and `rca doctor` asks it.
 An alert counts from when it began to fire. `ALERTS` in Prometheus knows those of the past, Alertmanager those that are
 active, also from other senders; what both know counts once. It is about the first of `service`, `service_name`,
 `exported_job`, `job`, then `deployment`, `statefulset`, `daemonset`, then `exported_pod`, `pod`, `job_name`,
-`horizontalpodautoscaler`, then `exported_node`, `node`, `nodename` and `instance`. The job of an exporter (kube-state-metrics, node exporter, kubelet) counts only where nothing else is
+`horizontalpodautoscaler`, then `exported_node`, `node`, `nodename` and `instance`.
+The job of an exporter (kube-state-metrics, node exporter, kubelet) counts only where nothing else is
 named. An alert that names nobody is left out and told, unless its severity is `none`. Silenced and inhibited alerts count: a
 silence keeps people from being told, the symptom is there all the same.
 
