@@ -13,14 +13,14 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
 import requests
 
-from benchmarks.result import Result
+from benchmarks.result import Result, seconds_taken
 from rca.collectors.prometheus.client import Client
 from rca.collectors.prometheus.collector import PrometheusCollector
 from rca.collectors.prometheus.config import PrometheusConfig
@@ -55,16 +55,6 @@ def workload(services: int, end_s: int) -> History:
     return history
 
 
-def _seconds(job: Callable[[], object], repeat: int) -> list[float]:
-    job()  # warm
-    taken = []
-    for _ in range(repeat):
-        start = time.perf_counter()
-        job()
-        taken.append(time.perf_counter() - start)
-    return taken
-
-
 def _raw(url: str, queries: Sequence[str], start_s: int, end_s: int, concurrency: int) -> int:
     """The same range queries and nothing else: bytes of their answers."""
     with requests.Session() as session, ThreadPoolExecutor(concurrency) as pool:
@@ -91,9 +81,9 @@ def measure(services: int, repeat: int) -> list[Result]:
         found = collector.collect(start_s * SECOND_NS, end_s * SECOND_NS)
         if found.gaps:
             raise AssertionError(f"gaps: {found.gaps}")
-        taken = _seconds(lambda: collector.collect(start_s * SECOND_NS, end_s * SECOND_NS), repeat)
+        taken = seconds_taken(lambda: collector.collect(start_s * SECOND_NS, end_s * SECOND_NS), repeat)
         last_s = end_s - STEP_S
-        peer = _seconds(lambda: _raw(url, queries, start_s, last_s, collector.config.concurrency), repeat)
+        peer = seconds_taken(lambda: _raw(url, queries, start_s, last_s, collector.config.concurrency), repeat)
     samples = found.metrics.height + found.calls.height
     told = f"{services} services, 75 min every {STEP_S} s, {len(queries)} range queries, {samples:,} samples, a real Prometheus"
     figures = [seconds * 1e3 for seconds in taken]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -18,3 +20,14 @@ class Result:
     bar: float | None
     peer: str = ""
     peer_median: float | None = None
+
+
+def seconds_taken(job: Callable[[], object], repeat: int) -> list[float]:
+    """Wall seconds of a job, after one run to warm up."""
+    job()
+    taken = []
+    for _ in range(repeat):
+        start = time.perf_counter()
+        job()
+        taken.append(time.perf_counter() - start)
+    return taken

@@ -30,9 +30,9 @@ import polars as pl
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from benchmarks.exporters import METHOD, Fleet
-from rca.collectors.warm import Store
 from rca.collectors.warm.live import LIVE
 from rca.collectors.warm.state import read_state
+from rca.collectors.warm.store import Store
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 RESULTS: Final = ROOT / "docs" / "results" / "soak.json"

@@ -11,29 +11,17 @@ import argparse
 import json
 import resource
 import statistics
-import time
-from collections.abc import Callable
 from dataclasses import asdict
 
 import numpy as np
 import polars as pl
 
-from benchmarks.result import Result
+from benchmarks.result import Result, seconds_taken
 from benchmarks.workload import SERVICES, incident, spans
 from rca.bins import BIN_NS, BUCKET_WIDTH, OFFSET_SECONDS, bins_of
 from rca.models.registry import create
 from rca.pipeline import case_of
 from rca.telemetry import SECOND_NS
-
-
-def _seconds(job: Callable[[], object], repeat: int) -> list[float]:
-    job()  # warm
-    taken = []
-    for _ in range(repeat):
-        start = time.perf_counter()
-        job()
-        taken.append(time.perf_counter() - start)
-    return taken
 
 
 def with_pandas(frame: object) -> tuple[int, int]:
@@ -103,7 +91,7 @@ def bins(count: int, repeat: int) -> list[Result]:
     theirs = with_pandas(table)
     if theirs != (len(ours.counts), len(ours.durations)):
         raise AssertionError(f"pandas found {theirs} rows, rca {(len(ours.counts), len(ours.durations))}")
-    taken, peer = _seconds(lambda: bins_of(frame), repeat), _seconds(lambda: with_pandas(table), max(1, repeat // 2))
+    taken, peer = seconds_taken(lambda: bins_of(frame), repeat), seconds_taken(lambda: with_pandas(table), max(1, repeat // 2))
     rates = [len(frame) / seconds for seconds in taken]
     workload = f"{len(frame):,} spans of {SERVICES} services in 10 s bins, one core"
     return [
@@ -142,7 +130,7 @@ def case(count: int, repeat: int) -> list[Result]:
         ("telemetry to case", lambda: case_of(recorded, telemetry), 500.0),
         ("case to ranking, floor", lambda: ranker.rank(made), 50.0),
     ):
-        taken = [seconds * 1e3 for seconds in _seconds(job, repeat)]
+        taken = [seconds * 1e3 for seconds in seconds_taken(job, repeat)]
         workload = f"{len(ranking.candidates)} services, {len(telemetry.spans):,} spans over 23 minutes, warm, one core"
         results.append(Result(what, workload, "ms", statistics.median(taken), max(taken), min(taken), bar))
     return results

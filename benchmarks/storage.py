@@ -24,7 +24,7 @@ from rca.bins import Bins
 from rca.collectors.otlp.intake import RAW_SPANS, Batch
 from rca.collectors.streaming.config import StreamConfig
 from rca.collectors.streaming.stream import Stream
-from rca.collectors.warm import Store
+from rca.collectors.warm.store import Store
 from rca.telemetry import BIN_FRAMES, MINUTE_NS, SECOND_NS
 
 _STEP_NS = 10 * SECOND_NS

@@ -142,3 +142,15 @@ def clock(time_ns: int, *, date: bool = False) -> str:
     """Time of day, UTC, to the second; with its date on request."""
     moment = datetime.fromtimestamp(time_ns // 10**9, UTC)
     return moment.strftime("%Y-%m-%d %H:%M:%S" if date else "%H:%M:%S")
+
+
+def excerpt(text: str, most: int) -> str:
+    """A text from elsewhere on one line, its end cut after `most` characters."""
+    text = " ".join(text.split())
+    return text if len(text) <= most else text[:most] + "…"
+
+
+def listed(names: Sequence[object], most: int) -> str:
+    """The first of several names; the rest is counted."""
+    rest = len(names) - most
+    return ", ".join(map(str, names[:most])) + (f" and {rest} more" if rest > 0 else "")

@@ -16,7 +16,7 @@ from rca.collectors.backfill import Outcome, backfill, backfill_file, past_sourc
 from rca.collectors.config import Config
 from rca.collectors.tempo.collector import TempoCollector
 from rca.collectors.tempo.config import TempoConfig
-from rca.collectors.warm import Store
+from rca.collectors.warm.store import Store
 from rca.contracts import Collector
 from rca.errors import BadInput, Unavailable
 from rca.telemetry import MINUTE_NS, SECOND_NS, Gap, Interval, Telemetry

@@ -22,9 +22,9 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from benchmarks.exporters import METHOD, Fleet
-from rca.collectors.warm import Store
 from rca.collectors.warm.live import LIVE, LOST, STOPPED
 from rca.collectors.warm.state import read_state
+from rca.collectors.warm.store import Store
 from rca.telemetry import SECOND_NS, Telemetry
 
 T = TypeVar("T")

@@ -17,10 +17,10 @@ from rca.collectors.collecting import Collection
 from rca.collectors.config import Config
 from rca.collectors.kubernetes.config import KubernetesConfig
 from rca.collectors.otlp.config import OtlpConfig
-from rca.collectors.warm import Store
 from rca.collectors.warm.config import StoreConfig
 from rca.collectors.warm.live import LIVE
 from rca.collectors.warm.state import read_state
+from rca.collectors.warm.store import Store
 from rca.errors import Unavailable
 from rca.telemetry import SECOND_NS, Telemetry
 from tests.servers import kubernetes_objects as k8s

@@ -23,6 +23,7 @@ from rca.incidents.example import example_incident
 from rca.incidents.incident import EntityModel, Incident, Label
 from rca.incidents.store import BUNDLE_FOLDER, DATABASE_FILE, IncidentStore
 from rca.telemetry import EntityId, Telemetry
+from tests.servers import disks
 
 INCIDENT, TELEMETRY = example_incident(requests_per_second=0.1)
 REDIS = EntityModel(kind="database", name="redis")
@@ -356,13 +357,8 @@ def test_a_failed_write_leaves_nothing(store: IncidentStore, monkeypatch: pytest
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A real disk of 1 MiB, where this process may mount one."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True, check=False)
-    if mounted.returncode:
-        pytest.skip("mounting a tmpfs is not allowed here")
-    yield disk
-    subprocess.run(["umount", disk], check=True)
+    with disks.small(tmp_path, "1m") as disk:
+        yield disk
 
 
 def test_a_full_disk_keeps_what_was_there(small_disk: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,17 +20,17 @@ import rca.collectors.warm.reading as reading_module
 import rca.collectors.warm.shelf as shelf_module
 import rca.collectors.warm.store as store_module
 from rca.collectors.streaming.stream import Flush, Stream
-from rca.collectors.warm import Store, StoreCollector
 from rca.collectors.warm.config import StoreConfig
 from rca.collectors.warm.live import LIVE, LOST, STOPPED
 from rca.collectors.warm.parts import Part, hour_of, hour_start_ns, parts_in, visible
 from rca.collectors.warm.shelf import Shelf
 from rca.collectors.warm.state import joined, without
-from rca.collectors.warm.store import store_folder
+from rca.collectors.warm.store import Store, StoreCollector, store_folder
 from rca.errors import BadInput, StorageFull, Unavailable
 from rca.telemetry import SECOND_NS, Gap, Interval, Telemetry
 from rca.testing import check_collector
 from tests.arrivals import Clock, all_at_once, batch, bins, equal, hexed, request, stream_at
+from tests.servers import disks
 from tests.shop import T0, Row, frame, span
 
 HOUR = 3600
@@ -396,13 +395,8 @@ def test_backfilled_telemetry_is_deleted_too(store: Store, clock: Clock) -> None
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A real disk of 256 KiB, where this process may mount one."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk], capture_output=True, check=False)
-    if mounted.returncode:
-        pytest.skip("mounting a tmpfs is not allowed here")
-    yield disk
-    subprocess.run(["umount", disk], check=True)
+    with disks.small(tmp_path, "256k") as disk:
+        yield disk
 
 
 def test_a_full_disk_keeps_what_was_there_and_recovers(small_disk: Path, clock: Clock) -> None:

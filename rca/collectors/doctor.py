@@ -15,7 +15,7 @@ from rca.collectors.gathering import Answer, gather, merged
 from rca.contracts import Collector
 from rca.naming import Renaming, reconciled
 from rca.telemetry import MINUTE_NS, SECOND_NS, Interval, Telemetry, time_column
-from rca.wording import count
+from rca.wording import count, listed
 
 LOOK_BACK_NS: Final = 5 * MINUTE_NS
 _STALE_NS: Final = 3 * MINUTE_NS
@@ -119,7 +119,7 @@ def _unknown_names(answers: Sequence[Answer], telemetry: Telemetry, renaming: Re
         named = _named(answer.telemetry)
         unknown = sorted(_written(*name) for name in named & set(renaming.unmatched))
         if unknown:
-            text = f"{len(unknown)} of {len(named)} services are unknown to traces: {_listed(unknown)}"
+            text = f"{len(unknown)} of {len(named)} services are unknown to traces: {listed(unknown, _NAMED)}"
             advice = f'if one is a service of another name, add to [names]: "{unknown[0]}" = "its name in traces"'
             yield Finding(answer.source, "warning", text, advice)
 
@@ -129,7 +129,7 @@ def _unmeasured(telemetry: Telemetry) -> Iterator[Finding]:
     traced = _traced(telemetry)
     bare = sorted(_written(*split_key(service)) for service in traced - _measured(telemetry))
     if bare and not telemetry.metrics.is_empty():
-        text = f"{len(bare)} of {len(traced)} services in traces have no metrics: {_listed(bare)}"
+        text = f"{len(bare)} of {len(traced)} services in traces have no metrics: {listed(bare, _NAMED)}"
         advice = "compare the labels of their metrics with `service.name`; docs/prometheus.md says which labels are read"
         yield Finding("all", "note", text, advice)
 
@@ -174,7 +174,7 @@ def _sampling(telemetry: Telemetry, interval: Interval) -> Iterator[Finding]:
         least, most = min(thin.values()), max(thin.values())
         share = f"{least:.1%}" if most - least < 0.01 else f"{least:.1%} to {most:.1%}"
         services = sorted(_written(*split_key(service)) for service in thin)
-        text = f"traces hold {share} of the requests that metrics count, for {_listed(services)}"
+        text = f"traces hold {share} of the requests that metrics count, for {listed(services, _NAMED)}"
         advice = "traces are sampled; latency still shows, counts and error ratios are better taken from metrics"
         yield Finding("all", "note", text, advice)
 
@@ -217,8 +217,3 @@ def _requests_in_metrics(telemetry: Telemetry, interval: Interval) -> dict[str, 
 
 def _written(namespace: str, name: str) -> str:
     return f"{namespace}/{name}" if namespace else name
-
-
-def _listed(names: Sequence[str]) -> str:
-    rest = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")

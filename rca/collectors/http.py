@@ -15,6 +15,7 @@ from urllib3.util import Retry
 from rca.errors import BadInput, Rejected, Unavailable
 from rca.settings import HttpSource
 from rca.telemetry import SECOND_NS
+from rca.wording import excerpt
 
 _AGAIN: Final = (429, 502, 503, 504)
 _EXCERPT: Final = 200
@@ -101,17 +102,17 @@ def ask(
             body = _limited(response, source.max_response_bytes, url, until)
             status = response.status_code
     except requests.exceptions.SSLError as error:
-        raise Rejected(f"{url}: TLS: {_short(str(error))}") from error
+        raise Rejected(f"{url}: TLS: {excerpt(str(error), _EXCERPT)}") from error
     except requests.RequestException as error:
         raise Unavailable(f"{url}: {reason_of(error)}") from error
     except OSError as error:  # a file of certificates that holds none
-        raise Rejected(f"{url}: TLS: {_short(str(error))}") from error
+        raise Rejected(f"{url}: TLS: {excerpt(str(error), _EXCERPT)}") from error
     if status == 404:
         return None
     if status >= 500 or status in _AGAIN:
-        raise Unavailable(f"{url}: HTTP {status}: {_short(body.decode(errors='replace'))}")
+        raise Unavailable(f"{url}: HTTP {status}: {excerpt(body.decode(errors='replace'), _EXCERPT)}")
     if status >= 300:
-        raise Rejected(f"{url}: HTTP {status}: {_short(body.decode(errors='replace'))}")
+        raise Rejected(f"{url}: HTTP {status}: {excerpt(body.decode(errors='replace'), _EXCERPT)}")
     return body
 
 
@@ -123,7 +124,7 @@ def ask_json(session: requests.Session, source: HttpSource, path: str, *, params
     try:
         return json.loads(body)
     except ValueError:
-        found = _short(body.decode(errors="replace"))
+        found = excerpt(body.decode(errors="replace"), _EXCERPT)
         raise Rejected(f"{source.url.rstrip('/')}{path}: expected JSON, found {found!r}") from None
 
 
@@ -141,7 +142,7 @@ def reason_of(error: requests.RequestException) -> str:
             return cause.strerror.lower()
         inner = [getattr(cause, "reason", None), *cause.args, cause.__cause__, cause.__context__]
         cause = next((one for one in inner if isinstance(one, BaseException)), None)
-    return _short(str(error))
+    return excerpt(str(error), _EXCERPT)
 
 
 def _limited(response: requests.Response, limit: int, url: str, until: float) -> bytes:
@@ -163,8 +164,3 @@ def _some(response: requests.Response) -> bytes:
         raise requests.exceptions.ReadTimeout(error) from error
     except urllib3.exceptions.HTTPError as error:
         raise requests.exceptions.ConnectionError(error) from error
-
-
-def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= _EXCERPT else text[:_EXCERPT] + "…"

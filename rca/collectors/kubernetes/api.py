@@ -20,6 +20,7 @@ from rca.collectors.kubernetes.config import KubernetesConfig
 from rca.collectors.kubernetes.resources import Resource
 from rca.errors import BadInput, RcaError, Rejected, Unavailable
 from rca.telemetry import SECOND_NS
+from rca.wording import excerpt
 
 _METADATA_LIST: Final = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
 _METADATA: Final = "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io"
@@ -76,7 +77,7 @@ class Stream:
                 yield self._event(line)
         except (HTTPError, OSError, ValueError, AttributeError) as error:  # the last two: a socket closed under a read
             if not self._cut.is_set():
-                raise Unavailable(f"{self._what}: the stream broke off: {_short(str(error))}") from error
+                raise Unavailable(f"{self._what}: the stream broke off: {excerpt(str(error), _EXCERPT)}") from error
         finally:
             self._response.close()
 
@@ -99,12 +100,12 @@ class Stream:
             event = json.loads(line)
             kind, body = event["type"], event["object"]
         except (ValueError, TypeError, KeyError):
-            found = _short(line.decode(errors="replace"))
+            found = excerpt(line.decode(errors="replace"), _EXCERPT)
             raise Unavailable(f"{self._what}: expected a watch event, found {found!r}") from None
         if not isinstance(kind, str) or not isinstance(body, dict):
-            raise Unavailable(f"{self._what}: expected a watch event, found {_short(str(event))!r}")
+            raise Unavailable(f"{self._what}: expected a watch event, found {excerpt(str(event), _EXCERPT)!r}")
         if kind == "ERROR":
-            raise _refusal(body.get("code"), self._what, _short(str(body.get("message") or body.get("reason"))), None)
+            raise _refusal(body.get("code"), self._what, excerpt(str(body.get("message") or body.get("reason")), _EXCERPT), None)
         return kind, body
 
 
@@ -168,7 +169,7 @@ class Api:
             page = self._page(resource, namespace, what, token, min(most or self._config.page_size, self._config.page_size))
             metadata, items = page.get("metadata"), page.get("items")
             if not isinstance(metadata, Mapping) or not isinstance(items or [], list):
-                raise Rejected(f"{what}: expected a list of objects, found {_short(json.dumps(page))!r}")
+                raise Rejected(f"{what}: expected a list of objects, found {excerpt(json.dumps(page), _EXCERPT)!r}")
             objects += [item for item in items or () if isinstance(item, dict)]
             token = metadata.get("continue") or None
             if token is None or (most is not None and len(objects) >= most):
@@ -186,9 +187,11 @@ class Api:
         try:
             page = json.loads(body)
         except ValueError:
-            raise Rejected(f"{what}: expected JSON, found {_short(body[:_EXCERPT].decode(errors='replace'))!r}") from None
+            raise Rejected(
+                f"{what}: expected JSON, found {excerpt(body[:_EXCERPT].decode(errors='replace'), _EXCERPT)!r}"
+            ) from None
         if not isinstance(page, dict):
-            raise Rejected(f"{what}: expected a list of objects, found {_short(str(page))!r}")
+            raise Rejected(f"{what}: expected a list of objects, found {excerpt(str(page), _EXCERPT)!r}")
         return page
 
     def _body(self, response: Any, what: str, deadline: float) -> bytes:
@@ -224,7 +227,7 @@ class Api:
             raise _refusal(error.status, what, _message(error), resource) from error
         except HTTPError as error:
             if isinstance(getattr(error, "reason", error), SSLError):
-                raise Rejected(f"{what}: TLS: {_short(str(error))}") from error
+                raise Rejected(f"{what}: TLS: {excerpt(str(error), _EXCERPT)}") from error
             raise Unavailable(f"{what}: {_reason(error)}") from error
         except OSError as error:
             raise Unavailable(f"{what}: {_reason(error)}") from error
@@ -271,7 +274,7 @@ def _connection(config: KubernetesConfig) -> Any:
             file = str(config.kubeconfig) if config.kubeconfig else None
             load_kube_config(config_file=file, context=config.context, client_configuration=settings, persist_config=False)
     except (ConfigException, YAMLError, OSError, TypeError, AttributeError, KeyError, ValueError) as error:
-        found = _short(str(error)) or type(error).__name__
+        found = excerpt(str(error), _EXCERPT) or type(error).__name__
         raise BadInput(f"kubernetes: {where}", expected="access to a cluster", found=found) from None
     if config.ca_file is not None:
         settings.ssl_ca_cert = str(config.ca_file)
@@ -307,7 +310,7 @@ def _message(error: Any) -> str:
     body = error.body.decode(errors="replace") if isinstance(error.body, bytes) else str(error.body or "")
     with contextlib.suppress(ValueError, AttributeError):
         body = json.loads(body).get("message") or body
-    return _short(str(body or error.reason or ""))
+    return excerpt(str(body or error.reason or ""), _EXCERPT)
 
 
 def _reason(error: BaseException) -> str:
@@ -325,9 +328,4 @@ def _reason(error: BaseException) -> str:
             return cause.strerror.lower()
         inner = [getattr(cause, "reason", None), *getattr(cause, "args", ()), getattr(cause, "__cause__", None)]
         cause = next((one for one in inner if isinstance(one, BaseException)), None)
-    return _short(str(error))
-
-
-def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= _EXCERPT else text[:_EXCERPT] + "…"
+    return excerpt(str(error), _EXCERPT)

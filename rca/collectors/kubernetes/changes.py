@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from rca.collectors.kubernetes.objects import Condition, Ended, Node, Pod, Revision, Setting, Template, Workload
 from rca.telemetry import SECOND_NS, EntityId
+from rca.wording import listed
 
 REASONS: Final = {
     "RolloutStarted": "a new revision of a workload, or a return to an old one",
@@ -158,13 +159,13 @@ def rollout_changes(revision: Revision, before: Revision | None, entity: EntityI
     title = f"{owner.kind} {owner.name}" if owner else revision.meta.name
     key = (revision.meta.uid, str(revision.number))
     images, others = differences(before.template, revision.template) if before else ([], [])
-    told = f": {_listed([*images, *others])}" if images or others else ""
+    told = f": {listed([*images, *others], _LISTED)}" if images or others else ""
     back = ", an old template again" if before and _is_return(revision, before) else ""
     yield change(at_ns, entity, "RolloutStarted", f"{title} revision {revision.number}{back}{told}", *key)
     if images:
-        yield change(at_ns, entity, "ImageChanged", f"{title}: {_listed(images)}", *key)
+        yield change(at_ns, entity, "ImageChanged", f"{title}: {listed(images, _LISTED)}", *key)
     if others:
-        yield change(at_ns, entity, "ConfigurationChanged", f"{title}: {_listed(others)}", *key)
+        yield change(at_ns, entity, "ConfigurationChanged", f"{title}: {listed(others, _LISTED)}", *key)
 
 
 def _is_return(revision: Revision, before: Revision) -> bool:
@@ -220,8 +221,3 @@ def differences(old: Template, new: Template) -> tuple[list[str], list[str]]:
 
 def _changed(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
     return sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
-
-
-def _listed(parts: list[str]) -> str:
-    more = len(parts) - _LISTED
-    return ", ".join(parts[:_LISTED]) + (f" and {more} more" if more > 0 else "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Final
 
@@ -21,6 +21,7 @@ from rca.collectors.kubernetes.resources import EVENT_APIS, PODS, Feed, feeds
 from rca.collectors.kubernetes.watching import Backoff, Watching
 from rca.errors import RcaError, Rejected, Unavailable
 from rca.telemetry import Gap, Interval, Telemetry
+from rca.wording import listed
 
 NAME: Final = "kubernetes"
 _SHOWN: Final = 5  # names in a message
@@ -166,7 +167,7 @@ class KubernetesCollector:
     def _naming(self, cluster: Cluster) -> Iterator[Finding]:
         shared = cluster.shared_names()
         if shared:
-            text = f"services of several namespaces are taken for one: {_listed(shared)}"
+            text = f"services of several namespaces are taken for one: {listed(sorted(shared), _SHOWN)}"
             yield Finding(self.name, "warning", text, f"set namespaces or namespaced_services in [{self.name}]")
         nameless, pods = cluster.pods_by_workload()
         if nameless:
@@ -189,9 +190,4 @@ def remarks(cluster: Cluster) -> Iterator[Gap]:
         )
     shared = cluster.shared_names()
     if shared:
-        yield Gap(NAME, f"services of several namespaces are taken for one: {_listed(shared)}")
-
-
-def _listed(names: Iterable[str]) -> str:
-    shown = sorted(names)
-    return ", ".join(shown[:_SHOWN]) + (f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else "")
+        yield Gap(NAME, f"services of several namespaces are taken for one: {listed(sorted(shared), _SHOWN)}")

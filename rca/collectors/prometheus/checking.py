@@ -14,6 +14,7 @@ from rca.collectors.prometheus.mapping import Entry, load_map
 from rca.collectors.prometheus.samples import Found
 from rca.errors import BadInput, Rejected, Unavailable
 from rca.telemetry import SECOND_NS
+from rca.wording import listed
 
 if TYPE_CHECKING:
     from rca.collectors.prometheus.collector import PrometheusCollector
@@ -111,7 +112,7 @@ def _without_data(entries: Iterable[Entry], names: frozenset[str], found: Sequen
         yield Finding(_SOURCE, "note", f"no data for: {', '.join(missing)}", "fine, unless you expect one of them here")
     if empty:
         advice = "their metrics are there, but no series has the labels that the query asks for; see docs/prometheus.md"
-        yield Finding(_SOURCE, "note", f"metrics without a result: {_listed(empty)}", advice)
+        yield Finding(_SOURCE, "note", f"metrics without a result: {listed(empty, _NAMED)}", advice)
     if not have:
         advice = "check `url` and `selector`, or map your own metrics in `map_file` (docs/prometheus.md)"
         yield Finding(_SOURCE, "warning", f"none of the {len(names)} known metrics gives data", advice)
@@ -123,10 +124,9 @@ def _wrong(client: Client, one: Found) -> Iterator[Finding]:
     if one.unnamed:
         there = client.get("/api/v1/labels", {"match[]": one.entry.needs[0]}) if one.entry.needs else None
         labels = [label for label in there or () if not str(label).startswith("__")]
-        text = (
-            f"{one.entry.name}: {one.unnamed} of {one.series} series have none of the labels {_listed(one.entry.entity.labels)}"
-        )
-        advice = f"name the right one in [labels] of `map_file`; there are {_listed(labels, 12)}" if labels else ""
+        wanted = listed(one.entry.entity.labels, _NAMED)
+        text = f"{one.entry.name}: {one.unnamed} of {one.series} series have none of the labels {wanted}"
+        advice = f"name the right one in [labels] of `map_file`; there are {listed(labels, 12)}" if labels else ""
         yield Finding(_SOURCE, "warning", text, advice)
 
 
@@ -135,7 +135,7 @@ def _scrapes(client: Client, collector: PrometheusCollector, now_s: int) -> Iter
     down = [series["metric"] for series in client.instant("up == 0", now_s).series]
     total = _value(client, "count(up)", now_s)
     if down:
-        names = _listed(sorted(str(labels.get("job", "?")) + " " + str(labels.get("instance", "")) for labels in down))
+        names = listed(sorted(str(labels.get("job", "?")) + " " + str(labels.get("instance", "")) for labels in down), _NAMED)
         yield Finding(
             _SOURCE, "warning", f"{len(down)} of {total:.0f} targets cannot be scraped: {names}", "see its page /targets"
         )
@@ -162,8 +162,3 @@ def _value(client: Client, query: str, now_s: int) -> float:
         return float(series[0]["value"][1])
     except (LookupError, TypeError, ValueError):
         return math.nan
-
-
-def _listed(names: Sequence[str], most: int = _NAMED) -> str:
-    rest = len(names) - most
-    return ", ".join(map(str, names[:most])) + (f" and {rest} more" if rest > 0 else "")

@@ -22,6 +22,7 @@ from rca.collectors.http import reason_of, session_for
 from rca.collectors.prometheus.config import PrometheusConfig
 from rca.errors import Rejected, Unavailable
 from rca.telemetry import SECOND_NS
+from rca.wording import excerpt
 
 MAX_POINTS: Final = 10_000
 """Points of a series in one query; Prometheus refuses more than 11,000."""
@@ -196,7 +197,7 @@ class _Exchange:
     def _give_up(self, url: str, error: Exception, last: bool) -> None:
         """Raises unless another try may help."""
         if isinstance(error, requests.exceptions.SSLError):
-            raise Rejected(f"{url}: TLS: {_short(str(error))}") from error
+            raise Rejected(f"{url}: TLS: {excerpt(str(error), _EXCERPT)}") from error
         if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
             raise Unavailable(f"{url}: no answer in time") from error
         if last or time.monotonic() >= self._deadline:
@@ -219,7 +220,7 @@ class _Exchange:
             return response.status_code, bytes(text)
 
     def _judged(self, url: str, status: int, parsed: dict[str, Any], text: bytes, optional: bool) -> _Parsed:
-        message = _short(str(parsed.get("error") or text.decode(errors="replace")))
+        message = excerpt(str(parsed.get("error") or text.decode(errors="replace")), _EXCERPT)
         if status == 200 and parsed.get("status") == "success":
             self.warnings = tuple(str(warning) for warning in parsed.get("warnings") or ())
             return _Parsed(parsed)
@@ -270,8 +271,3 @@ def _parts(names: Sequence[str]) -> Iterator[list[str]]:
 
 def _moment(seconds: int) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
-
-
-def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= _EXCERPT else text[:_EXCERPT] + "…"

@@ -14,6 +14,7 @@ from rca.collectors.prometheus.mapping import Entry
 from rca.collectors.prometheus.naming import entity_of
 from rca.errors import RcaError
 from rca.telemetry import SECOND_NS, EntityId, Gap, Interval
+from rca.wording import listed
 
 _NAMED: Final = 4  # entries that a gap names before it counts the rest
 _SAMPLES: Final = {"series": pl.Int32(), "time_unix_nano": pl.Int64(), "value": pl.Float64()}
@@ -188,7 +189,7 @@ def gaps_of(found: Iterable[Found], interval: Interval) -> tuple[Gap, ...]:
     for one in found:
         for problem in one.told():
             entries.setdefault(problem, []).append(one.entry.name)
-    return tuple(Gap("prometheus", f"{_listed(names)}: {problem}", interval) for problem, names in sorted(entries.items()))
+    return tuple(Gap("prometheus", f"{listed(names, _NAMED)}: {problem}", interval) for problem, names in sorted(entries.items()))
 
 
 def _combined(found: Sequence[Found]) -> pl.DataFrame:
@@ -272,8 +273,3 @@ def _end(entity: EntityId) -> str:
 def _labels_text(series: Mapping[str, Any]) -> str:
     """Labels in one text, which sorts series and tells them apart."""
     return "\n".join(f"{key}={value}" for key, value in sorted(series["metric"].items()))
-
-
-def _listed(names: Sequence[str]) -> str:
-    rest = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
