@@ -11,7 +11,7 @@ NODE_STAMP := $(if $(shell command -v npm),tests/node/node_modules/.package-lock
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch==2.13.0
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[gnn,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[gnn,shop,dev]'
 	touch $@
 
 tests/node/node_modules/.package-lock.json: tests/node/package.json tests/node/package-lock.json
