@@ -87,12 +87,7 @@ versions that it does not know; a newer `rca` reads every older version.
 ## Frames
 
 {frames}
-## Fault kinds
-
-The vocabulary of labels. A team's own words are accepted too and count as the family `errors`. The kinds of the family `no_fault`
-name no entity.
-
-{faults}
+Fault kinds of labels: [faults.md](faults.md).
 """
 
 _METRICS: Final = """\
@@ -109,10 +104,6 @@ scale the deviation is measured.
 def bundle_page() -> str:
     """docs/bundle.md, from the schemas."""
     frames = "\n".join(_frame_section(name) for name in SCHEMAS)
-    faults = _table(
-        ("fault kind", "family", "label may name", "where it shows"),
-        ((f"`{k.name}`", k.family, ", ".join(k.label_kinds) or "nothing", k.signature) for k in FAULT_KINDS.values()),
-    )
     fields = IncidentFile.model_fields
     keys = _table(
         ("key", "required", "meaning"),
@@ -125,7 +116,6 @@ def bundle_page() -> str:
         incident=INCIDENT_FILE,
         limit=MAX_ARCHIVE_BYTES // 2**30,
         frames=frames,
-        faults=faults,
     )
 
 
@@ -193,6 +183,27 @@ z is the signal's deviation. The part of a name before the dot is the class that
 
 {edge_features}
 """
+
+
+_FAULTS: Final = """\
+# Faults
+
+The vocabulary of labels (`rca incidents label <id> <who> --fault KIND`), of the simulator (`rca simulate --fault KIND`), of the
+shop (`rca shop inject KIND TARGET`) and of models, which predict the family. A kind says which entities its label may name;
+kinds of the family `no_fault` name nobody (`rca incidents label <id> --no-fault --fault traffic_surge`), and teach a model
+when to blame nobody. A word of your own is accepted with `--force` and counts as `errors`.
+
+{table}
+"""
+
+
+def faults_page() -> str:
+    """docs/faults.md."""
+    rows = [
+        (f"`{kind.name}`", kind.title, kind.family, ", ".join(kind.label_kinds) or "nobody", kind.signature)
+        for kind in FAULT_KINDS.values()
+    ]
+    return _FAULTS.format(table=_table(("kind", "what it is", "family", "a label names", "signature"), rows))
 
 
 def features_page() -> str:
@@ -365,6 +376,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "docs/accuracy.md": accuracy_page,
     "docs/bundle.md": bundle_page,
     "docs/configuration.md": configuration_page,
+    "docs/faults.md": faults_page,
     "docs/features.md": features_page,
     "docs/incident.schema.json": incident_schema,
     "docs/metrics.md": metrics_page,

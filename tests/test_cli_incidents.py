@@ -168,3 +168,24 @@ def test_the_heavy_libraries_stay_out() -> None:
         "print([name for name in ('pandas', 'torch', 'sqlalchemy', 'dgl') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_nobody_is_to_blame(run: Run, bundle: Path) -> None:
+    run("import", bundle)
+    run("label", ID, "catalogue", "--withdraw")
+    assert run("label", ID, "--no-fault", "--fault", "traffic_surge") == f"{ID}: nobody, traffic_surge (confirmed)\n"
+    assert "nobody, traffic_surge (confirmed" in run("show", ID)
+    assert run("list").splitlines()[1].split()[-2:] == ["no_fault", "traffic_surge"]
+    assert " +nobody/traffic_surge/confirmed" in run("audit", ID)
+    assert run("label", ID, "--no-fault", "--withdraw") == f"{ID}: label of no fault withdrawn\n"
+    assert run("label", ID, "--no-fault") == f"{ID}: nobody, no_fault (confirmed)\n"
+
+
+def test_a_label_names_somebody_or_says_that_nobody_is_to_blame(run: Run, bundle: Path) -> None:
+    run("import", bundle)
+    with pytest.raises(BadInput, match=r"expected ENTITY or --no-fault, found neither"):
+        run("label", ID)
+    with pytest.raises(BadInput, match=r"expected ENTITY or --no-fault, found both"):
+        run("label", ID, "catalogue", "--no-fault")
+    with pytest.raises(BadInput, match=r"nobody is to blame for .*found exception"):
+        run("label", ID, "--no-fault", "--fault", "exception")

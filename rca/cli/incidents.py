@@ -13,7 +13,7 @@ from rca.wording import clock, printable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rca.incidents.incident import Incident, Label
+    from rca.incidents.incident import EntityModel, Incident, Label
     from rca.incidents.store import IncidentStore
 
 app = typer.Typer(
@@ -85,9 +85,16 @@ def show(incident_id: _Id, json: _Json = False) -> None:
 @app.command()
 def label(
     incident_id: _Id,
-    entity: Annotated[str, typer.Argument(metavar="ENTITY", help="Who caused it: a name, or kind:name (database:orders).")],
+    entity: Annotated[
+        str | None, typer.Argument(metavar="ENTITY", help="Who caused it: a name, or kind:name (database:orders).")
+    ] = None,
     *,
-    fault: Annotated[str, typer.Option(metavar="KIND", help="Fault kind, such as cpu_contention.")] = "unknown",
+    no_fault: Annotated[
+        bool, typer.Option("--no-fault", help="Nobody did: a quiet window, or a --fault such as traffic_surge.")
+    ] = False,
+    fault: Annotated[
+        str | None, typer.Option(metavar="KIND", help="Fault kind, such as cpu_contention (docs/faults.md).", show_default=False)
+    ] = None,
     provenance: Annotated[str, typer.Option(help="How it is known: injected, confirmed or inferred.")] = "confirmed",
     note: Annotated[str, typer.Option(help="Why, in a sentence.")] = "",
     dispute: Annotated[bool, typer.Option("--dispute", help="Mark the entity's label as disputed instead.")] = False,
@@ -100,6 +107,8 @@ def label(
 
     if dispute and withdraw:
         raise BadInput("options", expected="--dispute or --withdraw", found="both")
+    if (entity is None) is not no_fault:
+        raise BadInput("options", expected="ENTITY or --no-fault", found="both" if no_fault else "neither")
     with _store(by) as store:
         if dispute or withdraw:
             named = _labelled_entity(store.incident(incident_id), entity)
@@ -107,7 +116,8 @@ def label(
                 store.dispute(incident_id, named, note)
             else:
                 store.withdraw(incident_id, named)
-            typer.echo(printable(f"{incident_id}: label of {named.entity()} {'disputed' if dispute else 'withdrawn'}"))
+            whose = named.entity() if named else "no fault"
+            typer.echo(printable(f"{incident_id}: label of {whose} {'disputed' if dispute else 'withdrawn'}"))
             return
         new = _new_label(store, incident_id, entity, fault=fault, provenance=provenance, note=note, force=force)
         changed = store.label(incident_id, new, force=force)
@@ -188,12 +198,12 @@ def _store(who: str = "") -> IncidentStore:
 
 
 def _new_label(
-    store: IncidentStore, incident_id: str, text: str, *, fault: str, provenance: str, note: str, force: bool
+    store: IncidentStore, incident_id: str, text: str | None, *, fault: str | None, provenance: str, note: str, force: bool
 ) -> Label:
     from typing import cast, get_args
 
-    from rca.errors import UnknownName
-    from rca.faults import FAULT_KINDS
+    from rca.errors import BadInput, UnknownName
+    from rca.faults import FAULT_KINDS, NO_FAULT, is_no_fault
     from rca.incidents.entities import find_entity, known_entities
     from rca.incidents.incident import EntityModel, Label, LabelProvenance
     from rca.telemetry import EntityKind
@@ -201,8 +211,14 @@ def _new_label(
     allowed = [name for name in get_args(LabelProvenance) if name != "disputed"]
     if provenance not in allowed:
         raise UnknownName("--provenance", provenance, allowed)
-    if fault not in FAULT_KINDS and not force:
+    fault = fault or ("unknown" if text is not None else NO_FAULT)
+    if fault not in FAULT_KINDS and not (force and text is not None):
         raise UnknownName("--fault (or your own word with --force)", fault, FAULT_KINDS)
+    if text is None:
+        if not is_no_fault(fault):
+            nobody = " or ".join(name for name in FAULT_KINDS if is_no_fault(name))
+            raise BadInput("--no-fault", expected=f"a fault that nobody is to blame for ({nobody})", found=fault)
+        return Label(fault_kind=fault, provenance=cast("LabelProvenance", provenance), note=note)
     try:
         known = known_entities(*store.get(incident_id))
         found = find_entity(f"label of incident {incident_id}", text, known)
@@ -216,17 +232,20 @@ def _new_label(
     return Label(entity=entity, fault_kind=fault, provenance=cast("LabelProvenance", provenance), note=note)
 
 
-def _labelled_entity(incident: Incident, text: str) -> Any:
+def _labelled_entity(incident: Incident, text: str | None) -> EntityModel | None:
     from rca.errors import UnknownName
 
     for label in incident.labels:
-        if text in (label.entity.name, f"{label.entity.kind}:{label.entity.name}", str(label.entity.entity())):
+        if label.entity is None:
+            if text is None:
+                return None
+        elif text in (label.entity.name, f"{label.entity.kind}:{label.entity.name}", str(label.entity.entity())):
             return label.entity
-    raise UnknownName(f"labels of incident {incident.id}", text, [label.entity.name for label in incident.labels])
+    raise UnknownName(f"labels of incident {incident.id}", text or "no_fault", [label.name() for label in incident.labels])
 
 
 def _causes(incident: Incident) -> str:
-    return ", ".join(label.entity.name + (" (disputed)" if label.provenance == "disputed" else "") for label in incident.labels)
+    return ", ".join(label.name() + (" (disputed)" if label.provenance == "disputed" else "") for label in incident.labels)
 
 
 def _faults(incident: Incident) -> list[str]:
@@ -236,16 +255,19 @@ def _faults(incident: Incident) -> list[str]:
 def _label_line(label: Label) -> str:
     by = f" by {label.author}" if label.author else ""
     note = f": {label.note}" if label.note else ""
-    return f"{label.entity.entity()}, {label.fault_kind} ({label.provenance}{by}){note}"
+    whose = label.entity.entity() if label.entity else "nobody"
+    return f"{whose}, {label.fault_kind} ({label.provenance}{by}){note}"
 
 
 def _change(before: Any, after: Any) -> str:
     """What a change did to the labels, as ` -old +new`."""
-    old, new = (
-        [f"{label['entity']['name']}/{label['fault_kind']}/{label['provenance']}" for label in _labels_in(state)]
-        for state in (before, after)
-    )
+    old, new = ([_in_short(label) for label in _labels_in(state)] for state in (before, after))
     return "".join([f" -{label}" for label in old if label not in new] + [f" +{label}" for label in new if label not in old])
+
+
+def _in_short(label: Any) -> str:
+    whose = label["entity"]["name"] if label["entity"] else "nobody"
+    return f"{whose}/{label['fault_kind']}/{label['provenance']}"
 
 
 def _labels_in(state: Any) -> list[Any]:

@@ -113,7 +113,7 @@ def _cases(
     from rca.evaluation import cases, splits
     from rca.incidents.store import default_home
 
-    recorded = cases.from_folder(bundles, systems) if bundles else cases.from_store(systems, store)
+    recorded = cases.from_folder(bundles, systems, no_fault=True) if bundles else cases.from_store(systems, store, no_fault=True)
     exam = cases.exam_of(recorded, home=(store or default_home()) if use_cache else None)
     kept, held_out = splits.hold_out(exam.truths, range(len(exam.truths)), seed)
     return [exam.training[i] for i in kept], [exam.training[i] for i in held_out]

@@ -45,24 +45,29 @@ class Recorded:
         return cls(manifest.incident(), hashlib.blake2b(facts.encode(), digest_size=12).hexdigest(), read)
 
 
-def from_folder(folder: Path, systems: Sequence[str] = ()) -> list[Recorded]:
-    """Bundles of a folder, or the one bundle that it is, of the given systems, by time. Raises BadInput if there is none."""
+def from_folder(folder: Path, systems: Sequence[str] = (), *, no_fault: bool = False) -> list[Recorded]:
+    """Labelled bundles of a folder, or the one bundle that it is, of the given systems, by time; on request those too whose label
+    blames nobody. Raises BadInput if there is no bundle.
+    """
     paths = [folder] if is_bundle(folder) else sorted(path for path in folder.glob("*") if is_bundle(path))
     if not paths:
         raise BadInput(str(folder), expected="an incident bundle, or a folder of them", found="none")
     found = [Recorded.of(read_manifest(path), partial(read_bundle, path)) for path in paths]
-    return _chosen(found, systems)
+    return _chosen(found, systems, no_fault)
 
 
-def from_store(systems: Sequence[str] = (), home: Path | None = None) -> list[Recorded]:
-    """Labelled incidents of the store, of the given systems, by time. Raises UnknownName for a system that it lacks."""
+def from_store(systems: Sequence[str] = (), home: Path | None = None, *, no_fault: bool = False) -> list[Recorded]:
+    """Labelled incidents of the store, of the given systems, by time; on request those too whose label blames nobody.
+
+    Raises UnknownName for a system that the store lacks.
+    """
     with IncidentStore(home) as store:
         known = {incident.system for incident in store.list()}
         for system in systems:
             if system not in known:
                 raise UnknownName("system", system, known)
         manifests = [store.manifest(incident.id) for incident in store.list(state="labelled")]
-    return _chosen([Recorded.of(m, partial(_get, m.id, home)) for m in manifests], systems)
+    return _chosen([Recorded.of(m, partial(_get, m.id, home)) for m in manifests], systems, no_fault)
 
 
 def _get(incident_id: str, home: Path | None) -> tuple[Incident, Telemetry]:
@@ -70,8 +75,13 @@ def _get(incident_id: str, home: Path | None) -> tuple[Incident, Telemetry]:
         return store.get(incident_id)
 
 
-def _chosen(recorded: Iterable[Recorded], systems: Sequence[str]) -> list[Recorded]:
-    labelled = [one for one in recorded if one.incident.causes() and (not systems or one.incident.system in systems)]
+def _chosen(recorded: Iterable[Recorded], systems: Sequence[str], no_fault: bool) -> list[Recorded]:
+    labelled = [
+        one
+        for one in recorded
+        if (one.incident.causes() or (no_fault and one.incident.is_no_fault()))
+        and (not systems or one.incident.system in systems)
+    ]
     return sorted(labelled, key=lambda one: (one.incident.system, one.incident.window.start_ns, one.incident.id))
 
 

@@ -377,7 +377,7 @@ def _check_plausible(where: str, incident: Incident) -> None:
     intervals += [("baseline", baseline) for baseline in incident.baselines]
     intervals += [(f"gap of {gap.source}", gap.interval) for gap in incident.gaps]
     times: list[tuple[str, int | None]] = [("detected_ns", incident.detected_ns), ("onset_ns", incident.onset_ns)]
-    times += [(f"label of {label.entity.name}", label.at_ns) for label in incident.labels]
+    times += [(f"label of {label.name()}", label.at_ns) for label in incident.labels]
     times += [(name, time) for name, interval in intervals if interval for time in (interval.start_ns, interval.end_ns)]
     for name, time in times:
         if time is not None:

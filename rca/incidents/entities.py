@@ -37,6 +37,8 @@ def _ways_to_write(entity: EntityId) -> tuple[str, ...]:
 
 def check_label(where: str, label: Label, known: frozenset[EntityId]) -> None:
     """Raises UnknownName for an entity that the telemetry does not mention, BadInput for one that the fault cannot name."""
+    if label.entity is None:  # of a fault that names nobody, which the label itself checks
+        return
     entity = label.entity.entity()
     if entity not in known:
         found = str(entity) if entity.namespace or entity.kind != "service" else entity.name

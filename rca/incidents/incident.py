@@ -6,6 +6,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from rca.faults import NO_FAULT, is_no_fault
 from rca.telemetry import EntityId, EntityKind, Interval
 from rca.window import Baseline
 
@@ -54,14 +55,27 @@ class EntityModel(_Model):
 
 
 class Label(_Model):
-    """One root cause. Several labels on one incident mean several causes; `disputed` ones do not count for training."""
+    """One root cause. Several labels on one incident mean several causes; `disputed` ones do not count for training.
 
-    entity: EntityModel
+    A label without an entity says that nobody is to blame: a quiet window, a traffic surge, a broken telemetry pipeline.
+    """
+
+    entity: EntityModel | None = None
     fault_kind: str = "unknown"
     provenance: LabelProvenance
     author: str = ""
     at_ns: int | None = None
     note: str = ""
+
+    @model_validator(mode="after")
+    def _names_somebody(self) -> Label:
+        if self.entity is None and not is_no_fault(self.fault_kind):
+            raise ValueError(f"expected an entity in a label of {self.fault_kind}, found none")
+        return self
+
+    def name(self) -> str:
+        """Who is to blame, in a word."""
+        return self.entity.name if self.entity else NO_FAULT
 
 
 class GapModel(_Model):
@@ -87,7 +101,10 @@ class Incident(_Model):
     ] = ()
     labels: Annotated[
         tuple[Label, ...],
-        Field(description="root causes: entity (kind, name, namespace), fault_kind, provenance, author, at_ns, note"),
+        Field(
+            description="root causes: entity (kind, name, namespace; none where nobody is to blame), fault_kind, provenance, "
+            "author, at_ns, note"
+        ),
     ] = ()
     alerting: Annotated[tuple[EntityModel, ...], Field(description="entities whose alert brought this up")] = ()
     source: Annotated[str, Field(description="format it was imported from, or the collector that recorded it")] = ""
@@ -99,7 +116,11 @@ class Incident(_Model):
 
     def causes(self) -> tuple[EntityId, ...]:
         """Labelled root causes that nobody disputes."""
-        return tuple(label.entity.entity() for label in self.labels if label.provenance != "disputed")
+        return tuple(label.entity.entity() for label in self.labels if label.entity and label.provenance != "disputed")
+
+    def is_no_fault(self) -> bool:
+        """True if an undisputed label says that nobody is to blame, and none names a cause."""
+        return not self.causes() and any(label.entity is None and label.provenance != "disputed" for label in self.labels)
 
     def fault_kind(self) -> str:
         """Fault kind of the first undisputed label; `unknown` where there is none."""

@@ -163,7 +163,7 @@ def _distinct(column: pl.Series) -> list[str]:
 
 
 def _entities_of(incident: Incident) -> Iterable[EntityModel]:
-    return (*incident.alerting, *(label.entity for label in incident.labels))
+    return (*incident.alerting, *(label.entity for label in incident.labels if label.entity))
 
 
 def _renamed_incident(incident: Incident, pseudonyms: dict[str, str], in_text: Callable[[str], str]) -> Incident:
@@ -172,7 +172,7 @@ def _renamed_incident(incident: Incident, pseudonyms: dict[str, str], in_text: C
         return EntityModel(kind=model.kind, name=pseudonyms.get(model.name, model.name), namespace=namespace)
 
     def label(model: Label) -> Label:
-        return model.model_copy(update={"entity": entity(model.entity), "author": "", "note": ""})
+        return model.model_copy(update={"entity": model.entity and entity(model.entity), "author": "", "note": ""})
 
     def gap(model: GapModel) -> GapModel:
         return model.model_copy(update={"source": in_text(model.source), "reason": in_text(model.reason)})

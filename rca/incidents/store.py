@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 from rca.errors import BadBundle, BadInput, RcaError, StorageFull, Unavailable, UnknownName
+from rca.faults import NO_FAULT
 from rca.incidents.bundle import (
     INCIDENT_FILE,
     IncidentFile,
@@ -235,18 +236,18 @@ class IncidentStore:
                 return True
             raise BadInput(
                 where,
-                expected=f"{label.entity.name} without a label (dispute or withdraw the old one first)",
+                expected=f"{label.name()} without a label (dispute or withdraw the old one first)",
                 found=f"{standing.fault_kind} ({standing.provenance})",
             )
 
-    def dispute(self, incident_id: str, entity: EntityModel, note: str = "") -> None:
+    def dispute(self, incident_id: str, entity: EntityModel | None, note: str = "") -> None:
         """Mark the undisputed label of an entity as disputed: it stays visible, and no longer counts. Raises UnknownName."""
         with _explained(self.home), self._writing():
             labels, standing = self._standing(incident_id, entity)
             doubted = standing.model_copy(update={"provenance": "disputed", "note": note or standing.note})
             self._set_labels(incident_id, "disputed", tuple(doubted if label is standing else label for label in labels))
 
-    def withdraw(self, incident_id: str, entity: EntityModel) -> None:
+    def withdraw(self, incident_id: str, entity: EntityModel | None) -> None:
         """Take back the label of an entity, disputed or not; the audit trail keeps it. Raises UnknownName."""
         with _explained(self.home), self._writing():
             labels, standing = self._standing(incident_id, entity, disputed=True)
@@ -424,14 +425,17 @@ class IncidentStore:
         self._insert_labels(incident_id, (*brought, *changed), from_bundle=len(brought))
         self._note(incident_id, action, _dumped(before), _dumped(self._incident(incident_id).labels))
 
-    def _standing(self, incident_id: str, entity: EntityModel, *, disputed: bool = False) -> tuple[tuple[Label, ...], Label]:
+    def _standing(
+        self, incident_id: str, entity: EntityModel | None, *, disputed: bool = False
+    ) -> tuple[tuple[Label, ...], Label]:
         """All labels, and the last one of an entity (of the undisputed ones unless `disputed`)."""
         labels = self._incident(incident_id).labels
         counted = [label for label in labels if disputed or label.provenance != "disputed"]
         for label in reversed(counted):
             if label.entity == entity:
                 return labels, label
-        raise UnknownName(f"labels of incident {incident_id}", entity.name, {label.entity.name for label in counted})
+        named = entity.name if entity else NO_FAULT
+        raise UnknownName(f"labels of incident {incident_id}", named, {label.name() for label in counted})
 
     def _snapshot(self, incident_id: str) -> dict[str, Any]:
         row = self._db.execute("SELECT digest FROM incidents WHERE id = ?", (incident_id,)).fetchone()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from rca.contracts import LabelledCase
-from rca.faults import NO_FAULT, family_of
+from rca.faults import NO_FAULT, family_of, is_no_fault
 from rca.features import entity_rows, quiet_graph
 from rca.graph import ServiceGraph
 from rca.invention import invent
@@ -22,9 +22,9 @@ _PATIENCE = 5  # tries per invented incident: now and then a drawn fault finds n
 def labelled_incidents(cases: Sequence[LabelledCase]) -> TrainingSet:
     """The cases with their causes. A cause that is no candidate counts for the null; a case without any is left out.
 
-    A case without a cause whose fault kind is "no_fault" is a window in which nothing is wrong.
+    A case without a cause whose fault kind names nobody (a quiet window, a traffic surge) teaches that nothing is wrong.
     """
-    told = [case for case in cases if case.causes or case.fault_kind == NO_FAULT]
+    told = [case for case in cases if case.causes or is_no_fault(case.fault_kind)]
     graphs = tuple(case.case.graph for case in told)
     targets = tuple(_candidate_rows(case) for case in told)
     return TrainingSet(
