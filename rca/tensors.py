@@ -17,46 +17,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from rca.errors import BadCheckpoint, BadGraph
+from rca.arrays import REVERSE, GraphArrays, Schema, arrays_of
+from rca.errors import BadGraph
 from rca.faults import FAMILIES
-from rca.features import FLOOR_FEATURE
 from rca.graph import RELATIONS, ServiceGraph
 from rca.telemetry import ENTITY_KINDS
 
-REVERSE: Final = "rev_"
-RELATION_NAMES: Final = tuple(RELATIONS) + tuple(REVERSE + name for name in RELATIONS)
-"""Every relation messages may travel along: as in the graph, and each one backwards."""
-
 NO_FAMILY: Final = -1
 """Value of `family` where nobody knows the fault, or where there is none."""
-
-
-@dataclass(frozen=True)
-class Schema:
-    """Names of the node and edge features, in column order."""
-
-    features: tuple[str, ...]
-    edge_features: tuple[str, ...]
-
-    @classmethod
-    def of(cls, graph: ServiceGraph) -> Schema:
-        return cls(graph.feature_names, graph.edge_feature_names)
-
-    def check(self, other: Schema, where: str) -> None:
-        """Raise BadCheckpoint naming the first feature in which `other` (at hand) differs from self (trained)."""
-        for kind in ("features", "edge_features"):
-            _check_names(f"{where}: {kind}", getattr(self, kind), getattr(other, kind))
-
-
-def _check_names(where: str, expected: tuple[str, ...], found: tuple[str, ...]) -> None:
-    for position, (mine, theirs) in enumerate(zip(expected, found, strict=False)):
-        if mine != theirs:
-            raise BadCheckpoint(where, expected=f"{mine!r} at position {position}", found=repr(theirs))
-    if len(expected) != len(found):
-        longer = expected if len(expected) > len(found) else found
-        name = longer[min(len(expected), len(found))]
-        missing = "missing" if longer is expected else "new"
-        raise BadCheckpoint(where, expected=f"{len(expected)} names", found=f"{len(found)} ({name!r} is {missing})")
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,42 +162,31 @@ def batch(
     anything else counts as unknown. Raises BadGraph if there is no graph, if a graph contradicts itself or has no column
     "floor", if a target is no candidate; BadCheckpoint if the graphs' features differ.
     """
-    if not graphs:
-        raise BadGraph("batch", expected="at least one graph", found="none")
-    schema = Schema.of(graphs[0])
-    if FLOOR_FEATURE not in schema.features:
-        raise BadGraph("features", expected=f"a column {FLOOR_FEATURE!r}", found=f"{len(schema.features)} others")
-    for graph in graphs:
-        schema.check(Schema.of(graph.validate()), "batch")
-    node_ptr = _pointer(len(graph.entities) for graph in graphs)
-    candidate_ptr = _pointer(len(graph.candidate_rows) for graph in graphs)
-    candidate = np.concatenate([g.candidate_rows + start for g, start in zip(graphs, node_ptr, strict=False)])
-    x = np.concatenate([graph.features for graph in graphs]).astype(np.float32)
-    index, attr, available, edge_ptr = _edges(graphs, node_ptr)
+    flat = arrays_of(graphs)
     known = {name: row for row, name in enumerate(FAMILIES)}
     family = [known.get(name, NO_FAMILY) for name in families] if families is not None else [NO_FAMILY] * len(graphs)
     return GraphTensors(
-        schema,
-        torch.from_numpy(x),
-        torch.from_numpy(np.concatenate([graph.available for graph in graphs])),
-        torch.from_numpy(np.concatenate([graph.kinds for graph in graphs]).astype(np.int64)),
-        torch.from_numpy(node_ptr),
-        _reversed(index),
-        _doubled(attr),
-        _doubled(available),
-        _doubled(edge_ptr),
-        torch.from_numpy(candidate),
-        torch.from_numpy(candidate_ptr),
-        torch.from_numpy(x[candidate, schema.features.index(FLOOR_FEATURE)]),
-        torch.from_numpy(_target_mask(graphs, targets, node_ptr, candidate)),
+        flat.schema,
+        torch.from_numpy(flat.x),
+        torch.from_numpy(flat.available),
+        torch.from_numpy(flat.kind),
+        torch.from_numpy(flat.node_ptr),
+        _reversed(_tensors(flat.edge_index)),
+        _doubled(_tensors(flat.edge_attr)),
+        _doubled(_tensors(flat.edge_available)),
+        _doubled(_tensors(flat.edge_ptr)),
+        torch.from_numpy(flat.candidate),
+        torch.from_numpy(flat.candidate_ptr),
+        torch.from_numpy(flat.floor),
+        torch.from_numpy(_target_mask(graphs, targets, flat)),
         torch.tensor(_per_graph("families", family, graphs), dtype=torch.int64),
         torch.tensor(_per_graph("weights", weights or [1.0] * len(graphs), graphs), dtype=torch.float32),
         torch.tensor(_per_graph("is_normal", is_normal or [False] * len(graphs), graphs), dtype=torch.bool),
     )
 
 
-def _pointer(counts: Any) -> npt.NDArray[np.int64]:
-    return np.concatenate([[0], np.cumsum(np.fromiter(counts, dtype=np.int64))]).astype(np.int64)
+def _tensors(values: Mapping[str, npt.NDArray[Any]]) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(value) for name, value in values.items()}
 
 
 def _per_graph(where: str, values: Sequence[Any], graphs: Sequence[ServiceGraph]) -> list[Any]:
@@ -238,36 +195,18 @@ def _per_graph(where: str, values: Sequence[Any], graphs: Sequence[ServiceGraph]
     return list(values)
 
 
-def _edges(
-    graphs: Sequence[ServiceGraph], node_ptr: npt.NDArray[np.int64]
-) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-    index, attr, available, edge_ptr = {}, {}, {}, {}
-    for name in RELATIONS:
-        owners = [i for i, graph in enumerate(graphs) if name in graph.edges and graph.edges[name].shape[1]]
-        if not owners:
-            continue
-        index[name] = torch.from_numpy(np.concatenate([graphs[i].edges[name] + node_ptr[i] for i in owners], axis=1))
-        attr[name] = torch.from_numpy(np.concatenate([graphs[i].edge_features[name] for i in owners]).astype(np.float32))
-        available[name] = torch.from_numpy(np.concatenate([graphs[i].edge_available[name] for i in owners]))
-        edge_ptr[name] = torch.from_numpy(_pointer(g.edges[name].shape[1] if name in g.edges else 0 for g in graphs))
-    return index, attr, available, edge_ptr
-
-
 def _target_mask(
-    graphs: Sequence[ServiceGraph],
-    targets: Sequence[Sequence[int]] | None,
-    node_ptr: npt.NDArray[np.int64],
-    candidate: npt.NDArray[np.int64],
+    graphs: Sequence[ServiceGraph], targets: Sequence[Sequence[int]] | None, flat: GraphArrays
 ) -> npt.NDArray[np.bool_]:
     if targets is None:
-        return np.zeros(len(candidate), dtype=np.bool_)
+        return np.zeros(len(flat.candidate), dtype=np.bool_)
     _per_graph("targets", targets, graphs)
     for i, rows in enumerate(targets):
         outside = sorted(set(rows) - set(graphs[i].candidate_rows.tolist()))
         if outside:
             raise BadGraph(f"targets[{i}]", expected="rows of candidates", found=f"rows {outside}")
-    chosen = [start + row for start, rows in zip(node_ptr, targets, strict=False) for row in rows]
-    return np.isin(candidate, np.array(chosen, dtype=np.int64))
+    chosen = [start + row for start, rows in zip(flat.node_ptr, targets, strict=False) for row in rows]
+    return np.isin(flat.candidate, np.array(chosen, dtype=np.int64))
 
 
 def shuffle_edges(tensors: GraphTensors, seed: int) -> GraphTensors:

@@ -20,7 +20,7 @@ from rca.incidents import bundle as bundles
 from rca.incidents.bundle import INCIDENT_FILE, write_bundle
 from rca.incidents.example import example_incident
 from rca.incidents.store import IncidentStore
-from rca.models.checkpoint import MODEL_FILE
+from rca.models.files import MODEL_FILE
 
 INCIDENT, TELEMETRY = example_incident(requests_per_second=0.1)
 Rca = Callable[..., tuple[int, str]]

@@ -12,16 +12,26 @@ import torch
 from torch import Tensor
 
 from rca.errors import BadCheckpoint
-from rca.models.checkpoint import MODEL_FILE, ModelCard, load_model, save_model
+from rca.models.checkpoint import weights_file, weights_of
+from rca.models.files import MODEL_FILE, WEIGHTS, ModelCard, read_model, write_model
 
 
 def card(**changes: object) -> ModelCard:
-    facts = {"features": ("floor", "cpu.mean"), "edge_features": ("gap.mean",), "families": ("cpu",), "network": {"width": 8}}
+    facts = {"features": ("floor", "cpu.mean"), "edge_features": ("gap.mean",), "network": {"width": 8}}
     return ModelCard(**{"ranker": "gnn", "training": {"seed": 1}, "metrics": {"loss": 0.5}, **facts, **changes})  # type: ignore[arg-type]
 
 
 def weights(seed: int = 0) -> dict[str, Tensor]:
     return {"0.head": torch.randn(4, 3, generator=torch.Generator().manual_seed(seed))}
+
+
+def save_model(folder: Path, card: ModelCard, weights: dict[str, Tensor]) -> None:
+    write_model(folder, card, {WEIGHTS: weights_file(weights)})
+
+
+def load_model(folder: Path) -> tuple[ModelCard, dict[str, Tensor]]:
+    model = read_model(folder)
+    return model.card, weights_of(model)
 
 
 def test_round_trip_and_replacement(tmp_path: Path) -> None:
@@ -57,9 +67,20 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadCheckpoint, match=r"relations\[1\]: expected 'queries', found 'rumours'"):
         load_model(tmp_path)
     (tmp_path / MODEL_FILE).write_text(good)
-    edit(tmp_path, weights={"file": "../weights", "sha256": ""})
-    with pytest.raises(BadCheckpoint, match="same folder"):
-        load_model(tmp_path)
+    for changes, message in (
+        ({"families": ["gremlins"]}, r"families\[0\]: expected 'cpu', found 'gremlins'"),
+        ({"temperature": 0.0}, "temperature: expected a positive number, found 0.0"),
+        ({"temperature": "warm"}, "temperature: expected a positive number, found 'warm'"),
+        ({"weights": {"file": "../weights", "sha256": "0" * 64}}, "same folder"),
+        ({"weights": {"file": "weights", "sha256": ""}}, "a SHA-256 in hexadecimal"),
+        ({"weights": {"file": "weights"}}, "fields of docs/model.md"),
+        ({"onnx": "model.onnx"}, "fields of docs/model.md"),
+        ({"colour": "red"}, "fields of docs/model.md"),
+    ):
+        (tmp_path / MODEL_FILE).write_text(good)
+        edit(tmp_path, **changes)
+        with pytest.raises(BadCheckpoint, match=message):
+            load_model(tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "gone"])
@@ -81,8 +102,7 @@ def test_a_full_disk_keeps_the_old_model(tmp_path: Path) -> None:
 import resource, torch
 from pathlib import Path
 from rca.errors import StorageFull
-from rca.models.checkpoint import save_model
-from tests.test_checkpoint import card
+from tests.test_checkpoint import card, save_model
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 try:
     save_model(Path({str(tmp_path)!r}), card(), {{"big": torch.zeros(100_000)}})

@@ -16,7 +16,8 @@ from rca.cli.main import app
 from rca.errors import BadInput
 from rca.incidents.bundle import write_bundle
 from rca.incidents.example import example_incident
-from rca.models.checkpoint import load_model
+from rca.models.checkpoint import weights_of
+from rca.models.files import read_model
 from rca.models.gnn import NetworkRanker
 from tests.cases import CULPRITS, example
 
@@ -88,5 +89,5 @@ def test_ctrl_c_keeps_what_is_finished(bundles: Path, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "rca", *arguments, "--resume"], env=environment, check=True, capture_output=True)
     arguments[arguments.index(str(tmp_path / "mine"))] = str(tmp_path / "whole")
     subprocess.run([sys.executable, "-m", "rca", *arguments], env=environment, check=True, capture_output=True)
-    resumed, whole = (load_model(tmp_path / name)[1] for name in ("mine", "whole"))
+    resumed, whole = (weights_of(read_model(tmp_path / name)) for name in ("mine", "whole"))
     assert all(resumed[name].equal(values) for name, values in whole.items())

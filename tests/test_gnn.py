@@ -14,7 +14,7 @@ from rca.contracts import Case, LabelledCase
 from rca.errors import BadCheckpoint, BadInput
 from rca.faults import NO_FAULT
 from rca.models.augmentation import invented_incidents, labelled_incidents, normal_windows
-from rca.models.checkpoint import MODEL_FILE
+from rca.models.files import MODEL_FILE
 from rca.models.gnn import MlpRanker, NetworkRanker
 from rca.models.training import Epoch, TrainingSet, mixed
 from rca.telemetry import EntityId

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from rca.arrays import Schema
 from rca.errors import BadCheckpoint, BadInput
 from rca.models.engines import engine_of
 from rca.models.network import Network, NetworkConfig
-from rca.tensors import GraphTensors, Schema, batch
+from rca.tensors import GraphTensors, batch
 from tests.graphs import EDGE_FEATURES, permuted, random_graph
 
 TORCH = engine_of("torch")

@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rca.arrays import Schema
 from rca.errors import BadCheckpoint, BadGraph
-from rca.tensors import NO_FAMILY, GraphTensors, Schema, batch, chunks, shuffle_edges
+from rca.tensors import NO_FAMILY, GraphTensors, batch, chunks, shuffle_edges
 from tests.graphs import EDGE_FEATURES, FEATURES, random_graph
 
 MIXED = {"pod": 5, "node": 2, "database": 2, "queue": 1, "external": 1}

@@ -16,14 +16,14 @@ import torch
 
 from rca.contracts import Case, LabelledCase
 from rca.errors import BadCheckpoint, BadInput
-from rca.faults import FAMILIES
 from rca.features import entity_rows
 from rca.graph import ServiceGraph
 from rca.models.augmentation import Augment, invented_incidents, labelled_incidents, normal_windows
-from rca.models.checkpoint import ModelCard, load_model, save_model
+from rca.models.checkpoint import weights_file, weights_of
 from rca.models.engines import engine_of
+from rca.models.files import WEIGHTS, ModelCard, read_model, write_model
 from rca.models.network import Edges, Gates, Network, NetworkConfig
-from rca.models.rules.floor import no_fault_probability
+from rca.models.scored import Scores, ranking_of_scores
 from rca.models.strength import STRENGTHS, earned_strength
 from rca.models.training import (
     Device,
@@ -36,14 +36,12 @@ from rca.models.training import (
     calibrated_temperature,
     mixed,
 )
-from rca.ranking import Ranking, rank_by_score
-from rca.tensors import GraphTensors, Schema, batch
+from rca.ranking import Ranking
+from rca.tensors import GraphTensors, batch
 
 Progress = Callable[[int, Epoch], None]
 """Called after every epoch with the number of the ensemble's member and the epoch."""
 
-_NULL: Final = "no candidates: nothing could be ranked"
-_LEAST_PROBABILITY: Final = 1e-6
 _SEED_STRIDE: Final = 7919
 
 
@@ -205,7 +203,7 @@ class NetworkRanker:
             for row, case in enumerate(held):
                 graph = case.case.graph
                 right = np.isin(graph.candidate_rows, entity_rows(graph, case.causes))
-                scores = np.round(probe._scores(graph)[0], 6)
+                scores = np.round(probe._scores(graph).score, 6)
                 ranks[row, column] = 1 / (scores >= scores[right].max()).sum() if right.any() else 0.0
         return ranks
 
@@ -243,10 +241,11 @@ class NetworkRanker:
         """Temperature fitted on held-out incidents; the null takes part only where it will when ranking."""
         scores, answers = [], []
         for graph, rows in zip(validation.graphs, validation.targets, strict=True):
-            candidates, null, _ = self._scores(graph)
+            found = self._scores(graph)
+            candidates = found.score
             right = np.isin(graph.candidate_rows, np.array(rows, dtype=np.int64))
             if with_null:
-                candidates, right = np.append(candidates, null), np.append(right, not rows)
+                candidates, right = np.append(candidates, found.null), np.append(right, not rows)
             if right.any():
                 scores.append(candidates)
                 answers.append(right)
@@ -254,36 +253,13 @@ class NetworkRanker:
 
     def rank(self, case: Case) -> Ranking:
         """Raises BadInput before training, BadCheckpoint for a graph with other features."""
-        graph, interval = case.graph, case.window.incident
         if not self._networks:
             raise BadInput(f"ranker {self.name}", expected="training before ranking", found="none")
-        self._networks[0].schema.check(Schema.of(graph), f"ranker {self.name}")
-        if not graph.candidates:
-            return rank_by_score(self.name, interval, (), np.zeros(0), no_fault_score=0.0, gaps=case.window.gaps, notes=(_NULL,))
         with _threads(self.threads):
-            scores, null, families = self._scores(graph)
-        return rank_by_score(
-            self.name,
-            interval,
-            graph.candidates,
-            scores,
-            temperature=self.temperature,
-            no_fault_score=self._no_fault_score(scores, case) if case.quiet else null,
-            families=[FAMILIES[row] for row in families.argmax(axis=1)],
-            gaps=case.window.gaps,
-        )
+            return ranking_of_scores(self.name, self._networks[0].schema, case, self._scores, self.temperature)
 
-    def _no_fault_score(self, scores: npt.NDArray[np.float64], case: Case) -> float:
-        """The score at which "no fault" is as likely as the label-free comparison with the system's own quiet stretches says.
-
-        A network that saw tens of incidents knows little about quiet times of another system; quiet times know themselves.
-        """
-        likely = np.clip(no_fault_probability(case), _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
-        rest = np.logaddexp.reduce(scores / self.temperature)
-        return float(self.temperature * (rest + np.log(likely / (1 - likely))))
-
-    def _scores(self, graph: ServiceGraph) -> tuple[npt.NDArray[np.float64], float, npt.NDArray[np.float64]]:
-        """Mean logits of the candidates, (C,), and of the null, and mean probabilities of the families, (C, K)."""
+    def _scores(self, graph: ServiceGraph) -> Scores:
+        """What the networks say on average."""
         tensors = batch([graph]).to("cpu", torch.float64)
         engine = engine_of(self.engine)
         with torch.no_grad():
@@ -291,7 +267,7 @@ class NetworkRanker:
         score = torch.stack([output.score for output in outputs]).mean(0)
         null = torch.stack([output.null for output in outputs]).mean()
         family = torch.stack([output.family.softmax(1) for output in outputs]).mean(0)
-        return score.numpy(), float(null), np.round(family.numpy(), 9)
+        return Scores(score.numpy(), float(null), family.numpy())
 
     @property
     def earned(self) -> float:
@@ -309,7 +285,6 @@ class NetworkRanker:
             ranker=self.name,
             features=schema.features,
             edge_features=schema.edge_features,
-            families=FAMILIES,
             network=self.network_config().to_json(),
             training={
                 **asdict(self.training_config(0)),
@@ -324,16 +299,14 @@ class NetworkRanker:
             metrics={"members": [_summary(history) for history in self.histories]},
         )
         states = [(i, name, value) for i, network in enumerate(self._networks) for name, value in network.state_dict().items()]
-        save_model(folder, card, {f"{i}.{name}": value.float() for i, name, value in states})
+        weights = weights_file({f"{i}.{name}": value.float() for i, name, value in states})
+        write_model(folder, card, {WEIGHTS: weights})
 
     @classmethod
     def load(cls, folder: Path, *, engine: str = "torch", threads: int = 1) -> NetworkRanker:
         """A trained ranker from a checkpoint. Raises BadCheckpoint."""
-        card, weights = load_model(folder)
-        if card.families != FAMILIES:
-            raise BadCheckpoint(f"{folder}: families", expected=", ".join(FAMILIES), found=", ".join(card.families))
-        if not (isinstance(card.temperature, float) and 0 < card.temperature < np.inf):
-            raise BadCheckpoint(f"{folder}: temperature", expected="a positive number", found=repr(card.temperature))
+        model = read_model(folder)
+        card, weights = model.card, weights_of(model)
         try:
             config = NetworkConfig(**card.network)
             networks = []

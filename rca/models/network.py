@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rca.arrays import RELATION_NAMES, Schema
 from rca.errors import BadInput
 from rca.faults import FAMILIES
 from rca.models.engines import Engine, Links
 from rca.telemetry import ENTITY_KINDS
-from rca.tensors import RELATION_NAMES, GraphTensors, Schema, shuffle_edges
+from rca.tensors import GraphTensors, shuffle_edges
 
 Edges = Literal["real", "none", "shuffled"]
 Gates = Literal["sigmoid", "softmax"]
