@@ -1,0 +1,100 @@
+"""The run folder of a shop: where its files stand, and `shop.json`, which says what runs and where it answers."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from rca.errors import BadInput
+
+STATE_FILE: Final = "shop.json"
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process that belongs to a shop. `started` is its start in clock ticks since boot, which no later owner of the id has."""
+
+    name: str
+    pid: int
+    started: int
+
+
+@dataclass(frozen=True)
+class State:
+    """What `shop.json` says.
+
+    `phase` is `starting`, `ready` or `failed`, with the reason in `message`. `addresses` are URLs by name: control, prometheus,
+    alertmanager, kubernetes, otlp, exporters, and `gateway`, where customers reach the shop.
+    """
+
+    version: str
+    supervisor: Process
+    phase: str
+    message: str
+    token: str
+    addresses: Mapping[str, str] = field(default_factory=dict)
+    processes: tuple[Process, ...] = ()
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One shop's folder. Two shops have two."""
+
+    path: Path
+
+    @property
+    def state_file(self) -> Path:
+        return self.path / STATE_FILE
+
+    @property
+    def config_file(self) -> Path:
+        """Settings for `rca triage --config`, `rca doctor --config` and `rca collect --config`."""
+        return self.path / "rca.toml"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    @property
+    def store(self) -> Path:
+        """The home that `rca collect` keeps telemetry in."""
+        return self.path / "warm"
+
+    @property
+    def kubeconfig(self) -> Path:
+        return self.path / "kubeconfig"
+
+    def pod(self, name: str) -> Path:
+        """The folder that a pod sees."""
+        return self.path / "pods" / name
+
+    def state(self) -> State | None:
+        """What `shop.json` says; None where there is none. Raises BadInput if it is damaged."""
+        try:
+            body = json.loads(self.state_file.read_text(encoding="utf-8"))
+            processes = tuple(Process(**one) for one in body.pop("processes"))
+            return State(**{**body, "supervisor": Process(**body["supervisor"]), "processes": processes})
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            found = f"{type(error).__name__}: {error}"
+            raise BadInput(str(self.state_file), expected="what a running shop writes", found=found) from None
+
+    def write_state(self, state: State) -> None:
+        """Replace `shop.json` in one step. Others than its owner cannot read it: it holds the control API's token."""
+        body: dict[str, Any] = asdict(state)
+        temporary = self.state_file.with_suffix(".new")
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            json.dump(body, file, indent=1)
+        temporary.replace(self.state_file)
+
+
+def run_folder(given: Path | None = None) -> RunFolder:
+    """The given folder, or `shop` below $RCA_HOME."""
+    from rca.incidents.store import default_home
+
+    return RunFolder((given or default_home() / "shop").expanduser().resolve())
