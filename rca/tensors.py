@@ -88,6 +88,11 @@ class GraphTensors:
 
         return replace(self, **{f.name: moved(getattr(self, f.name)) for f in fields(self)})
 
+    def compact(self) -> GraphTensors:
+        """The same with features as 16-bit floats: what many graphs are kept as. `select` gives 32-bit ones."""
+        attr = {name: values.half() for name, values in self.edge_attr.items() if not name.startswith(REVERSE)}
+        return replace(self, x=self.x.half(), edge_attr=_doubled(attr))
+
     def select(self, graphs: Tensor) -> GraphTensors:
         """The given graphs, (B,) int64, as a batch of their own, in that order. A graph may be asked for twice."""
         node, node_ptr = _rows(self.node_ptr, graphs)
@@ -102,13 +107,13 @@ class GraphTensors:
                 continue
             moved = torch.repeat_interleave(shift, edge_ptr.diff(), output_size=edge.shape[0])
             index[name] = self.edge_index[name][:, edge] + moved
-            attr[name] = self.edge_attr[name].index_select(0, edge)
+            attr[name] = _at_least_single(self.edge_attr[name].index_select(0, edge))
             available[name] = self.edge_available[name].index_select(0, edge)
             ptr[name] = edge_ptr
         candidates = candidate.shape[0]
         return GraphTensors(
             self.schema,
-            self.x.index_select(0, node),
+            _at_least_single(self.x.index_select(0, node)),
             self.available.index_select(0, node),
             self.kind[node],
             node_ptr,
@@ -124,6 +129,10 @@ class GraphTensors:
             self.weight[graphs],
             self.is_normal[graphs],
         )
+
+
+def _at_least_single(values: Tensor) -> Tensor:
+    return values.float() if values.dtype == torch.float16 else values
 
 
 def _owner(ptr: Tensor, size: int) -> Tensor:
@@ -183,6 +192,40 @@ def batch(
         torch.tensor(_per_graph("weights", weights or [1.0] * len(graphs), graphs), dtype=torch.float32),
         torch.tensor(_per_graph("is_normal", is_normal or [False] * len(graphs), graphs), dtype=torch.bool),
     )
+
+
+def joined(parts: Sequence[GraphTensors]) -> GraphTensors:
+    """The graphs of all parts in one batch, part after part. Raises BadGraph without a part, BadCheckpoint for other features."""
+    if not parts:
+        raise BadGraph("joined", expected="at least one batch", found="none")
+    for part in parts:
+        parts[0].schema.check(part.schema, "joined")
+    shifts = np.cumsum([0, *(part.nodes for part in parts)]).tolist()
+    names = [name for name in RELATIONS if any(name in part.edge_index for part in parts)]
+    index, attr, available, edge_ptr = {}, {}, {}, {}
+    for name in names:
+        having = [(part, shift) for part, shift in zip(parts, shifts, strict=False) if name in part.edge_index]
+        index[name] = torch.cat([part.edge_index[name] + shift for part, shift in having], dim=1)
+        attr[name] = torch.cat([part.edge_attr[name] for part, _ in having])
+        available[name] = torch.cat([part.edge_available[name] for part, _ in having])
+        edge_ptr[name] = _joined_pointers([part.edge_ptr.get(name, torch.zeros_like(part.node_ptr)) for part in parts])
+    plain = ("x", "available", "kind", "floor", "target", "family", "weight", "is_normal")
+    return GraphTensors(
+        schema=parts[0].schema,
+        node_ptr=_joined_pointers([part.node_ptr for part in parts]),
+        edge_index=_reversed(index),
+        edge_attr=_doubled(attr),
+        edge_available=_doubled(available),
+        edge_ptr=_doubled(edge_ptr),
+        candidate=torch.cat([part.candidate + shift for part, shift in zip(parts, shifts, strict=False)]),
+        candidate_ptr=_joined_pointers([part.candidate_ptr for part in parts]),
+        **{name: torch.cat([getattr(part, name) for part in parts]) for name in plain},
+    )
+
+
+def _joined_pointers(pointers: Sequence[Tensor]) -> Tensor:
+    ends = np.cumsum([0, *(int(pointer[-1]) for pointer in pointers)]).tolist()
+    return torch.cat([pointers[0][:1], *(pointer[1:] + end for pointer, end in zip(pointers, ends, strict=False))])
 
 
 def _tensors(values: Mapping[str, npt.NDArray[Any]]) -> dict[str, Tensor]:

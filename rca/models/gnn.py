@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy, deepcopy
 from dataclasses import asdict
 from pathlib import Path
@@ -13,10 +14,10 @@ from typing import Any, ClassVar, Final, Self
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from rca.contracts import Case, LabelledCase
 from rca.errors import BadCheckpoint, BadInput
-from rca.features import entity_rows
 from rca.graph import ServiceGraph
 from rca.models.augmentation import Augment, invented_incidents, labelled_incidents, normal_windows
 from rca.models.checkpoint import weights_file, weights_of
@@ -24,7 +25,7 @@ from rca.models.engines import engine_of
 from rca.models.files import WEIGHTS, ModelCard, read_model, write_model
 from rca.models.network import Edges, Gates, Network, NetworkConfig
 from rca.models.scored import Scores, ranking_of_scores
-from rca.models.strength import STRENGTHS, earned_strength
+from rca.models.strength import STRENGTHS, UNJUDGED, best_strength, earned_strength, invented_strength
 from rca.models.training import (
     Device,
     Epoch,
@@ -37,12 +38,15 @@ from rca.models.training import (
     mixed,
 )
 from rca.ranking import Ranking
-from rca.tensors import GraphTensors, batch
+from rca.tensors import GraphTensors, batch, chunks
 
 Progress = Callable[[int, Epoch], None]
 """Called after every epoch with the number of the ensemble's member and the epoch."""
 
 _SEED_STRIDE: Final = 7919
+_RATE, _RATE_ON = 3e-3, 1e-3  # learning rate of fresh and of trained weights
+_BATCH_GRAPHS: Final = 256
+_SHAPE: Final = ("width", "layers", "heads", "dropout", "bound", "gates")
 
 
 class NetworkRanker:
@@ -51,8 +55,9 @@ class NetworkRanker:
     `invented` incidents are made on the quiet stretches of the training cases and count `invented_share` of the training;
     `normals` quiet stretches per case teach it to say that nothing is wrong. `ensemble` networks of different seeds are
     averaged. The correction is scaled by `strength`, which is found inside the training data unless given (rca.models.strength),
-    and by how much of what is loud in a graph the training graphs report at all. Ranking computes in float64 on the CPU, so that
-    neither the order of nodes nor the engine shows in the scores.
+    and by how much of what is loud in a graph the training graphs report at all. `start` is the folder of a model whose weights,
+    shape and standardisation the training goes on from, at a third of the usual learning rate unless told otherwise. Ranking
+    computes in float64 on the CPU, so that neither the order of nodes nor the engine shows in the scores.
     `threads` are used while fitting and ranking; results are repeatable for the same number.
     """
 
@@ -75,7 +80,7 @@ class NetworkRanker:
         gates: Gates = "sigmoid",
         epochs: int = 40,
         batch_graphs: int = 64,
-        learning_rate: float = 3e-3,
+        learning_rate: float | None = None,
         weight_decay: float = 0.03,
         noise: float = 0.1,
         class_dropout: float = 0.15,
@@ -91,19 +96,23 @@ class NetworkRanker:
         ensemble: int = 1,
         strength: float | None = None,
         augment: Augment = invented_incidents,
+        start: str | Path | None = None,
     ) -> None:
         self.engine, self.width, self.layers, self.heads = engine or self._engine, width, layers, heads
         self.dropout, self.bound, self.edges, self.gates = dropout, bound, edges or self._edges, gates
-        self.epochs, self.batch_graphs, self.learning_rate = epochs, batch_graphs, learning_rate
+        self.epochs, self.batch_graphs = epochs, batch_graphs
+        self.learning_rate = learning_rate or (_RATE if start is None else _RATE_ON)
         self.weight_decay, self.noise, self.class_dropout = weight_decay, noise, class_dropout
         self.patience, self.schedule, self.family_weight = patience, schedule, family_weight
         self.seed, self.device, self.threads = seed, device, threads
         self.invented, self.invented_share, self.normals = invented, invented_share, normals
         self.ensemble, self.strength, self.augment = ensemble, strength, augment
+        self.start = Path(start) if start is not None else None
         self.temperature = 1.0
         self.histories: tuple[History, ...] = ()
         self.data: dict[str, Any] = {}
         self._networks: tuple[Network, ...] = ()
+        self._before: NetworkRanker | None = None
 
     def network_config(self) -> NetworkConfig:
         """Raises BadInput for options that contradict each other."""
@@ -152,27 +161,64 @@ class NetworkRanker:
     ) -> Self:
         """As `fit`; a run that was interrupted goes on from the states in `state_folder`.
 
-        `judging` is called before every part of the cross-validation that finds the strength.
+        `judging` is called before every part of the cross-validation that finds the strength. Raises BadCheckpoint if the model
+        to start from has other features.
         """
-        training, weights = self._training_set(cases)
+        self._go_on()
+        training, weights, invented = self._training_set(cases)
         checked = labelled_incidents(validation or ()) if validation else TrainingSet.empty()
         self.data = {"training": training.digest(), "validation": checked.digest(), "graphs": len(training)}
+        if self._before is not None:
+            self.data["start"] = {"weights": self._before.digest(), **self._before.data}
         with _threads(self.threads):
-            strength = self._strength([*cases, *(validation or ())], state_folder, judging or (lambda: None))
+            strength = self._strength([*cases, *(validation or ())], invented, state_folder, judging or (lambda: None))
             tensors = training.tensors(weights)
             held_out = checked.tensors() if len(checked) else None
-            networks, histories = [], []
-            for member in range(self.ensemble):
-                network, history = self._train_member(member, tensors, held_out, state_folder, progress)
-                network.get_buffer("strength").fill_(strength)
-                networks.append(network)
-                histories.append(history)
-            self._networks, self.histories = tuple(networks), tuple(histories)
+            self._train_members(tensors, held_out, state_folder, progress)
+            self._set_strength(strength)
             self.temperature = self._calibrate(checked, with_null=not any(case.case.quiet for case in validation or ()))
         return self
 
-    def _strength(self, cases: Sequence[LabelledCase], state_folder: Path | None, judging: Callable[[], None]) -> float:
-        """The given strength, or the one that cross-validation inside the training data finds; an interrupted run keeps it."""
+    def pretrain(
+        self,
+        training: GraphTensors,
+        validation: GraphTensors,
+        data: Mapping[str, Any],
+        *,
+        state_folder: Path | None = None,
+        progress: Progress | None = None,
+    ) -> Self:
+        """Train on graphs that are at hand, such as simulated ones, and choose epoch, strength and temperature on held-out ones.
+
+        `data` says where they come from; the model keeps it. An interrupted run goes on from the states in `state_folder`.
+        """
+        self._go_on()
+        self.data = {"graphs": training.graphs, "validation_graphs": validation.graphs, **data}
+        with _threads(self.threads):
+            self._train_members(training, validation, state_folder, progress)
+            ranks = self._reciprocal_ranks(validation)[(~validation.is_normal).numpy()]
+            self._set_strength(best_strength(ranks) if self.strength is None else self.strength)
+            self.data["reciprocal_rank"] = dict(zip(map(str, STRENGTHS), np.round(ranks.mean(axis=0), 6).tolist(), strict=True))
+            self.temperature = self._batch_temperature(validation)
+        return self
+
+    def _go_on(self) -> None:
+        """Take over the shape of the networks to start from, if any. Raises BadCheckpoint."""
+        if self.start is None:
+            return
+        self._before = NetworkRanker.load(self.start)
+        for name in (*_SHAPE, "edges"):
+            setattr(self, name, getattr(self._before, name))
+        self.ensemble = max(self.ensemble, len(self._before._networks))
+
+    def _set_strength(self, strength: float) -> None:
+        for network in self._networks:
+            network.get_buffer("strength").fill_(strength)
+
+    def _strength(
+        self, cases: Sequence[LabelledCase], invented: TrainingSet, state_folder: Path | None, judging: Callable[[], None]
+    ) -> float:
+        """The given strength, or the one that held-out incidents justify; an interrupted run keeps it."""
         if self.strength is not None:
             return self.strength
         kept = state_folder / "strength.json" if state_folder else None
@@ -181,40 +227,77 @@ class NetworkRanker:
             if stored["data"] == self.data:  # else the state of another run, which the trainer refuses with a message
                 return float(stored["strength"])
 
-        def judge(training: list[LabelledCase], held: list[LabelledCase]) -> npt.NDArray[np.float64]:
+        def judge(training: TrainingSet, held: TrainingSet) -> npt.NDArray[np.float64]:
             judging()
-            return self._reciprocal_ranks(training, held)
+            probe = self._probe()
+            probe._train_members(training.tensors(), None, None, None)
+            return probe._reciprocal_ranks(held.tensors())
 
-        found = earned_strength(cases, judge, self.seed)
+        def judge_cases(training: list[LabelledCase], held: list[LabelledCase]) -> npt.NDArray[np.float64]:
+            judging()
+            return self._probe().train(training)._reciprocal_ranks(labelled_incidents(held).tensors())
+
+        unjudged = self._before.earned if self._before is not None else UNJUDGED
+        if any(set(case.causes) & set(case.case.graph.candidates) for case in cases):
+            found = earned_strength(cases, judge_cases, self.seed, unjudged)
+        else:
+            found = invented_strength(invented, judge, self.seed)
         if kept:
             kept.parent.mkdir(parents=True, exist_ok=True)
             kept.write_text(json.dumps({"strength": found, "data": self.data}))
         return found
 
-    def _reciprocal_ranks(self, training: list[LabelledCase], held: list[LabelledCase]) -> npt.NDArray[np.float64]:
+    def _probe(self) -> Self:
+        """A ranker like this one for judging: a single network, at full strength."""
         probe = copy(self)
         probe.ensemble, probe.strength = 1, 1.0
         probe.epochs = max(1, self.epochs // 2)  # half is enough to tell harm from help, and this is done for every part
-        probe.train(training)
-        ranks = np.zeros((len(held), len(STRENGTHS)))
+        return probe
+
+    def _reciprocal_ranks(self, tensors: GraphTensors) -> npt.NDArray[np.float64]:
+        """Reciprocal rank of the best-ranked cause for every graph and strength, (G, strengths); 0 without a cause."""
+        before = self.earned
+        ranks = np.zeros((tensors.graphs, len(STRENGTHS)))
         for column, strength in enumerate(STRENGTHS):
-            for network in probe._networks:
-                network.get_buffer("strength").fill_(strength)
-            for row, case in enumerate(held):
-                graph = case.case.graph
-                right = np.isin(graph.candidate_rows, entity_rows(graph, case.causes))
-                scores = np.round(probe._scores(graph).score, 6)
-                ranks[row, column] = 1 / (scores >= scores[right].max()).sum() if right.any() else 0.0
+            self._set_strength(strength)
+            ranks[:, column] = np.concatenate([_reciprocal_ranks(part, score) for part, score in self._batch_scores(tensors)])
+        self._set_strength(before)
         return ranks
 
-    def _training_set(self, cases: Sequence[LabelledCase]) -> tuple[TrainingSet, npt.NDArray[np.float64]]:
+    def _batch_scores(self, tensors: GraphTensors) -> Iterator[tuple[GraphTensors, Tensor]]:
+        """Parts of a batch with the mean logits of their candidates, (C,)."""
+        engine = engine_of(self.engine)
+        with torch.no_grad():
+            for part in chunks(tensors, _BATCH_GRAPHS):
+                exact = part.to("cpu", torch.float64)
+                yield exact, torch.stack([network(exact, engine).score for network in self._networks]).mean(0)
+
+    def _batch_temperature(self, tensors: GraphTensors) -> float:
+        """Temperature under which the causes are most likely among the candidates. The null takes no part: simulated systems
+        have quiet stretches, which tell better whether anything is wrong."""
+        scores, answers = [], []
+        for part, score in self._batch_scores(tensors):
+            bounds = part.candidate_ptr[1:-1].tolist()
+            scores += np.split(score.numpy(), bounds)
+            answers += np.split(part.target.numpy(), bounds)
+        told = [i for i, right in enumerate(answers) if right.any()]
+        return calibrated_temperature([scores[i] for i in told], [answers[i] for i in told])
+
+    def _training_set(self, cases: Sequence[LabelledCase]) -> tuple[TrainingSet, npt.NDArray[np.float64], TrainingSet]:
+        """Everything to learn from, its weights, and the invented part of it."""
         labelled = labelled_incidents(cases)
         invented = self.augment(cases, self.invented, self.seed) if self.invented else TrainingSet.empty()
         if all(labelled.is_normal) and not len(invented):
             expected = "labelled cases whose cause is a candidate, or invented incidents"
             raise BadInput(f"training {self.name}", expected=expected, found="none")
         normal = normal_windows(cases, self.normals, self.seed)
-        return mixed(labelled + normal, invented, self.invented_share)
+        return *mixed(labelled + normal, invented, self.invented_share), invented
+
+    def _train_members(
+        self, training: GraphTensors, validation: GraphTensors | None, state_folder: Path | None, progress: Progress | None
+    ) -> None:
+        trained = [self._train_member(i, training, validation, state_folder, progress) for i in range(self.ensemble)]
+        self._networks, self.histories = tuple(network for network, _ in trained), tuple(history for _, history in trained)
 
     def _train_member(
         self,
@@ -226,11 +309,17 @@ class NetworkRanker:
     ) -> tuple[Network, History]:
         config = self.training_config(member)
         network = Network(training.schema, self.network_config(), seed=config.seed)
+        if self._before is not None:
+            before = self._before._networks[member % len(self._before._networks)]
+            before.schema.check(training.schema, f"model {self.start}")
+            network.load_state_dict(before.state_dict())
+            network.get_buffer("strength").fill_(1.0)  # what counts of the correction is judged anew
         trainer = Trainer(
             network,
             training,
             validation,
             config,
+            continued=self._before is not None,
             state_path=state_folder / f"member-{member}.safetensors" if state_folder else None,
             progress=(lambda epoch: progress(member, epoch)) if progress else None,
         )
@@ -269,6 +358,14 @@ class NetworkRanker:
         family = torch.stack([output.family.softmax(1) for output in outputs]).mean(0)
         return Scores(score.numpy(), float(null), family.numpy())
 
+    def digest(self) -> str:
+        """SHA-256 of the trained weights."""
+        found = hashlib.sha256()
+        for network in self._networks:
+            for value in network.state_dict().values():
+                found.update(value.float().contiguous().numpy().tobytes())
+        return found.hexdigest()
+
     @property
     def earned(self) -> float:
         """Share of the correction that counts. Raises BadInput before training."""
@@ -290,6 +387,7 @@ class NetworkRanker:
                 **asdict(self.training_config(0)),
                 "invented": self.invented,
                 "invented_share": self.invented_share,
+                "start": self.start.name if self.start else None,
                 "normals": self.normals,
                 "strength": self.earned,
             },
@@ -319,8 +417,8 @@ class NetworkRanker:
             raise BadCheckpoint(str(folder), expected="weights that fit the network", found=str(error).splitlines()[0]) from error
         kind = {"none": MlpRanker, "shuffled": ShuffledNetworkRanker}.get(config.edges, cls)
         ranker = kind(engine=engine, threads=threads, ensemble=card.members, seed=int(card.training.get("seed", 0)))
-        ranker.width, ranker.layers, ranker.heads, ranker.dropout = config.width, config.layers, config.heads, config.dropout
-        ranker.bound, ranker.edges, ranker.gates = config.bound, config.edges, config.gates
+        for name in (*_SHAPE, "edges"):
+            setattr(ranker, name, getattr(config, name))
         ranker.temperature, ranker.data = card.temperature, dict(card.data)
         ranker._networks = tuple(networks)
         return ranker
@@ -345,6 +443,17 @@ class ShuffledNetworkRanker(NetworkRanker):
 
     name = "gnn-shuffled"
     _edges = "shuffled"
+
+
+def _reciprocal_ranks(tensors: GraphTensors, score: Tensor) -> npt.NDArray[np.float64]:
+    """1 over the worst-case rank of the best-ranked cause, (G,). Scores are compared as they are printed, to six decimals."""
+    score, owner = score.round(decimals=6), tensors.candidate_graph
+    hits = tensors.target.nonzero().flatten()
+    best = torch.full((tensors.graphs,), -torch.inf, dtype=score.dtype)
+    best = best.scatter_reduce(0, owner[hits], score[hits], "amax")
+    ranks = torch.zeros_like(best).index_add(0, owner, (score >= best[owner]).to(score.dtype))
+    found: npt.NDArray[np.float64] = torch.where(best.isfinite(), 1 / ranks, torch.zeros_like(ranks)).numpy()
+    return found
 
 
 def _for_ranking(network: Network) -> Network:

@@ -25,6 +25,7 @@ Edges = Literal["real", "none", "shuffled"]
 Gates = Literal["sigmoid", "softmax"]
 _LOUD_SUFFIX: Final = ".above"  # features that say how far a signal is above what quiet times show
 _KNOWN_SHARE: Final = 0.05
+_STANDARD_GRAPHS: Final = 2048
 _INPUT_LIMIT: Final = 8.0  # standardised inputs beyond are clipped: another system's outliers must not leave the trained range
 
 
@@ -198,13 +199,29 @@ class Network(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def fit_inputs(self, tensors: GraphTensors) -> None:
-        """Set the standardisation of the inputs from what is available in the training graphs."""
+        """Set the standardisation of the inputs from what is available in the training graphs, or in a sample of very many."""
+        if tensors.graphs > _STANDARD_GRAPHS:
+            tensors = tensors.select(torch.linspace(0, tensors.graphs - 1, _STANDARD_GRAPHS, device=tensors.x.device).long())
         self._fit_inputs("node", tensors.x, tensors.available)
         self._fit_known(tensors)
         names = [name for name in tensors.edge_attr if name in RELATION_NAMES[: len(RELATION_NAMES) // 2]]
         if names:
             attr = torch.cat([tensors.edge_attr[name] for name in names])
             self._fit_inputs("edge", attr, torch.cat([tensors.edge_available[name] for name in names]))
+
+    def extend_inputs(self, tensors: GraphTensors) -> None:
+        """Keep the standardisation that the weights were trained with, and take that of features new to them from the graphs.
+
+        A weight means what it means on the scale that it was learnt on; only an input that was never seen has no scale yet.
+        """
+        names = [f"{part}_{what}" for part in ("node", "edge") for what in ("center", "scale")]
+        before = {name: self.get_buffer(name).clone() for name in (*names, "known")}
+        self.fit_inputs(tensors)
+        for part in ("node", "edge"):
+            seen = (before[f"{part}_center"] != 0) | (before[f"{part}_scale"] != 1)
+            for name in (f"{part}_center", f"{part}_scale"):
+                self.get_buffer(name).copy_(torch.where(seen, before[name], self.get_buffer(name)))
+        self.get_buffer("known").copy_(torch.maximum(before["known"], self.get_buffer("known")))
 
     def _fit_inputs(self, name: str, values: Tensor, available: Tensor) -> None:
         seen = available.sum(0).clamp(min=1)

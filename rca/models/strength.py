@@ -3,7 +3,7 @@
 A network trained on tens of incidents can unlearn what the label-free score knows, above all for kinds of fault that it never
 saw. So the correction is scaled by a strength between 0 and 1, and the strength is the one that ranks best in cross-validation
 inside the training data: with repetitions of an injection held out, with fault kinds held out, and with systems held out where
-there are several.
+there are several. Without labels, invented incidents of held-out families stand in, and the correction counts half at most.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rca.contracts import LabelledCase
+from rca.models.training import TrainingSet
 
 STRENGTHS: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
 UNJUDGED: Final = 0.5
@@ -29,10 +30,15 @@ _KEYS: Final[tuple[Callable[[LabelledCase], Hashable], ...]] = (
 
 ReciprocalRanks = Callable[[list[LabelledCase], list[LabelledCase]], npt.NDArray[np.float64]]
 """(cases to train on, cases held out) -> reciprocal rank of the cause for each held-out case and strength, (cases, strengths)."""
+JudgedSets = Callable[[TrainingSet, TrainingSet], npt.NDArray[np.float64]]
+"""The same for graphs with their answers."""
 
 
-def earned_strength(cases: Sequence[LabelledCase], judge: ReciprocalRanks, seed: int) -> float:
-    """The strength with the largest mean reciprocal rank, averaged over the ways of holding out; the smaller one of equals."""
+def earned_strength(cases: Sequence[LabelledCase], judge: ReciprocalRanks, seed: int, unjudged: float = UNJUDGED) -> float:
+    """The strength with the largest mean reciprocal rank, averaged over the ways of holding out; the smaller one of equals.
+
+    `unjudged` is what counts where nothing can be held out.
+    """
     labelled = [case for case in cases if set(case.causes) & set(case.case.graph.candidates)]
     curves = []
     for key in _KEYS:
@@ -40,10 +46,31 @@ def earned_strength(cases: Sequence[LabelledCase], judge: ReciprocalRanks, seed:
         if len(parts) > 1:
             ranks = [judge([c for other in parts if other is not held for c in other], held) for held in parts]
             curves.append(np.concatenate(ranks).mean(axis=0))
-    if not curves:
-        return UNJUDGED
-    mean = np.round(np.mean(curves, axis=0), 9)
+    return best_strength(np.stack(curves)) if curves else unjudged
+
+
+def best_strength(ranks: npt.NDArray[np.float64]) -> float:
+    """The strength with the largest mean reciprocal rank; the smaller one of equals. ranks: (any, strengths)."""
+    mean = np.round(ranks.mean(axis=0), 9)
     return STRENGTHS[int(np.argmax(mean))]  # the first of equals is the smallest
+
+
+def invented_strength(invented: TrainingSet, judge: JudgedSets, seed: int) -> float:
+    """Without any label: the strength that ranks best on invented incidents of families that were not trained on, within limits.
+
+    Invented incidents are kinder than real ones, so that however well it does on them, the correction counts half at most.
+    """
+    families = sorted(set(invented.families))
+    order = [families[i] for i in np.random.default_rng([seed, 4]).permutation(len(families))]
+    curves = []
+    for part in range(min(_FOLDS, len(order))):
+        held = set(order[part::_FOLDS])
+        if held == set(order):
+            return UNJUDGED
+        rows = [i for i, family in enumerate(invented.families) if family in held]
+        others = sorted(set(range(len(invented))) - set(rows))
+        curves.append(judge(invented.subset(others), invented.subset(rows)))
+    return min(UNJUDGED, best_strength(np.concatenate(curves))) if curves else UNJUDGED
 
 
 def _parts(cases: Sequence[LabelledCase], key: Callable[[LabelledCase], Hashable], seed: int) -> list[list[LabelledCase]]:

@@ -69,6 +69,11 @@ class TrainingSet:
     def __len__(self) -> int:
         return len(self.graphs)
 
+    def subset(self, rows: Sequence[int]) -> TrainingSet:
+        """The graphs at these places, in this order."""
+        names = ("graphs", "targets", "families", "weights", "systems", "is_normal")
+        return TrainingSet(*(tuple(getattr(self, name)[row] for row in rows) for name in names))
+
     @classmethod
     def empty(cls) -> TrainingSet:
         return cls((), (), (), (), (), ())
@@ -235,8 +240,9 @@ class _State:
 class Trainer:
     """Trains one network on one batch of graphs.
 
-    `progress` is called after every epoch. With `state_path` the state is written after every epoch, and a run that finds the
-    state of the same run there goes on from it. Raises TrainingDiverged when several steps in a row give no finite number.
+    A network that is `continued` was trained before and keeps its standardisation. `progress` is called after every epoch. With
+    `state_path` the state is written after every epoch, and a run that finds the state of the same run there goes on from it.
+    Raises TrainingDiverged when several steps in a row give no finite number.
     """
 
     def __init__(
@@ -246,13 +252,14 @@ class Trainer:
         validation: GraphTensors | None,
         config: TrainingConfig,
         *,
+        continued: bool = False,
         state_path: Path | None = None,
         progress: Callable[[Epoch], None] | None = None,
     ) -> None:
         self.config, self.state_path, self.progress = config, state_path, progress
         self.device = device_of(config.device)
         self.engine = engine_of(config.engine)
-        network.fit_inputs(training)
+        (network.extend_inputs if continued else network.fit_inputs)(training)
         self.network = network.to(self.device)
         self.training = training.to(self.device)
         self.validation = validation.to(self.device) if validation is not None and validation.graphs else None
