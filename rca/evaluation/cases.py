@@ -8,11 +8,10 @@ import os
 import pickle
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import rca
 from rca.contracts import Case, LabelledCase
 from rca.errors import BadInput, UnknownName
 from rca.evaluation.predictions import Truth
@@ -24,11 +23,11 @@ from rca.incidents.bundle import IncidentFile, is_bundle, read_bundle, read_mani
 from rca.incidents.incident import Incident
 from rca.incidents.store import IncidentStore
 from rca.pipeline import case_of
+from rca.provenance import code_digest
 from rca.telemetry import EntityId, Telemetry
 
 CACHE_FOLDER: Final = "cache/cases"
 _NOTHING_WRONG: Final[dict[str, Any]] = {"causes": (), "fault_kind": NO_FAULT}
-_NOT_ABOUT_CASES: Final = ("cli", "collectors", "evaluation", "models", "serve")
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,14 +143,6 @@ def _rolled_up(causes: Sequence[EntityId], graph: ServiceGraph) -> list[EntityId
 def _key(recorded: Recorded, transform_name: str) -> str:
     text = f"{recorded.digest} {transform_name} {code_digest()}"
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-@cache
-def code_digest() -> str:
-    """Digest of the code that turns telemetry into cases. Caches of an older one are never read."""
-    package = Path(rca.__file__).parent
-    sources = sorted(p for p in package.rglob("*.py") if p.relative_to(package).parts[0] not in _NOT_ABOUT_CASES)
-    return hashlib.blake2b(b"\x00".join(source.read_bytes() for source in sources), digest_size=12).hexdigest()
 
 
 def _fetch(file: Path) -> Case | None:

@@ -79,8 +79,10 @@ def invented_incidents(cases: Sequence[LabelledCase], count: int, seed: int) -> 
         if invented is None:
             continue
         graphs.append(quiet_graph(case.quiet, place, invented.deviations))
-        targets.append((invented.culprit,))
+        targets.append(() if invented.culprit is None else (invented.culprit,))
         families.append(invented.family)
         owners.append(system)
     n = len(graphs)
-    return TrainingSet(tuple(graphs), tuple(targets), tuple(families), (1.0,) * n, tuple(owners), (False,) * n)
+    return TrainingSet(
+        tuple(graphs), tuple(targets), tuple(families), (1.0,) * n, tuple(owners), tuple(not rows for rows in targets)
+    )

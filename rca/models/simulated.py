@@ -1,0 +1,208 @@
+"""Simulated incidents as training graphs: built by several processes, kept on disk in parts, read back into one batch.
+
+Every incident gives its graph; half of them also give a view of it with fewer modalities, since other systems record less; and
+every fourth gives a quiet stretch, in which nothing is wrong. All of it follows from the seed and the incident's number, however
+many processes build it, and a build that was interrupted goes on from the parts that are finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from torch import Tensor
+
+from rca.arrays import REVERSE, Schema
+from rca.contracts import Case, LabelledCase
+from rca.deviations import Deviations
+from rca.errors import BadCheckpoint
+from rca.features import EDGE_FEATURE_NAMES, NODE_FEATURE_NAMES, Calibration, graph_of
+from rca.incidents.incident import Incident
+from rca.models.augmentation import labelled_incidents, normal_windows
+from rca.models.checkpoint import read_state, write_state
+from rca.models.training import TrainingSet
+from rca.pipeline import case_of
+from rca.provenance import code_digest
+from rca.signals import EDGE_SIGNALS, NODE_SIGNALS
+from rca.telemetry import Telemetry
+from rca.tensors import GraphTensors, joined
+
+CACHE_FOLDER: Final = "cache/simulated"
+PART_INCIDENTS: Final = 16
+_VIEW_SHARE, _QUIET_SHARE = 0.5, 0.25
+_VIEWS: Final = (  # modalities that are left
+    ("metrics", "alerts"),
+    ("metrics",),
+    ("spans", "logs", "events"),
+    ("spans", "metrics"),
+    ("spans",),
+    ("metrics", "logs", "events", "alerts"),
+    ("alerts",),
+)
+_PLAIN: Final = (
+    "x",
+    "available",
+    "kind",
+    "node_ptr",
+    "candidate",
+    "candidate_ptr",
+    "floor",
+    "target",
+    "family",
+    "weight",
+    "is_normal",
+)
+_BY_RELATION: Final = ("edge_index", "edge_attr", "edge_available", "edge_ptr")
+
+Source = Callable[[int, int], tuple[Incident, Telemetry]]
+"""(seed, number) -> one incident and its telemetry, always the same. Must be picklable, and its repr must say what it makes."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """Which incidents: numbers `first` up to, not including, `first + count`, of a seed."""
+
+    seed: int
+    count: int
+    first: int = 0
+
+    @property
+    def parts(self) -> list[range]:
+        stop = self.first + self.count
+        return [range(low, min(low + PART_INCIDENTS, stop)) for low in range(self.first, stop, PART_INCIDENTS)]
+
+
+def simulated_graphs(
+    source: Source,
+    order: Order,
+    home: Path,
+    *,
+    workers: int = 1,
+    step: Callable[[int], None] = lambda _: None,
+) -> GraphTensors:
+    """The graphs of simulated incidents, built where the cache under `home` lacks them.
+
+    `step` is told how many of the incidents are done. Features are 16-bit floats; `GraphTensors.select` gives 32-bit ones.
+    """
+    folder = home / CACHE_FOLDER / cache_key(source, order.seed)
+    files = {part: folder / f"{part.start}-{part.stop}.safetensors" for part in order.parts}
+    found = {part: tensors for part, file in files.items() if (tensors := _read(file)) is not None}
+    done = sum(len(part) for part in found)
+    step(done)
+    missing = [part for part in files if part not in found]
+    for part in _built(source, order.seed, {part: files[part] for part in missing}, workers):
+        done += len(part)
+        step(done)
+    made = [found.get(part) or _read(file) for part, file in files.items()]
+    return joined([tensors for tensors in made if tensors is not None and tensors.graphs])
+
+
+def cache_key(source: Source, seed: int) -> str:
+    """Names what the parts hang on: the source, the seed, and the code that simulates and builds cases."""
+    names = [repr(source), str(seed), code_digest("simulator"), *NODE_FEATURE_NAMES, *EDGE_FEATURE_NAMES, repr(_VIEWS)]
+    return hashlib.blake2b("\n".join(names).encode(), digest_size=12).hexdigest()
+
+
+def _built(source: Source, seed: int, files: Mapping[range, Path], workers: int) -> Iterator[range]:
+    """Build parts in processes of their own; yields each part that is done."""
+    if not files:
+        return
+    with _one_thread_each(), ProcessPoolExecutor(min(workers, len(files)), mp_context=get_context("spawn")) as pool:
+        running: dict[Future[None], range] = {pool.submit(_build, source, seed, part, file): part for part, file in files.items()}
+        try:
+            for future in as_completed(running):
+                future.result()
+                yield running[future]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Processes started within compute with one thread each: small frames are quicker so, and the processes share the cores."""
+    names = ("POLARS_MAX_THREADS", "OMP_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _build(source: Source, seed: int, numbers: range, file: Path) -> None:
+    made = [graphs_of(*source(seed, number), np.random.default_rng([seed, number, 5])) for number in numbers]
+    whole = sum(made, TrainingSet.empty())
+    tensors = whole.tensors(np.array(whole.weights)).compact()
+    values = {name: getattr(tensors, name) for name in _PLAIN}
+    for name in _BY_RELATION:
+        values |= {f"{name}.{rel}": value for rel, value in getattr(tensors, name).items() if not rel.startswith(REVERSE)}
+    write_state(file, values, {"fingerprint": file.parent.name})
+
+
+def _read(file: Path) -> GraphTensors | None:
+    """A finished part; None if there is none that can be read."""
+    try:
+        values, _ = read_state(file, file.parent.name)
+    except BadCheckpoint:
+        return None
+    by_relation: dict[str, dict[str, Tensor]] = {name: {} for name in _BY_RELATION}
+    for name, value in values.items():
+        kind, _, relation = name.partition(".")
+        if relation:
+            by_relation[kind][relation] = value
+            backwards = value.flip(0) if kind == "edge_index" else value
+            by_relation[kind][REVERSE + relation] = backwards
+    schema = Schema(NODE_FEATURE_NAMES, EDGE_FEATURE_NAMES)
+    return GraphTensors(schema, **{name: values[name] for name in _PLAIN}, **by_relation)  # type: ignore[arg-type]
+
+
+def graphs_of(incident: Incident, telemetry: Telemetry, rng: np.random.Generator) -> TrainingSet:
+    """The graphs that one incident gives."""
+    case = case_of(incident, telemetry)
+    labelled = LabelledCase(case, incident.id, incident.system, incident.causes(), incident.fault_kind())
+    cases = [labelled]
+    if rng.random() < _VIEW_SHARE:
+        seen = view(case, _VIEWS[int(rng.integers(len(_VIEWS)))])
+        cases += [replace(labelled, case=seen)] if _speaks_of(seen, labelled) else []
+    made = labelled_incidents(cases)
+    if rng.random() < _QUIET_SHARE:
+        made += normal_windows([labelled], 1, int(rng.integers(2**31)))
+    return made
+
+
+def view(case: Case, modalities: Sequence[str]) -> Case:
+    """The case as a system would know it that records these modalities alone; relations stay known."""
+    deviations = _limited(case.deviations, modalities)
+    quiet = tuple(_limited(stretch, modalities) for stretch in case.quiet)
+    return Case(case.window, deviations, quiet, graph_of(deviations, Calibration.of(quiet, deviations)))
+
+
+def _limited(deviations: Deviations, modalities: Sequence[str]) -> Deviations:
+    gone = np.array([signal.source not in modalities for signal in NODE_SIGNALS])
+    gone_edge = np.array([signal.source not in modalities for signal in EDGE_SIGNALS])
+    return replace(
+        deviations,
+        node=np.where(gone, np.nan, deviations.node),
+        slope=np.where(gone, np.nan, deviations.slope),
+        edge={relation: np.where(gone_edge, np.nan, values) for relation, values in deviations.edge.items()},
+    )
+
+
+def _speaks_of(case: Case, labelled: LabelledCase) -> bool:
+    """True if something was observed, of the cause if there is one: else nobody could tell, or learn to."""
+    rows = [case.graph.rows[cause] for cause in labelled.causes if cause in case.graph.rows]
+    observed = np.isfinite(case.deviations.node)
+    return bool(observed[rows].any() if rows else observed.any())

@@ -1,0 +1,19 @@
+"""Which code made it: what is kept on disk to save work must not outlive the code that would make it anew."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+_NOT_ABOUT_CASES: Final = ("cli", "collectors", "evaluation", "models", "serve", "shop", "simulator")
+
+
+@cache
+def code_digest(*also: str) -> str:
+    """Digest of the code that turns telemetry into cases, and of the packages of rca named beside it."""
+    package = Path(__file__).parent
+    left_out = set(_NOT_ABOUT_CASES) - set(also)
+    sources = sorted(p for p in package.rglob("*.py") if p.relative_to(package).parts[0] not in left_out)
+    return hashlib.blake2b(b"\x00".join(source.read_bytes() for source in sources), digest_size=12).hexdigest()

@@ -1,0 +1,80 @@
+"""Simulated incidents as training graphs: the same whoever builds them, resumed when interrupted, with fewer modalities in views."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rca.models.gnn import NetworkRanker
+from rca.models.simulated import CACHE_FOLDER, Order, Source, cache_key, graphs_of, simulated_graphs, view
+from rca.signals import NODE_SIGNALS
+from tests.cases import ExampleSource, example
+
+ORDER = Order(seed=3, count=17)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("home")
+    simulated_graphs(ExampleSource(), ORDER, folder)
+    return folder
+
+
+def test_parts_are_built_once_and_read_back(home: Path) -> None:
+    steps: list[int] = []
+    tensors = simulated_graphs(ExampleSource(), ORDER, home, step=steps.append)
+    assert steps == [17]
+    assert tensors.graphs > 17
+    assert tensors.x.dtype == torch.float16
+    assert 0 < int(tensors.is_normal.sum()) < tensors.graphs
+    assert tensors.select(torch.arange(3)).x.dtype == torch.float32
+
+
+def test_an_interrupted_build_goes_on(home: Path, tmp_path: Path) -> None:
+    def interrupt(done: int) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        simulated_graphs(ExampleSource(), ORDER, tmp_path, step=interrupt)
+    kept = list((tmp_path / CACHE_FOLDER).rglob("*.safetensors"))
+    assert kept
+    kept[0].write_bytes(b"half a file")  # what a crash may leave is built again
+    whole = simulated_graphs(ExampleSource(), ORDER, tmp_path, workers=2)
+    again = simulated_graphs(ExampleSource(), ORDER, home)
+    assert torch.equal(whole.x, again.x)
+    assert torch.equal(whole.target, again.target)
+
+
+def test_the_cache_hangs_on_the_source_and_the_seed() -> None:
+    sources: list[Source] = [ExampleSource(), ExampleSource(0.7)]
+    assert len({cache_key(source, seed) for source in sources for seed in (1, 2)}) == 4
+
+
+def test_a_view_knows_only_its_modalities() -> None:
+    case = example()
+    seen = view(case, ("metrics",))
+    from_spans = [column for column, signal in enumerate(NODE_SIGNALS) if signal.source != "metrics"]
+    assert np.isnan(seen.deviations.node[:, from_spans]).all()
+    assert np.isfinite(seen.deviations.node).any()
+    assert seen.graph.entities == case.graph.entities
+    assert np.isfinite(case.deviations.node[:, from_spans]).any()
+
+
+def test_one_incident_gives_its_graph_and_at_times_more() -> None:
+    incident, telemetry = ExampleSource()(3, 0)
+    sizes = {len(graphs_of(incident, telemetry, np.random.default_rng(seed))) for seed in range(12)}
+    assert min(sizes) == 1
+    assert max(sizes) > 1
+
+
+def test_a_model_is_pretrained_and_gone_on_from(home: Path, tmp_path: Path) -> None:
+    training = simulated_graphs(ExampleSource(), ORDER, home)
+    ranker = NetworkRanker(width=16, epochs=3, ensemble=2).pretrain(training, training, {"simulated": {"seed": 3}})
+    assert ranker.data["simulated"] == {"seed": 3}
+    assert set(ranker.data["reciprocal_rank"]) == {"0.0", "0.25", "0.5", "0.75", "1.0"}
+    ranker.save(tmp_path / "first")
+    assert len(NetworkRanker.load(tmp_path / "first").rank(example()).candidates) == len(example().graph.candidates)
