@@ -1,0 +1,177 @@
+"""Everything that the simulator draws at random, with its range: the one place to adjust when simulated systems look unreal."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+SHAPES: Final = ("layered", "hub", "chain", "mesh")
+"""Kinds of topology."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """A range to draw from, both ends included: evenly, or evenly on the logarithm."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    def draw(self, rng: np.random.Generator) -> float:
+        """One number."""
+        if self.log:
+            return float(math.exp(rng.uniform(math.log(self.low), math.log(self.high))))
+        return float(rng.uniform(self.low, self.high))
+
+    def whole(self, rng: np.random.Generator) -> int:
+        """One whole number, both ends as likely as the rest."""
+        if self.log:
+            return min(int(math.exp(rng.uniform(math.log(self.low), math.log(self.high + 1)))), int(self.high))
+        return int(rng.integers(int(self.low), int(self.high) + 1))
+
+
+@dataclass(frozen=True)
+class TopologyRanges:
+    """What systems look like."""
+
+    services: Range = Range(5, 60, log=True)
+    shapes: tuple[str, ...] = SHAPES
+    depth: Range = Range(3, 7)
+    """Layers of services, callers above callees."""
+    chain_depth: Range = Range(5, 10)
+    replica_shares: tuple[float, ...] = (0.45, 0.3, 0.15, 0.1)
+    """Share of services with 1, 2, 3, 4 replicas."""
+    operations: Range = Range(1, 4, log=True)
+    """Operations per service."""
+    service_calls: Range = Range(0.7, 1.8)
+    """Mean number of other services that an operation calls."""
+    calls_per_request: float = 40.0
+    """Most calls that a request to the outside causes, on average."""
+    database_share: float = 0.45
+    """Share of services that use a database."""
+    services_per_database: Range = Range(1, 4)
+    cache_share: float = 0.25
+    """Share of services that look into a cache before they ask the database."""
+    queue_share: float = 0.12
+    """Share of services that publish messages, or consume them."""
+    external_share: float = 0.12
+    """Share of services that call somebody outside."""
+    optional_share: float = 0.25
+    """Share of calls to services without which a request still succeeds."""
+    parallel_share: float = 0.3
+    """Share of operations that make their calls at once."""
+    pods_per_node: Range = Range(5, 14)
+    own_pods_share: float = 0.45
+    """Share of systems that run databases, caches and queues in pods of their own, which makes them services by name."""
+
+
+@dataclass(frozen=True)
+class LoadRanges:
+    """How busy systems are. Times in seconds."""
+
+    requests_per_second: Range = Range(0.8, 40.0, log=True)
+    """Requests to the outside, of the whole system."""
+    cpu_seconds: Range = Range(0.0006, 0.02, log=True)
+    """CPU of one request to one operation of a service."""
+    idle_seconds: Range = Range(0.0002, 0.012, log=True)
+    """What such a request waits for other than CPU and calls: locks, files, timers."""
+    spread: Range = Range(0.15, 0.6)
+    """Standard deviation of ln(self time) of one operation."""
+    statement_seconds: Range = Range(0.0006, 0.012, log=True)
+    cache_seconds: Range = Range(0.0001, 0.0006, log=True)
+    publish_seconds: Range = Range(0.0005, 0.004, log=True)
+    external_seconds: Range = Range(0.03, 0.3, log=True)
+    cpu_use: Range = Range(0.06, 0.5)
+    """CPU use of a service's limit at its mean load."""
+    thread_use: Range = Range(0.02, 0.35)
+    """Share of worker threads that are busy at the mean load; the same range serves connection pools."""
+    node_use: Range = Range(0.15, 0.55)
+    network_seconds: Range = Range(0.00015, 0.0015, log=True)
+    """Network time of one call, there and back."""
+    daily_swing: Range = Range(0.1, 0.6)
+    noise: Range = Range(0.02, 0.15)
+    """Standard deviation of ln(rate) from bin to bin."""
+    burst_share: float = 0.25
+    """Share of windows with an innocent burst."""
+    base_error_share: float = 0.3
+    """Share of operations that now and then fail without a reason."""
+    base_errors: Range = Range(0.0002, 0.01, log=True)
+    retry_share: float = 0.4
+    """Share of systems that retry failed calls."""
+    pause_share: float = 0.3
+    """Share of services with pauses of a garbage collector."""
+
+
+@dataclass(frozen=True)
+class TelemetryRanges:
+    """What is recorded of a system, and how well. Shares are of systems unless said otherwise."""
+
+    baseline_minutes: Range = Range(2, 60, log=True)
+    window_minutes: Range = Range(1, 15, log=True)
+    onset_known_share: float = 0.6
+    """Share of windows that start when the fault does."""
+    onset_error_seconds: Range = Range(-60, 120)
+    """How much later than the fault other windows start."""
+    pause_before_share: float = 0.2
+    """Share of windows with a stretch of 10 to 120 s between baseline and window."""
+    no_traces: float = 0.12
+    no_metrics: float = 0.1
+    no_logs: float = 0.3
+    no_events: float = 0.25
+    no_alerts: float = 0.4
+    no_node_metrics: float = 0.35
+    request_metrics: float = 0.5
+    """Services have request rates, durations and errors as metrics."""
+    call_metrics: float = 0.5
+    """Of systems without traces: calls arrive aggregated, as a mesh has them."""
+    sampled_share: float = 0.45
+    """Traces are sampled; the rest keeps all."""
+    sampling: Range = Range(0.01, 0.6, log=True)
+    scrape_seconds: tuple[int, ...] = (5, 10, 15, 15, 30, 30, 60, 60)
+    scrape_loss: Range = Range(0.0, 0.03)
+    """Share of scrapes that are lost."""
+    scrape_gap_share: float = 0.1
+    """A minute or more of all metrics is lost."""
+    metric_noise: Range = Range(0.01, 0.08)
+    spans_name_pods: float = 0.7
+    consumers_join_traces: float = 0.5
+    """Consumers continue the publisher's trace."""
+    topology_stated: float = 0.6
+    """Kubernetes says which pod runs where."""
+
+
+@dataclass(frozen=True)
+class FaultRanges:
+    """How hard and how long faults hit, and what else goes on. A strength of 0 is barely visible, 1 is total."""
+
+    strength: Range = Range(0.05, 1.0)
+    ramp_share: float = 0.25
+    """Share of faults that grow for some time."""
+    ramp_minutes: Range = Range(0.5, 5.0)
+    flicker_share: float = 0.1
+    """Share of faults that come and go."""
+    one_operation_share: float = 0.3
+    """Share of faults in code that hit one operation of their service alone."""
+    one_pod_share: float = 0.3
+    """Share of faults of pods that hit one of several replicas alone."""
+    wobble_share: float = 0.5
+    """Share of windows in which something innocent happens: a batch job, a rollout, a pod that moves."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """All of it. `normal_share` of the incidents have no fault at all; `kinds` are the faults of the rest, by equal chance."""
+
+    topology: TopologyRanges = TopologyRanges()
+    load: LoadRanges = LoadRanges()
+    telemetry: TelemetryRanges = TelemetryRanges()
+    faults: FaultRanges = FaultRanges()
+    kinds: tuple[str, ...] = ()
+    """Empty for every kind that can be simulated."""
+    normal_share: float = 0.1
+
+
+CONFIG: Final = Config()

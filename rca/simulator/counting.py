@@ -1,0 +1,320 @@
+"""Bins without spans: what rca.bins would make of the spans of all these requests, from a few weighted requests per bin.
+
+Every operation has a few requests per bin that stand for all (rca.simulator.requests); how many each stands for is drawn callers
+first, so that as many requests arrive as calls were sent. Counts and histograms have the keys and buckets of `rca.bins.bins_of`.
+A bin is that of the request's arrival: what begins more than ten seconds after its request is counted too early.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import polars as pl
+
+from rca.bins import BIN_NS, buckets_of
+from rca.simulator.requests import Attempt, Served, World
+from rca.simulator.system import Bools, Floats, Ints, System
+from rca.telemetry import SECOND_NS, conform
+
+COUNTED: Final = ("span", "request", "error", "own_error", "child", "call", "call_error")
+TIMED: Final = ("server", "self", "leaf", "client", "called", "gap")
+_KINDS: Final = ("service", "database", "queue", "external", "consumed_queue")
+_TRACE_BYTES: Final = 16
+_EXEMPLAR_BINS: Final = 6
+"""One exemplar of a service in so many bins."""
+
+
+@dataclass(frozen=True)
+class Tracing:
+    """How traces are recorded: the share that is kept, whether spans name their pods, whether consumers continue traces."""
+
+    sampling: float
+    name_pods: bool
+    join: bool
+
+
+class Vocabulary:
+    """Names by number, one for all text columns."""
+
+    def __init__(self, system: System) -> None:
+        self.names = [*system.names]
+        self._numbers: dict[str, int] = {}
+        self.operation = [self._number(name) for name in system.operation_names]
+        self.client = [self._number(client_name(system, k)) for k in range(len(system.source))]
+
+    def _number(self, name: str) -> int:
+        if name not in self._numbers:
+            self._numbers[name] = len(self.names)
+            self.names.append(name)
+        return self._numbers[name]
+
+
+def client_name(system: System, site: int) -> str:
+    """Name of the client span of a call, as instrumentations choose it."""
+    target = int(system.target[site])
+    component = int(system.component_of[target])
+    name = system.operation_names[target]
+    if system.kinds[component] == "service" and system.speaks == "http":
+        return name.split(" ")[0]
+    return f"send {system.names[component]}" if system.kinds[component] == "queue" else name
+
+
+class _Rows:
+    """Rows under way: columns of codes, one array per part."""
+
+    def __init__(self, columns: int) -> None:
+        self._parts: list[tuple[Ints, Ints, tuple[int, ...]]] = []
+        self._columns = columns
+        self.values: list[Floats] = []
+
+    def add(self, bins: Ints, counts: Ints, *codes: int) -> None:
+        if len(bins):
+            self._parts.append((bins, counts, codes))
+
+    def columns(self) -> tuple[Ints, Ints, Ints]:
+        """(bins, counts, codes (columns, rows))."""
+        if not self._parts:
+            return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros((self._columns, 0), dtype=np.int64)
+        lengths = [len(bins) for bins, _, _ in self._parts]
+        codes = np.repeat(np.array([codes for _, _, codes in self._parts]).T, lengths, axis=1)
+        return np.concatenate([b for b, _, _ in self._parts]), np.concatenate([c for _, c, _ in self._parts]), codes
+
+
+class Counter:
+    """Makes the frames `bin_*` of what the requests of every operation did."""
+
+    def __init__(self, world: World, served: Sequence[Served], tracing: Tracing, rng: np.random.Generator) -> None:
+        self._world, self._served, self._tracing, self._rng = world, served, tracing, rng
+        self._words = Vocabulary(world.system)
+        self._counts, self._durations = _Rows(6), _Rows(5)  # what, source, operation, target kind, target[, its operation]
+        system, conditions = world.system, world.conditions
+        self.arrived = np.zeros((len(system.operation_names), conditions.bins), dtype=np.int64)
+        lost = conditions.traces_lost
+        self._kept = 1.0 if lost is None else 1 - lost
+        self._base_failure = system.base_failure
+        self._exemplars: list[tuple[int, int, Ints, Floats, Bools]] = []
+
+    def frames(self, start_ns: int) -> dict[str, pl.DataFrame]:
+        """The four frames; bins count from start_ns."""
+        system, conditions, rng = self._world.system, self._world.conditions, self._rng
+        share = self._tracing.sampling * 10.0
+        entering = rng.poisson(np.maximum(conditions.entry, 0.0) * share)
+        for o, served in enumerate(self._served):
+            self.arrived[o] += entering[o]
+            if system.consumes[o] >= 0:
+                self.arrived[o] += rng.poisson(self._world.state.rate[o] * share)
+            self._operation(o, served)
+        return {
+            "bin_counts": self._count_frame(start_ns),
+            "bin_durations": self._duration_frame(start_ns),
+            "bin_exemplars": self._exemplar_frame(start_ns),
+            "bin_placement": self._placement_frame(start_ns),
+        }
+
+    # --- one operation ------------------------------------------------------------------------------------------
+
+    def _operation(self, o: int, served: Served) -> None:
+        system, rng = self._world.system, self._rng
+        component, name = int(system.component_of[o]), self._words.operation[o]
+        total = self.arrived[o]
+        samples = served.outcome.duration.shape[1]
+        weights = rng.multinomial(total, np.full(samples, 1 / samples))  # (T, samples)
+        seen = self._recorded(component, weights)
+        if component < system.services:
+            failed = (seen * served.outcome.failed).sum(axis=1)
+            own = (seen * served.own_failed).sum(axis=1)
+            soft, soft_own = self._soft_errors(o, seen.sum(axis=1) - failed)
+            for what, counts in (
+                ("span", seen.sum(axis=1)),
+                ("request", seen.sum(axis=1)),
+                ("error", failed + soft),
+                ("own_error", own + soft_own),
+            ):
+                self._count(what, counts, component, name)
+            self._time("server", seen, served.outcome.duration, component, name)
+            self._time("self", seen, served.self_time, component, name)
+            self._exemplars.append((component, name, *_slowest(seen, served.outcome.duration, served.outcome.failed)))
+            queue = int(system.consumes[o])
+            if queue >= 0:
+                self._consumed(component, name, queue, seen, served)
+        for attempt in served.attempts:
+            self._attempt(attempt, weights)
+
+    def _recorded(self, component: int, weights: Ints) -> Ints:
+        """How many of the requests were recorded by that component."""
+        if isinstance(self._kept, float):
+            return weights
+        return self._rng.binomial(weights, np.broadcast_to(self._kept[component][:, None], weights.shape))
+
+    def _soft_errors(self, o: int, fine: Ints) -> tuple[Ints, Ints]:
+        """Requests that fail without a reason, (T,), and those of them that fail here rather than below."""
+        chance = float(self._base_failure[o])
+        if chance <= 0:
+            return np.zeros_like(fine), np.zeros_like(fine)
+        soft = self._rng.binomial(fine, chance)
+        return soft, self._rng.binomial(soft, min(self._world.system.base_error[o] / chance, 1.0))
+
+    def _consumed(self, component: int, name: int, queue: int, seen: Ints, served: Served) -> None:
+        counts = seen.sum(axis=1)
+        self._count("call", counts, component, -1, "consumed_queue", queue)
+        self._time("client", seen, served.outcome.duration, component, -1, "consumed_queue", queue)
+        if not self._tracing.join:
+            return
+        system = self._world.system
+        senders = np.flatnonzero(system.target_component == queue)
+        weigh = self._world.state.calls[senders].sum(axis=1)
+        if weigh.sum() <= 0:
+            return
+        site = int(senders[int(np.argmax(weigh))])
+        sender = int(system.source_component[site])
+        self._count("child", counts, sender, self._words.client[site], "service", component, name)
+        self._count("call", counts, sender, -1, "service", component)
+        self._time("called", seen, served.outcome.duration, sender, -1, "service", component)
+
+    # --- one attempt at a call ----------------------------------------------------------------------------------
+
+    def _attempt(self, attempt: Attempt, weights: Ints) -> None:
+        system, k = self._world.system, attempt.site
+        caller, callee = int(system.source_component[k]), int(system.target_component[k])
+        target, name = int(system.target[k]), self._words.client[k]
+        made, reached = weights * attempt.made, weights * attempt.reached
+        self.arrived[target] += reached.sum(axis=1)
+        seen = made if isinstance(self._kept, float) else self._recorded(caller, made)
+        if not seen.any():
+            return
+        counts = seen.sum(axis=1)
+        self._count("span", counts, caller, name)
+        self._count("child", counts, caller, self._words.operation[int(system.source[k])], "service", caller, name)
+        if system.kinds[callee] != "service":
+            self._leaf(attempt, seen, caller, callee, name, system.kinds[callee])
+            return
+        answered = np.where(attempt.reached, seen, 0)
+        if not isinstance(self._kept, float):  # where the callee's span is lost, the call seems to have no answer
+            answered = self._rng.binomial(answered, np.broadcast_to(self._kept[callee][:, None], answered.shape))
+        alone = seen - answered
+        if alone.any():
+            self._leaf(attempt, alone, caller, callee, name, "external")
+        total = answered.sum(axis=1)
+        failed = (answered * attempt.called_failed).sum(axis=1)
+        soft, _ = self._soft_errors(target, total - failed)
+        self._count("child", total, caller, name, "service", callee, self._words.operation[target])
+        self._count("call", total, caller, -1, "service", callee)
+        self._count("call_error", failed + soft, caller, -1, "service", callee)
+        self._count("own_error", (answered * (attempt.failed & ~attempt.called_failed)).sum(axis=1), caller, name)
+        self._time("client", answered, attempt.client, caller, -1, "service", callee)
+        self._time("called", answered, attempt.called, caller, -1, "service", callee)
+        self._time("gap", answered, attempt.client - attempt.called, caller, -1, "service", callee)
+
+    def _leaf(self, attempt: Attempt, seen: Ints, caller: int, callee: int, name: int, kind: str) -> None:
+        """A call whose callee shows no span."""
+        failed = (seen * attempt.failed).sum(axis=1)
+        self._count("call", seen.sum(axis=1), caller, -1, kind, callee)
+        self._count("call_error", failed, caller, -1, kind, callee)
+        self._count("own_error", failed, caller, name)
+        self._time("leaf", seen, attempt.client, caller, name)
+        self._time("client", seen, attempt.client, caller, -1, kind, callee)
+
+    # --- rows ---------------------------------------------------------------------------------------------------
+
+    def _count(
+        self, what: str, counts: Ints, source: int, operation: int, kind: str = "", target: int = -1, to: int = -1
+    ) -> None:
+        bins = np.flatnonzero(counts)
+        number = _KINDS.index(kind) if kind else -1
+        self._counts.add(bins, counts[bins], COUNTED.index(what), source, operation, number, target, to)
+
+    def _time(
+        self, what: str, counts: Ints, seconds: Floats, source: int, operation: int, kind: str = "", target: int = -1
+    ) -> None:
+        places = np.flatnonzero(counts)
+        if len(places):
+            number = _KINDS.index(kind) if kind else -1
+            bins = places // counts.shape[1]
+            self._durations.add(bins, counts.ravel()[places], TIMED.index(what), source, operation, number, target)
+            self._durations.values.append(seconds.ravel()[places])
+
+    # --- frames -------------------------------------------------------------------------------------------------
+
+    def _columns(self, rows: _Rows, what: Sequence[str], start_ns: int) -> tuple[dict[str, pl.Series], Ints, Ints]:
+        bins, counts, codes = rows.columns()
+        source = codes[1]
+        skew, onset = self._world.conditions.skew, self._world.conditions.onset
+        shifted = np.where(bins >= onset, np.rint(skew[source] / 10.0).astype(np.int64), 0)
+        names, kinds = pl.Series(self._words.names), pl.Series(_KINDS)
+        columns = {
+            "time_unix_nano": pl.Series(start_ns + (bins + shifted) * BIN_NS),
+            "what": pl.Series(what).gather(codes[0]),
+            "source": names.gather(source),
+            "operation": _gathered(names, codes[2]),
+            "target_kind": _gathered(kinds, codes[3]),
+            "target": _gathered(names, codes[4]),
+        }
+        return columns, counts, codes
+
+    def _count_frame(self, start_ns: int) -> pl.DataFrame:
+        columns, counts, codes = self._columns(self._counts, COUNTED, start_ns)
+        columns["target_operation"] = _gathered(pl.Series(self._words.names), codes[5])
+        return conform("bin_counts", pl.DataFrame({**columns, "count": counts}))
+
+    def _duration_frame(self, start_ns: int) -> pl.DataFrame:
+        columns, counts, _ = self._columns(self._durations, TIMED, start_ns)
+        seconds = np.concatenate([*self._durations.values, np.zeros(0)])
+        buckets = buckets_of((seconds * SECOND_NS).astype(np.int64)).astype(np.int32)
+        return conform("bin_durations", pl.DataFrame({**columns, "bucket": buckets, "count": counts}))
+
+    def _exemplar_frame(self, start_ns: int) -> pl.DataFrame:
+        """The slowest request of every service in every minute."""
+        components = np.concatenate([np.full(len(b), c) for c, _, b, _, _ in self._exemplars] or [np.zeros(0)]).astype(np.int64)
+        operations = np.concatenate([np.full(len(b), o) for _, o, b, _, _ in self._exemplars] or [np.zeros(0)]).astype(np.int64)
+        bins, seconds, failed = (
+            np.concatenate([part[place] for part in self._exemplars]) if self._exemplars else np.zeros(0) for place in (2, 3, 4)
+        )
+        order = np.lexsort((-seconds, bins // _EXEMPLAR_BINS, components))
+        group = components[order] * (self._world.conditions.bins + 1) + bins[order] // _EXEMPLAR_BINS
+        kept = order[np.unique(group, return_index=True)[1]] if len(order) else order
+        text = self._rng.bytes(len(kept) * _TRACE_BYTES).hex()
+        names = pl.Series(self._words.names)
+        frame = {
+            "time_unix_nano": pl.Series(start_ns + bins[kept].astype(np.int64) * BIN_NS),
+            "service": names.gather(components[kept]),
+            "operation": names.gather(operations[kept]),
+            "trace_id": [text[i : i + 2 * _TRACE_BYTES] for i in range(0, len(text), 2 * _TRACE_BYTES)],
+            "duration_ns": (seconds[kept] * SECOND_NS).astype(np.int64),
+            "error": failed[kept].astype(bool),
+        }
+        return conform("bin_exemplars", pl.DataFrame(frame))
+
+    def _placement_frame(self, start_ns: int) -> pl.DataFrame:
+        """Pods whose spans were seen, bin by bin."""
+        system, conditions = self._world.system, self._world.conditions
+        active = np.zeros((len(system.names), conditions.bins), dtype=bool)
+        np.logical_or.at(active, system.component_of, self.arrived > 0)
+        if not isinstance(self._kept, float):
+            active &= self._kept > 0.01
+        visible = (system.pod_component < system.services)[:, None] & (conditions.ready > 0) & active[system.pod_component]
+        pods, bins = np.nonzero(visible)
+        pod_names, nodes = pl.Series(system.pod_names), pl.Series(system.node_names)
+        named = self._tracing.name_pods
+        frame = {
+            "time_unix_nano": pl.Series(start_ns + bins * BIN_NS),
+            "service": pl.Series(system.names).gather(system.pod_component[pods]),
+            "pod": pod_names.gather(pods) if named else pl.Series([None] * len(pods), dtype=pl.String),
+            "node": nodes.gather(system.pod_node[pods]) if named else pl.Series([None] * len(pods), dtype=pl.String),
+        }
+        return conform("bin_placement", pl.DataFrame(frame).unique(maintain_order=True))
+
+
+def _gathered(names: pl.Series, codes: Ints) -> pl.Series:
+    """Names by number; a negative number is null."""
+    return names.gather(pl.Series(codes, dtype=pl.Int64).set(pl.Series(codes < 0), None))
+
+
+def _slowest(seen: Ints, seconds: Floats, failed: Bools) -> tuple[Ints, Floats, Bools]:
+    """(bin, duration, whether it failed) of the slowest recorded request of every bin that has one."""
+    weighed = np.where(seen > 0, seconds, -1.0)
+    place = weighed.argmax(axis=1)
+    bins = np.flatnonzero(seen.any(axis=1))
+    return bins, seconds[bins, place[bins]], failed[bins, place[bins]]

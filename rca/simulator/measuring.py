@@ -1,0 +1,333 @@
+"""Metrics as a Prometheus scrapes them: of pods, nodes, services, and of databases and queues that somebody else runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import polars as pl
+
+from rca.simulator.config import TelemetryRanges
+from rca.simulator.queueing import BIN_SECONDS
+from rca.simulator.requests import Served, World
+from rca.simulator.system import Bools, Floats, Ints
+from rca.telemetry import SECOND_NS, EntityKind, conform
+
+_POD_METRICS: Final = (
+    "container.cpu.usage",
+    "container.memory.usage",
+    "container.network.receive",
+    "container.network.transmit",
+    "container.filesystem.usage",
+    "container.disk.io",
+    "container.cpu.throttled",
+    "container.restarts",
+    "k8s.pod.ready",
+    "process.sockets",
+)
+_ALWAYS: Final = 2  # of the metrics above, so many are in every system
+_QUANTILES: Final = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99))
+_BYTES_IN, _BYTES_OUT = 1500.0, 4000.0
+_WORKER_BYTES: Final = 1.5e6
+_LINE_BYTES: Final = 300.0
+_RATE_SECONDS: Final = 30.0  # rates are taken over at least so long
+
+
+@dataclass(frozen=True)
+class Scraping:
+    """What is scraped, and how often. Shares of scrapes, seconds, and the spread of the noise."""
+
+    step_seconds: int
+    loss: float
+    gap: tuple[float, float] | None
+    noise: float
+    pod_metrics: tuple[str, ...]
+    statistics: tuple[str, ...]
+    """Of request durations: mean and quantiles; empty where services have no request metrics."""
+    clients: bool
+    nodes: bool
+    backends: bool
+
+
+def draw_scraping(rng: np.random.Generator, ranges: TelemetryRanges, bins: int) -> Scraping:
+    """How one system is scraped."""
+    extra = [name for name in _POD_METRICS[_ALWAYS:] if rng.random() < 0.55]
+    statistics = tuple(name for name in ("mean", "p50", "p90", "p99") if rng.random() < 0.6) or ("p50",)
+    gap = None
+    if rng.random() < ranges.scrape_gap_share:
+        start = rng.uniform(0, bins * BIN_SECONDS)
+        gap = (start, start + rng.uniform(60, 240))
+    return Scraping(
+        step_seconds=int(rng.choice(ranges.scrape_seconds)),
+        loss=ranges.scrape_loss.draw(rng),
+        gap=gap,
+        noise=ranges.metric_noise.draw(rng),
+        pod_metrics=(*_POD_METRICS[:_ALWAYS], *extra),
+        statistics=statistics if rng.random() < ranges.request_metrics else (),
+        clients=bool(rng.random() < 0.4),
+        nodes=bool(rng.random() >= ranges.no_node_metrics),
+        backends=bool(rng.random() < 0.5),
+    )
+
+
+class Scraper:
+    """Turns the state of a system into samples."""
+
+    def __init__(self, world: World, served: Sequence[Served], scraping: Scraping, rng: np.random.Generator) -> None:
+        self._world, self._served, self._scraping, self._rng = world, served, scraping, rng
+        bins = world.conditions.bins
+        step = scraping.step_seconds
+        self.seconds = np.arange(float(rng.uniform(0, step)), bins * BIN_SECONDS, step)  # (S,)
+        wide = max(1, round(max(step, _RATE_SECONDS) / BIN_SECONDS))
+        self._last = np.minimum((self.seconds // BIN_SECONDS).astype(np.int64), bins - 1)
+        self._first = np.maximum(self._last - wide + 1, 0)
+        self._parts: list[tuple[EntityKind, Sequence[str], str, Floats]] = []
+
+    def frame(self, start_ns: int) -> pl.DataFrame:
+        """The frame `metrics`; bins count from start_ns."""
+        self._pods()
+        if self._scraping.nodes:
+            self._nodes()
+        if self._scraping.statistics:
+            self._requests()
+        if self._scraping.backends:
+            self._backends()
+        frames = [self._samples(start_ns, *part) for part in self._parts]
+        return conform("metrics", pl.concat(frames).drop_nans("value"))
+
+    def _samples(self, start_ns: int, kind: EntityKind, names: Sequence[str], metric: str, values: Floats) -> pl.DataFrame:
+        """(entities, S) values as rows, less the scrapes that were lost."""
+        rows, column = np.nonzero(np.isfinite(values) & self._arrived(values.shape))
+        times = start_ns + (self.seconds * SECOND_NS).astype(np.int64)
+        return pl.DataFrame({"time_unix_nano": times[column], "value": values[rows, column]}).with_columns(
+            pl.lit(kind).alias("entity_kind"), pl.Series("entity", names).gather(rows), pl.lit(metric).alias("metric")
+        )
+
+    def _arrived(self, shape: tuple[int, ...]) -> Bools:
+        arrived: Bools = self._rng.random(shape) >= self._scraping.loss
+        if self._scraping.gap:
+            low, high = self._scraping.gap
+            arrived &= ~((self.seconds >= low) & (self.seconds < high))
+        return arrived
+
+    def _mean(self, values: Floats) -> Floats:
+        """(rows, T) to (rows, S): means over the time that a rate is taken over."""
+        total = np.concatenate([np.zeros((len(values), 1)), np.cumsum(values, axis=1)], axis=1)
+        mean: Floats = (total[:, self._last + 1] - total[:, self._first]) / (self._last + 1 - self._first)
+        return mean
+
+    def _now(self, values: Floats) -> Floats:
+        return values[:, self._last]
+
+    def _noisy(self, values: Floats, times: float = 1.0) -> Floats:
+        noisy: Floats = values * (1 + times * self._scraping.noise * self._rng.standard_normal(values.shape))
+        return np.maximum(noisy, 0.0)
+
+    def _pods(self) -> None:
+        system, conditions, state = self._world.system, self._world.conditions, self._world.state
+        pods = np.flatnonzero(system.pod_node >= 0)
+        component = system.pod_component[pods]
+        names = [system.pod_names[p] for p in pods.tolist()]
+        running = np.where(self._now(conditions.up[pods]) > 0.05, 1.0, np.nan)
+        if conditions.metrics_lost is not None:
+            running[self._now(conditions.metrics_lost)[component] > 0.5] = np.nan
+        requests, calls = self._throughput()
+        limit = system.cores[component][:, None]
+        share = state.share[pods]
+        swing = 1 + 0.06 * np.sin(
+            self.seconds / self._rng.uniform(60, 900, (len(pods), 1)) + self._rng.uniform(0, 6, (len(pods), 1))
+        )
+        idle = 0.01 + 0.02 * system.cores[component][:, None]
+        for metric in self._scraping.pod_metrics:
+            if metric == "container.cpu.usage":
+                values = self._noisy(self._mean(state.cores[pods]) + idle)
+            elif metric == "container.memory.usage":
+                base = system.memory[component][:, None] * swing + _WORKER_BYTES * self._now(state.workers[pods])
+                most = system.memory_limit[component][:, None]
+                values = np.minimum(self._noisy(base, 0.3) + self._now(conditions.memory[pods]), most)
+            elif metric == "container.network.receive":
+                values = self._noisy(300 + self._mean((requests * _BYTES_IN + calls * _BYTES_OUT)[component] * share))
+            elif metric == "container.network.transmit":
+                values = self._noisy(300 + self._mean((requests * _BYTES_OUT + calls * _BYTES_IN)[component] * share))
+            elif metric == "container.filesystem.usage":
+                values = 20e9 * np.minimum(self._pod_bases(pods, 0.1, 0.6) + self._now(conditions.disk[pods]), 1.0)
+            elif metric == "container.disk.io":
+                written = 2e3 + self._mean(requests[component] * share * conditions.disk_busy[pods]) * _LINE_BYTES
+                values = self._noisy(written, 2.0)
+            elif metric == "container.cpu.throttled":
+                values = self._noisy(np.clip(self._mean(state.wanted[pods]) / limit - 0.7, 0.0, 1.0))
+            elif metric == "container.restarts":
+                began = np.diff(conditions.up[pods], axis=1, prepend=1.0) > 0.5
+                values = self._now(np.cumsum(began, axis=1).astype(float))
+            elif metric == "k8s.pod.ready":
+                values = (self._now(conditions.ready[pods]) > 0.5).astype(float)
+            else:
+                values = np.round(self._noisy(6 + self._now(state.workers[pods]) * 2))
+            reported = metric in ("container.restarts", "k8s.pod.ready")  # by the cluster, not the container
+            self._parts.append(("pod", names, metric, values if reported else values * running))
+
+    def _pod_bases(self, pods: Ints, low: float, high: float) -> Floats:
+        """A level for every pod that hardly moves, (pods, S)."""
+        level = self._rng.uniform(low, high, (len(pods), 1))
+        return level * (1 + 0.002 * self._rng.standard_normal((len(pods), len(self.seconds))))
+
+    def _throughput(self) -> tuple[Floats, Floats]:
+        """Requests served and calls sent a second, (C, T) each."""
+        system, state = self._world.system, self._world.state
+        requests = np.zeros((len(system.names), self._world.conditions.bins))
+        np.add.at(requests, system.component_of, state.rate)
+        calls = np.zeros_like(requests)
+        np.add.at(calls, system.source_component, state.calls)
+        return requests, calls
+
+    def _nodes(self) -> None:
+        system, conditions, state = self._world.system, self._world.conditions, self._world.state
+        names, count = system.node_names, len(system.node_names)
+        cores = system.node_cores[:, None]
+        busy = self._mean(state.node_cores)
+        memory = np.zeros((count, conditions.bins))
+        placed = np.flatnonzero(system.pod_node >= 0)
+        np.add.at(
+            memory, system.pod_node[placed], (system.memory[system.pod_component])[placed, None] + conditions.memory[placed]
+        )
+        own = self._rng.uniform(0.03, 0.1, (count, 1))
+        disk = np.zeros((count, conditions.bins))
+        np.add.at(disk, system.pod_node[placed], conditions.disk_busy[placed])
+        noise = self._noisy
+        self._parts += [
+            ("node", names, "node.cpu.utilization", np.minimum(noise(busy / cores + own), 1.0)),
+            ("node", names, "node.load", noise(busy + own * cores + self._mean(conditions.node_burnt) * 0.5, 3.0)),
+            (
+                "node",
+                names,
+                "node.memory.utilization",
+                np.minimum(noise(self._now(memory) / (2.2 * memory[:, :1] + 1e9), 0.3), 1.0),
+            ),
+            ("node", names, "node.disk.io", noise(self._mean(disk) * 2e5, 3.0)),
+        ]
+
+    def _backends(self) -> None:
+        """Databases and queues that an exporter watches from outside."""
+        system, state = self._world.system, self._world.state
+        watched = [
+            c
+            for c in range(system.services, len(system.names))
+            if system.kinds[c] in ("database", "queue") and not system.in_pods(c)
+        ]
+        backlog = np.zeros((len(system.names), self._world.conditions.bins))
+        for o in np.flatnonzero(system.consumes >= 0).tolist():
+            backlog[system.consumes[o]] += state.backlog[o]
+        for kind in ("database", "queue"):
+            rows = [c for c in watched if system.kinds[c] == kind]
+            names, pods = [system.names[c] for c in rows], [int(system.pods_of[c][0]) for c in rows]
+            if not rows:
+                continue
+            limit = system.cores[rows][:, None]
+            entity: EntityKind = "database" if kind == "database" else "queue"
+            self._parts.append(
+                (entity, names, "container.cpu.utilization", self._noisy(self._mean(state.cores[pods]) / limit + 0.02))
+            )
+            if kind == "queue":
+                self._parts.append((entity, names, "messaging.queue.messages", np.round(self._noisy(self._now(backlog[rows])))))
+            else:
+                busy = self._now(state.workers[pods])
+                self._parts.append((entity, names, "process.sockets", np.round(self._noisy(8 + busy * 2))))
+
+    def _requests(self) -> None:
+        """Rates, failures and durations of the requests of every service, as its own instrumentation counts them."""
+        system, state = self._world.system, self._world.state
+        lost = self._world.conditions.metrics_lost
+        services = range(system.services)
+        names = system.names[: system.services]
+        requests, calls = self._throughput()
+        failing = np.zeros_like(requests)
+        np.add.at(failing, system.component_of, state.rate * state.failure)
+        ratio = self._mean(failing)[: system.services] / np.maximum(self._mean(requests)[: system.services], 1e-9)
+        rate = self._mean(requests)[: system.services]
+        seconds = max(self._scraping.step_seconds, _RATE_SECONDS)
+        count = self._rng.poisson(rate * seconds)
+        failed = self._rng.binomial(count, np.clip(ratio, 0.0, 1.0))
+        silent = np.where(self._now(lost)[: system.services] > 0.5, np.nan, 1.0) if lost is not None else np.ones_like(rate)
+        measured = count / seconds * silent
+        served = np.where(count > 0, silent, np.nan)
+        self._parts += [
+            ("service", names, "server.request.rate", measured),
+            ("service", names, "server.request.success_ratio", (1 - failed / np.maximum(count, 1)) * served),
+            ("service", names, "server.request.error.rate", failed / seconds * silent),
+        ]
+        durations = np.stack([self._durations(c) for c in services])  # (services, S, statistics)
+        for i, statistic in enumerate(("mean", *(name for name, _ in _QUANTILES))):
+            if statistic in self._scraping.statistics:
+                values = self._noisy(durations[:, :, i], 0.5) * served
+                self._parts.append(("service", names, f"server.request.duration.{statistic}", values))
+        if self._scraping.clients:
+            sent = self._rng.poisson(self._mean(calls)[: system.services] * seconds) / seconds * silent
+            self._parts.append(("service", names, "client.request.rate", sent))
+
+    def _durations(self, component: int) -> Floats:
+        """Mean and quantiles of the requests to a service at every scrape, (S, 1 + quantiles)."""
+        system, state = self._world.system, self._world.state
+        result = np.full((len(self.seconds), 1 + len(_QUANTILES)), np.nan)
+        operations = system.operations_of[component].tolist()
+        if not operations:
+            return result
+        samples = np.concatenate([self._served[o].outcome.duration for o in operations], axis=1)  # (T, n)
+        each = self._served[operations[0]].outcome.duration.shape[1]
+        weights = np.repeat(state.rate[operations].T, each, axis=1)
+        back = np.arange(int((self._last - self._first).max()) + 1)
+        bins = np.maximum(self._last[:, None] - back, self._first[:, None])  # (S, w)
+        weigh = (weights[bins] * (self._last[:, None] - back >= self._first[:, None])[:, :, None]).reshape(len(bins), -1)
+        values = samples[bins].reshape(len(bins), -1)
+        order = np.argsort(values, axis=1)
+        values, weigh = np.take_along_axis(values, order, axis=1), np.take_along_axis(weigh, order, axis=1)
+        total = np.maximum(weigh.sum(axis=1), 1e-12)
+        result[:, 0] = (values * weigh).sum(axis=1) / total
+        reached = np.cumsum(weigh, axis=1) / total[:, None]
+        for i, (_, quantile) in enumerate(_QUANTILES):
+            place = (reached < quantile - 1e-9).sum(axis=1).clip(max=values.shape[1] - 1)
+            result[:, 1 + i] = values[np.arange(len(values)), place]
+        return result
+
+
+def call_frame(
+    world: World, served: Sequence[Served], rng: np.random.Generator, start_ns: int, step_seconds: int
+) -> pl.DataFrame:
+    """The frame `calls`: what a service mesh says about every pair of caller and callee, once per step."""
+    system, state = world.system, world.state
+    wide = max(1, round(step_seconds / BIN_SECONDS))
+    starts = np.arange(0, world.conditions.bins - wide + 1, wide)
+    attempts = {a.site: a for s in served for a in reversed(s.attempts)}
+    pairs: dict[tuple[int, int], list[int]] = {}
+    for k in range(len(system.source)):
+        pairs.setdefault((int(system.source_component[k]), int(system.target_component[k])), []).append(k)
+    rows = []
+    for (caller, callee), sites in pairs.items():
+        rate = state.calls[sites].sum(axis=0)
+        known = [attempts[k] for k in sites if k in attempts]
+        for start in starts.tolist():
+            cut = slice(start, start + wide)
+            number = int(rng.poisson(rate[cut].mean() * step_seconds))
+            if not number:
+                continue
+            made = np.concatenate([a.made[cut].ravel() for a in known]) if known else np.zeros(0, dtype=bool)
+            if not made.any():
+                continue
+            failed = np.concatenate([a.failed[cut].ravel() for a in known])[made].mean()
+            client = np.median(np.concatenate([a.client[cut].ravel() for a in known])[made])
+            server = np.median(np.concatenate([a.called[cut].ravel() for a in known])[made])
+            values = [("call.rate", number / step_seconds), ("call.error_ratio", rng.binomial(number, failed) / number)]
+            values.append(("call.client.duration.p50", float(client)))
+            if system.kinds[callee] == "service":
+                values.append(("call.server.duration.p50", float(server)))
+            ends = (
+                start_ns + int(start * BIN_SECONDS) * SECOND_NS,
+                system.names[caller],
+                system.kinds[callee],
+                system.names[callee],
+            )
+            rows += [(*ends, metric, value) for metric, value in values]
+    columns = ["time_unix_nano", "caller", "callee_kind", "callee", "metric", "value"]
+    types = [pl.Int64, pl.String, pl.String, pl.String, pl.String, pl.Float64]
+    return conform("calls", pl.DataFrame(rows, schema=dict(zip(columns, types, strict=True)), orient="row"))

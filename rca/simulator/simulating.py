@@ -1,0 +1,295 @@
+"""One simulated incident: system, load, fault, what follows, and what is recorded of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+import numpy as np
+import polars as pl
+
+from rca.bins import BIN_NS
+from rca.errors import UnknownName
+from rca.faults import NO_FAULT
+from rca.incidents.incident import BaselineModel, EntityModel, GapModel, Incident, IntervalModel, Label
+from rca.simulator.conditions import Conditions, undisturbed
+from rca.simulator.config import CONFIG, Config, TelemetryRanges
+from rca.simulator.counting import Counter, Tracing
+from rca.simulator.faults import SIMULATED, Scene, inject, intensity, wobble
+from rca.simulator.load import draw_load
+from rca.simulator.measuring import Scraper, call_frame, draw_scraping
+from rca.simulator.queueing import Solver
+from rca.simulator.requests import World, pools_of
+from rca.simulator.system import System, draw_system
+from rca.simulator.telling import alert_frame, alerts_of, event_frame, log_frame
+from rca.telemetry import SECOND_NS, EntityId, Gap, Interval, Telemetry, conform
+
+Emission = Literal["bins", "spans"]
+
+START_NS: Final = 1_767_225_600 * SECOND_NS  # 2026-01-01, incidents lie within the year after
+_YEAR_BINS: Final = 365 * 8640
+_MOST_SAMPLES, _LEAST_SAMPLES = 24, 4
+_SAMPLES: Final = 640
+"""Requests per operation that a window is made of, about."""
+_SETTLING_BINS: Final = 3
+"""Simulated before the baseline starts, and thrown away."""
+_TRIES: Final = 20
+
+
+@dataclass(frozen=True)
+class Timing:
+    """When what happens, in bins from the start of the simulation."""
+
+    start_ns: int
+    bins: int
+    baseline: tuple[int, int]
+    window: tuple[int, int]
+    onset: float
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Which modalities the system has."""
+
+    traces: Tracing | None
+    metrics: bool
+    logs: bool
+    events: bool
+    alerts: bool
+    calls_seconds: int
+    """Step of aggregated calls, 0 where there are none."""
+    topology: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Scenario:
+    """Everything about one incident before it is recorded."""
+
+    world: World
+    timing: Timing
+    kind: str
+    cause: EntityId | None
+    recording: Recording
+    rng: np.random.Generator
+
+
+def simulate(
+    seed: int,
+    index: int,
+    config: Config = CONFIG,
+    *,
+    kind: str | None = None,
+    services: tuple[int, int] | None = None,
+    emission: Emission = "bins",
+) -> tuple[Incident, Telemetry]:
+    """Incident `index` of a seed. Equal arguments give equal incidents, whatever was simulated before.
+
+    `kind` is a kind of SIMULATED or `no_fault`, by default drawn as the configuration says; `services` the fewest and most
+    services, in place of the configuration's range. Raises UnknownName for a kind that is not simulated.
+    """
+    if kind is not None and kind != NO_FAULT and kind not in SIMULATED:
+        raise UnknownName("fault kind", kind, (*SIMULATED, NO_FAULT))
+    return recorded(scenario(seed, index, config, kind=kind, services=services), seed, index, config, emission)
+
+
+def scenario(
+    seed: int, index: int, config: Config = CONFIG, *, kind: str | None = None, services: tuple[int, int] | None = None
+) -> Scenario:
+    """The system of an incident, its fault, and what follows; nothing is recorded yet."""
+    rng = np.random.default_rng([seed, index])
+    timing = _timing(rng, config.telemetry)
+    kind = kind or _kind(rng, config)
+    system = draw_system(rng, config, services)
+    for _ in range(_TRIES):
+        if kind == NO_FAULT or SIMULATED[kind].victims(system):
+            break
+        system = draw_system(rng, config, services)  # without a cache, say, none can fail
+    else:
+        kind = NO_FAULT
+    second_of_day = timing.start_ns // SECOND_NS % 86_400
+    conditions = undisturbed(system, draw_load(rng, system, config.load, second_of_day, timing.bins), math.floor(timing.onset))
+    cause = _disturb(rng, config, system, conditions, timing, kind)
+    world = World(system, conditions, Solver(system, conditions).solve())
+    return Scenario(world, timing, kind, cause, _recording(rng, config.telemetry, system), rng)
+
+
+def _kind(rng: np.random.Generator, config: Config) -> str:
+    if rng.random() < config.normal_share:
+        return NO_FAULT
+    return str(rng.choice(config.kinds or tuple(SIMULATED)))
+
+
+def _timing(rng: np.random.Generator, ranges: TelemetryRanges) -> Timing:
+    baseline = max(12, round(6 * ranges.baseline_minutes.draw(rng)))
+    window = max(6, round(6 * ranges.window_minutes.draw(rng)))
+    pause = int(rng.integers(1, 13)) if rng.random() < ranges.pause_before_share else 0
+    late = 0.0 if rng.random() < ranges.onset_known_share else ranges.onset_error_seconds.draw(rng) / 10.0
+    start = _SETTLING_BINS
+    opens = start + baseline + pause
+    onset = min(max(opens - late, start + 6.0), opens + window - 3.0)
+    first = START_NS // BIN_NS + int(rng.integers(_YEAR_BINS))
+    return Timing(first * BIN_NS, opens + window, (start, start + baseline), (opens, opens + window), onset)
+
+
+def _disturb(
+    rng: np.random.Generator, config: Config, system: System, conditions: Conditions, timing: Timing, kind: str
+) -> EntityId | None:
+    """Let the fault happen, and innocent things beside it. Returns the cause."""
+    level = intensity(rng, config.faults, timing.bins, timing.onset)
+    strength = config.faults.strength.draw(rng)
+    calm = Scene(system, conditions, config.faults, rng, 0, strength, np.zeros(timing.bins))
+    if rng.random() < config.faults.wobble_share:
+        for _ in range(int(rng.integers(1, 4))):
+            wobble(calm)
+    if kind == NO_FAULT:
+        return None
+    victim = int(rng.choice(SIMULATED[kind].victims(system)))
+    return inject(kind, replace(calm, victim=victim, intensity=level))
+
+
+def _recording(rng: np.random.Generator, ranges: TelemetryRanges, system: System) -> Recording:
+    traced, measured = rng.random() >= ranges.no_traces, rng.random() >= ranges.no_metrics
+    sampling = ranges.sampling.draw(rng) if rng.random() < ranges.sampled_share else 1.0
+    tracing = Tracing(sampling, bool(rng.random() < ranges.spans_name_pods), bool(rng.random() < ranges.consumers_join_traces))
+    meshed = bool(rng.random() < ranges.call_metrics)
+    stated = bool(rng.random() < ranges.topology_stated)
+    # Whoever has neither has nothing to rank with; and metrics of pods are nobody's where nothing says whose the pods are.
+    traces = tracing if traced or not measured else None
+    nameless = measured and (traces is None or not traces.name_pods)
+    own_pods = any(system.in_pods(c) for c in range(system.services, len(system.names)))
+    return Recording(
+        traces=traces,
+        metrics=measured,
+        logs=bool(rng.random() >= ranges.no_logs),
+        events=bool(rng.random() >= ranges.no_events),
+        alerts=bool(rng.random() >= ranges.no_alerts),
+        calls_seconds=int(rng.choice((30, 60, 60))) if traces is None and meshed else 0,
+        topology=stated or nameless or own_pods,
+    )
+
+
+# --- what is recorded -----------------------------------------------------------------------------------------------
+
+
+def recorded(
+    made: Scenario, seed: int, index: int, config: Config = CONFIG, emission: Emission = "bins"
+) -> tuple[Incident, Telemetry]:
+    """The incident of a scenario and the telemetry that its system records."""
+    rng, world, timing, recording = made.rng, made.world, made.timing, made.recording
+    bins = timing.bins
+    samples = int(np.clip(round(_SAMPLES / bins), _LEAST_SAMPLES, _MOST_SAMPLES))
+    served = pools_of(world, rng, samples)
+    frames: dict[str, pl.DataFrame] = {}
+    gaps: list[Gap] = []
+    if recording.traces:
+        if emission == "spans":
+            from rca.simulator.spans import span_frame
+
+            frames["spans"] = span_frame(world, recording.traces, rng, timing.start_ns)
+        else:
+            frames |= Counter(world, served, recording.traces, rng).frames(timing.start_ns)
+    if recording.metrics:
+        scraping = draw_scraping(rng, config.telemetry, bins)
+        frames["metrics"] = Scraper(world, served, scraping, rng).frame(timing.start_ns)
+        if scraping.gap and rng.random() < 0.5:
+            low, high = (timing.start_ns + int(second * SECOND_NS) for second in scraping.gap)
+            gaps.append(Gap("metrics", "no samples were stored", Interval(low, high)))
+    if recording.calls_seconds:
+        frames["calls"] = call_frame(world, served, rng, timing.start_ns, recording.calls_seconds)
+    if recording.logs:
+        frames["logs"] = log_frame(world, rng, timing.start_ns)
+    if recording.events:
+        frames["events"] = event_frame(world.conditions.changes, rng, timing.start_ns)
+    fired = [alert for alert in alerts_of(world, rng) if alert[0] >= timing.window[0]] if recording.alerts else []
+    frames["alerts"] = alert_frame(fired, timing.start_ns)
+    known = {name for name, frame in frames.items() if not frame.is_empty()}
+    with_calls = not recording.traces and "calls" not in known
+    frames["topology"] = _topology(world.system, pods=recording.topology, calls=with_calls)
+    start = timing.start_ns + timing.baseline[0] * BIN_NS
+    telemetry = Telemetry(**{name: _inside(name, frame, start) for name, frame in frames.items()}, gaps=tuple(gaps))
+    return _incident(made, fired, seed, index, tuple(gaps)), _naming(made, telemetry)
+
+
+def _inside(name: str, frame: pl.DataFrame, start_ns: int) -> pl.DataFrame:
+    """Without the bins in which the simulation settled."""
+    if name == "topology":
+        return frame
+    return frame.filter(pl.col("start_time_unix_nano" if name == "spans" else "time_unix_nano") >= start_ns)
+
+
+def _naming(made: Scenario, telemetry: Telemetry) -> Telemetry:
+    """The same telemetry, with who calls whom stated if nothing else in it names the cause."""
+    if made.cause is None or _names(telemetry, made.cause):
+        return telemetry
+    return replace(telemetry, topology=_topology(made.world.system, pods=True, calls=True))
+
+
+def _names(telemetry: Telemetry, entity: EntityId) -> bool:
+    if not telemetry.topology.filter((pl.col("source") == entity.name) | (pl.col("target") == entity.name)).is_empty():
+        return True
+    columns = (
+        (telemetry.bin_counts, ("source", "target")),
+        (telemetry.spans, ("service.name", "server.address", "messaging.destination.name")),
+        (telemetry.bin_placement, ("node",)),
+        (telemetry.metrics, ("entity",)),
+        (telemetry.calls, ("caller", "callee")),
+    )
+    return any(bool((frame[column] == entity.name).any()) for frame, names in columns for column in names)
+
+
+def _topology(system: System, *, pods: bool, calls: bool) -> pl.DataFrame:
+    rows: list[tuple[str, str, str, str, str]] = []
+    if pods:
+        for p in np.flatnonzero(system.pod_node >= 0).tolist():
+            pod, owner = system.pod_names[p], system.names[int(system.pod_component[p])]
+            rows.append(("service", owner, "runs", "pod", pod))
+            rows.append(("pod", pod, "hosted_on", "node", system.node_names[int(system.pod_node[p])]))
+    if calls:
+        relation = {"service": "calls", "database": "queries", "queue": "publishes", "external": "requests"}
+        for a, b in sorted(set(zip(system.source_component.tolist(), system.target_component.tolist(), strict=True))):
+            kind = system.graph_kind(b)
+            rows.append(("service", system.names[a], relation[kind], kind, system.names[b]))
+        for o in np.flatnonzero(system.consumes >= 0).tolist():
+            queue = int(system.consumes[o])
+            relation_to = ("calls", "service") if system.in_pods(queue) else ("consumes", "queue")
+            rows.append(("service", system.names[int(system.component_of[o])], *relation_to, system.names[queue]))
+    columns = ["source_kind", "source", "relation", "target_kind", "target"]
+    return conform("topology", pl.DataFrame(rows, schema=dict.fromkeys(columns, pl.String), orient="row"))
+
+
+def _incident(
+    made: Scenario, fired: list[tuple[int, EntityId, str, str]], seed: int, index: int, gaps: tuple[Gap, ...]
+) -> Incident:
+    timing = made.timing
+    onset_ns = timing.start_ns + round(timing.onset * BIN_NS)
+
+    def ends(bins: tuple[int, int]) -> tuple[int, int]:
+        return timing.start_ns + bins[0] * BIN_NS, timing.start_ns + bins[1] * BIN_NS
+
+    cause, (opens, closes), (first, last) = made.cause, ends(timing.window), ends(timing.baseline)
+    label = Label(
+        entity=EntityModel(kind=cause.kind, name=cause.name) if cause else None,
+        fault_kind=made.kind,
+        provenance="injected",
+        author="simulator",
+        at_ns=None if made.kind == NO_FAULT else onset_ns,
+    )
+    alerting = tuple(dict.fromkeys(entity for at, entity, _, _ in fired if at == fired[0][0]))
+    return Incident(
+        id=f"simulated-{seed}-{index}",
+        system=f"simulated-{seed}-{index}",
+        window=IntervalModel(start_ns=opens, end_ns=closes),
+        detected_ns=timing.start_ns + fired[0][0] * BIN_NS if fired else None,
+        onset_ns=None if made.kind == NO_FAULT else onset_ns,
+        baselines=(BaselineModel(start_ns=first, end_ns=last),),
+        labels=(label,),
+        alerting=tuple(EntityModel(kind=entity.kind, name=entity.name) for entity in alerting),
+        source="simulator",
+        title=f"Simulated incident in a system of {made.world.system.services} services",
+        gaps=tuple(GapModel(source=g.source, reason=g.reason, interval=_model(g.interval)) for g in gaps),
+    )
+
+
+def _model(interval: Interval | None) -> IntervalModel | None:
+    return IntervalModel(start_ns=interval.start_ns, end_ns=interval.end_ns) if interval else None
