@@ -1,0 +1,1 @@
+"""What the services lean on: real PostgreSQL and Redis, and two providers that somebody else would run."""
