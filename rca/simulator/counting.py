@@ -15,9 +15,10 @@ import numpy as np
 import polars as pl
 
 from rca.bins import BIN_NS, buckets_of
+from rca.simulator.frames import framed
 from rca.simulator.requests import Attempt, Served, World
 from rca.simulator.system import Bools, Floats, Ints, System
-from rca.telemetry import SECOND_NS, conform
+from rca.telemetry import SECOND_NS
 
 COUNTED: Final = ("span", "request", "error", "own_error", "child", "call", "call_error")
 TIMED: Final = ("server", "self", "leaf", "client", "called", "gap")
@@ -63,24 +64,31 @@ def client_name(system: System, site: int) -> str:
 
 
 class _Rows:
-    """Rows under way: columns of codes, one array per part."""
+    """Rows under way: arrays of counts whose last axis is the bin, each with codes, and perhaps with values of the same shape."""
 
-    def __init__(self, columns: int) -> None:
-        self._parts: list[tuple[Ints, Ints, tuple[int, ...]]] = []
-        self._columns = columns
-        self.values: list[Floats] = []
+    def __init__(self) -> None:
+        self._counts: list[Ints] = []
+        self._codes: list[tuple[int, ...]] = []
+        self._values: list[Floats] = []
 
-    def add(self, bins: Ints, counts: Ints, *codes: int) -> None:
-        if len(bins):
-            self._parts.append((bins, counts, codes))
+    def add(self, codes: tuple[int, ...], counts: Ints, values: Floats | None = None) -> None:
+        self._codes.append(codes)
+        self._counts.append(counts)
+        if values is not None:
+            self._values.append(values)
 
-    def columns(self) -> tuple[Ints, Ints, Ints]:
-        """(bins, counts, codes (columns, rows))."""
-        if not self._parts:
-            return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros((self._columns, 0), dtype=np.int64)
-        lengths = [len(bins) for bins, _, _ in self._parts]
-        codes = np.repeat(np.array([codes for _, _, codes in self._parts]).T, lengths, axis=1)
-        return np.concatenate([b for b, _, _ in self._parts]), np.concatenate([c for _, c, _ in self._parts]), codes
+    def columns(self) -> tuple[Ints, Ints, Ints, Floats]:
+        """(bins, counts, codes (columns, rows), values) of everything that is not zero."""
+        if not self._counts:
+            nothing = np.zeros(0, dtype=np.int64)
+            return nothing, nothing, np.zeros((6, 0), dtype=np.int64), np.zeros(0)
+        stacked = np.stack(self._counts)
+        bins = stacked.shape[-1]
+        flat = stacked.reshape(-1)
+        places = np.flatnonzero(flat)
+        rows = places // (flat.size // len(stacked))
+        values = np.stack(self._values).reshape(-1)[places] if self._values else np.zeros(0)
+        return places % bins, flat[places], np.array(self._codes).T[:, rows], values
 
 
 class Counter:
@@ -89,7 +97,7 @@ class Counter:
     def __init__(self, world: World, served: Sequence[Served], tracing: Tracing, rng: np.random.Generator) -> None:
         self._world, self._served, self._tracing, self._rng = world, served, tracing, rng
         self._words = Vocabulary(world.system)
-        self._counts, self._durations = _Rows(6), _Rows(5)  # what, source, operation, target kind, target[, its operation]
+        self._counts, self._durations = _Rows(), _Rows()
         system, conditions = world.system, world.conditions
         self.arrived = np.zeros((len(system.operation_names), conditions.bins), dtype=np.int64)
         lost = conditions.traces_lost
@@ -120,16 +128,16 @@ class Counter:
         system, rng = self._world.system, self._rng
         component, name = int(system.component_of[o]), self._words.operation[o]
         total = self.arrived[o]
-        samples = served.outcome.duration.shape[1]
-        weights = rng.multinomial(total, np.full(samples, 1 / samples))  # (T, samples)
+        samples = len(served.outcome.duration)
+        weights = np.ascontiguousarray(rng.multinomial(total, np.full(samples, 1 / samples)).T)  # (samples, T)
         seen = self._recorded(component, weights)
         if component < system.services:
-            failed = (seen * served.outcome.failed).sum(axis=1)
-            own = (seen * served.own_failed).sum(axis=1)
-            soft, soft_own = self._soft_errors(o, seen.sum(axis=1) - failed)
+            failed = (seen * served.outcome.failed).sum(axis=0)
+            own = (seen * served.own_failed).sum(axis=0)
+            soft, soft_own = self._soft_errors(o, seen.sum(axis=0) - failed)
             for what, counts in (
-                ("span", seen.sum(axis=1)),
-                ("request", seen.sum(axis=1)),
+                ("span", seen.sum(axis=0)),
+                ("request", seen.sum(axis=0)),
                 ("error", failed + soft),
                 ("own_error", own + soft_own),
             ):
@@ -147,7 +155,7 @@ class Counter:
         """How many of the requests were recorded by that component."""
         if isinstance(self._kept, float):
             return weights
-        return self._rng.binomial(weights, np.broadcast_to(self._kept[component][:, None], weights.shape))
+        return self._rng.binomial(weights, np.broadcast_to(self._kept[component], weights.shape))
 
     def _soft_errors(self, o: int, fine: Ints) -> tuple[Ints, Ints]:
         """Requests that fail without a reason, (T,), and those of them that fail here rather than below."""
@@ -158,7 +166,7 @@ class Counter:
         return soft, self._rng.binomial(soft, min(self._world.system.base_error[o] / chance, 1.0))
 
     def _consumed(self, component: int, name: int, queue: int, seen: Ints, served: Served) -> None:
-        counts = seen.sum(axis=1)
+        counts = seen.sum(axis=0)
         self._count("call", counts, component, -1, "consumed_queue", queue)
         self._time("client", seen, served.outcome.duration, component, -1, "consumed_queue", queue)
         if not self._tracing.join:
@@ -181,11 +189,11 @@ class Counter:
         caller, callee = int(system.source_component[k]), int(system.target_component[k])
         target, name = int(system.target[k]), self._words.client[k]
         made, reached = weights * attempt.made, weights * attempt.reached
-        self.arrived[target] += reached.sum(axis=1)
+        self.arrived[target] += reached.sum(axis=0)
         seen = made if isinstance(self._kept, float) else self._recorded(caller, made)
         if not seen.any():
             return
-        counts = seen.sum(axis=1)
+        counts = seen.sum(axis=0)
         self._count("span", counts, caller, name)
         self._count("child", counts, caller, self._words.operation[int(system.source[k])], "service", caller, name)
         if system.kinds[callee] != "service":
@@ -193,25 +201,25 @@ class Counter:
             return
         answered = np.where(attempt.reached, seen, 0)
         if not isinstance(self._kept, float):  # where the callee's span is lost, the call seems to have no answer
-            answered = self._rng.binomial(answered, np.broadcast_to(self._kept[callee][:, None], answered.shape))
+            answered = self._rng.binomial(answered, np.broadcast_to(self._kept[callee], answered.shape))
         alone = seen - answered
         if alone.any():
             self._leaf(attempt, alone, caller, callee, name, "external")
-        total = answered.sum(axis=1)
-        failed = (answered * attempt.called_failed).sum(axis=1)
+        total = answered.sum(axis=0)
+        failed = (answered * attempt.called_failed).sum(axis=0)
         soft, _ = self._soft_errors(target, total - failed)
         self._count("child", total, caller, name, "service", callee, self._words.operation[target])
         self._count("call", total, caller, -1, "service", callee)
         self._count("call_error", failed + soft, caller, -1, "service", callee)
-        self._count("own_error", (answered * (attempt.failed & ~attempt.called_failed)).sum(axis=1), caller, name)
+        self._count("own_error", (answered * (attempt.failed & ~attempt.called_failed)).sum(axis=0), caller, name)
         self._time("client", answered, attempt.client, caller, -1, "service", callee)
         self._time("called", answered, attempt.called, caller, -1, "service", callee)
         self._time("gap", answered, attempt.client - attempt.called, caller, -1, "service", callee)
 
     def _leaf(self, attempt: Attempt, seen: Ints, caller: int, callee: int, name: int, kind: str) -> None:
         """A call whose callee shows no span."""
-        failed = (seen * attempt.failed).sum(axis=1)
-        self._count("call", seen.sum(axis=1), caller, -1, kind, callee)
+        failed = (seen * attempt.failed).sum(axis=0)
+        self._count("call", seen.sum(axis=0), caller, -1, kind, callee)
         self._count("call_error", failed, caller, -1, kind, callee)
         self._count("own_error", failed, caller, name)
         self._time("leaf", seen, attempt.client, caller, name)
@@ -222,48 +230,41 @@ class Counter:
     def _count(
         self, what: str, counts: Ints, source: int, operation: int, kind: str = "", target: int = -1, to: int = -1
     ) -> None:
-        bins = np.flatnonzero(counts)
         number = _KINDS.index(kind) if kind else -1
-        self._counts.add(bins, counts[bins], COUNTED.index(what), source, operation, number, target, to)
+        self._counts.add((COUNTED.index(what), source, operation, number, target, to), counts)
 
     def _time(
         self, what: str, counts: Ints, seconds: Floats, source: int, operation: int, kind: str = "", target: int = -1
     ) -> None:
-        places = np.flatnonzero(counts)
-        if len(places):
-            number = _KINDS.index(kind) if kind else -1
-            bins = places // counts.shape[1]
-            self._durations.add(bins, counts.ravel()[places], TIMED.index(what), source, operation, number, target)
-            self._durations.values.append(seconds.ravel()[places])
+        number = _KINDS.index(kind) if kind else -1
+        self._durations.add((TIMED.index(what), source, operation, number, target), counts, seconds)
 
     # --- frames -------------------------------------------------------------------------------------------------
 
-    def _columns(self, rows: _Rows, what: Sequence[str], start_ns: int) -> tuple[dict[str, pl.Series], Ints, Ints]:
-        bins, counts, codes = rows.columns()
+    def _columns(self, bins: Ints, codes: Ints, what: Sequence[str], start_ns: int) -> dict[str, pl.Series | Ints]:
         source = codes[1]
         skew, onset = self._world.conditions.skew, self._world.conditions.onset
-        shifted = np.where(bins >= onset, np.rint(skew[source] / 10.0).astype(np.int64), 0)
+        if skew.any():
+            bins = bins + np.where(bins >= onset, np.rint(skew[source] / 10.0).astype(np.int64), 0)
         names, kinds = pl.Series(self._words.names), pl.Series(_KINDS)
-        columns = {
-            "time_unix_nano": pl.Series(start_ns + (bins + shifted) * BIN_NS),
+        return {
+            "time_unix_nano": start_ns + bins * BIN_NS,
             "what": pl.Series(what).gather(codes[0]),
             "source": names.gather(source),
             "operation": _gathered(names, codes[2]),
             "target_kind": _gathered(kinds, codes[3]),
             "target": _gathered(names, codes[4]),
         }
-        return columns, counts, codes
 
     def _count_frame(self, start_ns: int) -> pl.DataFrame:
-        columns, counts, codes = self._columns(self._counts, COUNTED, start_ns)
-        columns["target_operation"] = _gathered(pl.Series(self._words.names), codes[5])
-        return conform("bin_counts", pl.DataFrame({**columns, "count": counts}))
+        bins, counts, codes, _ = self._counts.columns()
+        columns = self._columns(bins, codes, COUNTED, start_ns)
+        return framed("bin_counts", **columns, target_operation=_gathered(pl.Series(self._words.names), codes[5]), count=counts)
 
     def _duration_frame(self, start_ns: int) -> pl.DataFrame:
-        columns, counts, _ = self._columns(self._durations, TIMED, start_ns)
-        seconds = np.concatenate([*self._durations.values, np.zeros(0)])
+        bins, counts, codes, seconds = self._durations.columns()
         buckets = buckets_of((seconds * SECOND_NS).astype(np.int64)).astype(np.int32)
-        return conform("bin_durations", pl.DataFrame({**columns, "bucket": buckets, "count": counts}))
+        return framed("bin_durations", **self._columns(bins, codes, TIMED, start_ns), bucket=buckets, count=counts)
 
     def _exemplar_frame(self, start_ns: int) -> pl.DataFrame:
         """The slowest request of every service in every minute."""
@@ -277,15 +278,15 @@ class Counter:
         kept = order[np.unique(group, return_index=True)[1]] if len(order) else order
         text = self._rng.bytes(len(kept) * _TRACE_BYTES).hex()
         names = pl.Series(self._words.names)
-        frame = {
-            "time_unix_nano": pl.Series(start_ns + bins[kept].astype(np.int64) * BIN_NS),
-            "service": names.gather(components[kept]),
-            "operation": names.gather(operations[kept]),
-            "trace_id": [text[i : i + 2 * _TRACE_BYTES] for i in range(0, len(text), 2 * _TRACE_BYTES)],
-            "duration_ns": (seconds[kept] * SECOND_NS).astype(np.int64),
-            "error": failed[kept].astype(bool),
-        }
-        return conform("bin_exemplars", pl.DataFrame(frame))
+        return framed(
+            "bin_exemplars",
+            time_unix_nano=start_ns + bins[kept].astype(np.int64) * BIN_NS,
+            service=names.gather(components[kept]),
+            operation=names.gather(operations[kept]),
+            trace_id=[text[i : i + 2 * _TRACE_BYTES] for i in range(0, len(text), 2 * _TRACE_BYTES)],
+            duration_ns=(seconds[kept] * SECOND_NS).astype(np.int64),
+            error=failed[kept].astype(bool),
+        )
 
     def _placement_frame(self, start_ns: int) -> pl.DataFrame:
         """Pods whose spans were seen, bin by bin."""
@@ -296,15 +297,17 @@ class Counter:
             active &= self._kept > 0.01
         visible = (system.pod_component < system.services)[:, None] & (conditions.ready > 0) & active[system.pod_component]
         pods, bins = np.nonzero(visible)
-        pod_names, nodes = pl.Series(system.pod_names), pl.Series(system.node_names)
-        named = self._tracing.name_pods
-        frame = {
-            "time_unix_nano": pl.Series(start_ns + bins * BIN_NS),
-            "service": pl.Series(system.names).gather(system.pod_component[pods]),
-            "pod": pod_names.gather(pods) if named else pl.Series([None] * len(pods), dtype=pl.String),
-            "node": nodes.gather(system.pod_node[pods]) if named else pl.Series([None] * len(pods), dtype=pl.String),
-        }
-        return conform("bin_placement", pl.DataFrame(frame).unique(maintain_order=True))
+        services, named = pl.Series(system.names), {}
+        if self._tracing.name_pods:
+            named = {
+                "pod": pl.Series(system.pod_names).gather(pods),
+                "node": pl.Series(system.node_names).gather(system.pod_node[pods]),
+            }
+        else:
+            first = np.unique(system.pod_component[pods] * conditions.bins + bins, return_index=True)[1]
+            pods, bins = pods[first], bins[first]
+        service = services.gather(system.pod_component[pods])
+        return framed("bin_placement", time_unix_nano=start_ns + bins * BIN_NS, service=service, **named)
 
 
 def _gathered(names: pl.Series, codes: Ints) -> pl.Series:
@@ -315,6 +318,6 @@ def _gathered(names: pl.Series, codes: Ints) -> pl.Series:
 def _slowest(seen: Ints, seconds: Floats, failed: Bools) -> tuple[Ints, Floats, Bools]:
     """(bin, duration, whether it failed) of the slowest recorded request of every bin that has one."""
     weighed = np.where(seen > 0, seconds, -1.0)
-    place = weighed.argmax(axis=1)
-    bins = np.flatnonzero(seen.any(axis=1))
-    return bins, seconds[bins, place[bins]], failed[bins, place[bins]]
+    place = weighed.argmax(axis=0)
+    bins = np.flatnonzero(seen.any(axis=0))
+    return bins, seconds[place[bins], bins], failed[place[bins], bins]

@@ -9,11 +9,13 @@ from typing import Final
 import numpy as np
 import polars as pl
 
+from rca.bins import BIN_NS
 from rca.simulator.config import TelemetryRanges
+from rca.simulator.frames import framed
 from rca.simulator.queueing import BIN_SECONDS
 from rca.simulator.requests import Served, World
 from rca.simulator.system import Bools, Floats, Ints
-from rca.telemetry import SECOND_NS, EntityKind, conform
+from rca.telemetry import SECOND_NS, EntityKind, empty
 
 _POD_METRICS: Final = (
     "container.cpu.usage",
@@ -94,15 +96,24 @@ class Scraper:
             self._requests()
         if self._scraping.backends:
             self._backends()
-        frames = [self._samples(start_ns, *part) for part in self._parts]
-        return conform("metrics", pl.concat(frames).drop_nans("value"))
-
-    def _samples(self, start_ns: int, kind: EntityKind, names: Sequence[str], metric: str, values: Floats) -> pl.DataFrame:
-        """(entities, S) values as rows, less the scrapes that were lost."""
-        rows, column = np.nonzero(np.isfinite(values) & self._arrived(values.shape))
+        rows, columns, parts = [], [], []
+        for part, (_, _, _, values) in enumerate(self._parts):
+            row, column = np.nonzero(np.isfinite(values) & self._arrived(values.shape))
+            rows.append(row)
+            columns.append(column)
+            parts.append(np.full(len(row), part))
+        row, column, part_of = np.concatenate(rows), np.concatenate(columns), np.concatenate(parts)
+        first = np.cumsum([0, *(len(names) for _, names, _, _ in self._parts)])
+        entities = pl.Series([name for _, names, _, _ in self._parts for name in names], dtype=pl.String)
         times = start_ns + (self.seconds * SECOND_NS).astype(np.int64)
-        return pl.DataFrame({"time_unix_nano": times[column], "value": values[rows, column]}).with_columns(
-            pl.lit(kind).alias("entity_kind"), pl.Series("entity", names).gather(rows), pl.lit(metric).alias("metric")
+        samples = [part[3][r, c] for part, r, c in zip(self._parts, rows, columns, strict=True)]
+        return framed(
+            "metrics",
+            time_unix_nano=times[column],
+            entity_kind=pl.Series([kind for kind, _, _, _ in self._parts]).gather(part_of),
+            entity=entities.gather(first[part_of] + row),
+            metric=pl.Series([metric for _, _, metric, _ in self._parts]).gather(part_of),
+            value=np.concatenate(samples),
         )
 
     def _arrived(self, shape: tuple[int, ...]) -> Bools:
@@ -273,8 +284,8 @@ class Scraper:
         operations = system.operations_of[component].tolist()
         if not operations:
             return result
-        samples = np.concatenate([self._served[o].outcome.duration for o in operations], axis=1)  # (T, n)
-        each = self._served[operations[0]].outcome.duration.shape[1]
+        samples = np.concatenate([self._served[o].outcome.duration for o in operations]).T  # (T, n)
+        each = len(self._served[operations[0]].outcome.duration)
         weights = np.repeat(state.rate[operations].T, each, axis=1)
         back = np.arange(int((self._last - self._first).max()) + 1)
         bins = np.maximum(self._last[:, None] - back, self._first[:, None])  # (S, w)
@@ -297,37 +308,50 @@ def call_frame(
     """The frame `calls`: what a service mesh says about every pair of caller and callee, once per step."""
     system, state = world.system, world.state
     wide = max(1, round(step_seconds / BIN_SECONDS))
-    starts = np.arange(0, world.conditions.bins - wide + 1, wide)
+    steps = world.conditions.bins // wide
+    if not steps:
+        return empty("calls")
     attempts = {a.site: a for s in served for a in reversed(s.attempts)}
     pairs: dict[tuple[int, int], list[int]] = {}
-    for k in range(len(system.source)):
+    for k in sorted(attempts):
         pairs.setdefault((int(system.source_component[k]), int(system.target_component[k])), []).append(k)
-    rows = []
+    ends: list[tuple[int, int, str, int]] = []  # caller, callee, metric, samples
+    times, samples = [], []
     for (caller, callee), sites in pairs.items():
-        rate = state.calls[sites].sum(axis=0)
-        known = [attempts[k] for k in sites if k in attempts]
-        for start in starts.tolist():
-            cut = slice(start, start + wide)
-            number = int(rng.poisson(rate[cut].mean() * step_seconds))
-            if not number:
-                continue
-            made = np.concatenate([a.made[cut].ravel() for a in known]) if known else np.zeros(0, dtype=bool)
-            if not made.any():
-                continue
-            failed = np.concatenate([a.failed[cut].ravel() for a in known])[made].mean()
-            client = np.median(np.concatenate([a.client[cut].ravel() for a in known])[made])
-            server = np.median(np.concatenate([a.called[cut].ravel() for a in known])[made])
-            values = [("call.rate", number / step_seconds), ("call.error_ratio", rng.binomial(number, failed) / number)]
-            values.append(("call.client.duration.p50", float(client)))
-            if system.kinds[callee] == "service":
-                values.append(("call.server.duration.p50", float(server)))
-            ends = (
-                start_ns + int(start * BIN_SECONDS) * SECOND_NS,
-                system.names[caller],
-                system.kinds[callee],
-                system.names[callee],
-            )
-            rows += [(*ends, metric, value) for metric, value in values]
-    columns = ["time_unix_nano", "caller", "callee_kind", "callee", "metric", "value"]
-    types = [pl.Int64, pl.String, pl.String, pl.String, pl.String, pl.Float64]
-    return conform("calls", pl.DataFrame(rows, schema=dict(zip(columns, types, strict=True)), orient="row"))
+        rate = state.calls[sites].sum(axis=0)[: steps * wide].reshape(steps, wide).mean(axis=1)
+        number = rng.poisson(rate * step_seconds)
+
+        def of(name: str, sites: list[int] = sites) -> Floats:
+            """One value of the attempts at these sites, (steps, attempts); NaN where none was made."""
+            values = [np.where(attempts[k].made, getattr(attempts[k], name), np.nan) for k in sites]
+            stacked = np.concatenate(values)[:, : steps * wide].T
+            return stacked.reshape(steps, -1)
+
+        failing = of("failed")
+        seen = np.flatnonzero((number > 0) & np.isfinite(failing).any(axis=1))
+        count = number[seen]
+        values = {
+            "call.rate": count / step_seconds,
+            "call.error_ratio": rng.binomial(count, np.nanmean(failing[seen], axis=1)) / count,
+            "call.client.duration.p50": np.nanmedian(of("client")[seen], axis=1),
+        }
+        if system.kinds[callee] == "service":
+            values["call.server.duration.p50"] = np.nanmedian(of("called")[seen], axis=1)
+        for metric, column in values.items():
+            ends.append((caller, callee, metric, len(seen)))
+            times.append(start_ns + seen * wide * BIN_NS)
+            samples.append(column)
+    which = np.repeat(np.arange(len(ends)), [length for *_, length in ends])
+
+    def column_of(texts: Sequence[str]) -> pl.Series:
+        return pl.Series(texts, dtype=pl.String).gather(which)
+
+    return framed(
+        "calls",
+        time_unix_nano=np.concatenate([*times, np.zeros(0, dtype=np.int64)]),
+        caller=column_of([system.names[a] for a, *_ in ends]),
+        callee_kind=column_of([system.kinds[b] for _, b, *_ in ends]),
+        callee=column_of([system.names[b] for _, b, *_ in ends]),
+        metric=column_of([metric for _, _, metric, _ in ends]),
+        value=np.concatenate([*samples, np.zeros(0)]),
+    )

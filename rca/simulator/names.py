@@ -8,6 +8,7 @@ import numpy as np
 
 _ONSETS: Final = ("b", "br", "d", "f", "g", "h", "k", "l", "m", "n", "p", "r", "s", "st", "t", "tr", "v", "w", "z")
 _VOWELS: Final = ("a", "e", "i", "o", "u", "ai", "eo")
+_SYLLABLES: Final = tuple(onset + vowel for onset in _ONSETS for vowel in _VOWELS)
 _LETTERS: Final = "bcdfghjklmnpqrstvwxz2456789"  # of which Kubernetes makes its suffixes
 
 
@@ -17,18 +18,22 @@ class Names:
     def __init__(self, rng: np.random.Generator) -> None:
         self._rng = rng
         self._taken: set[str] = set()
+        self._drawn: list[float] = []
+
+    def _below(self, n: int) -> int:
+        """A number below n. Drawn in bulk: one at a time costs more than the rest of a name."""
+        if not self._drawn:
+            self._drawn = self._rng.random(1024).tolist()
+        return int(self._drawn.pop() * n)
 
     def word(self) -> str:
         """A word of two to four syllables."""
         while True:
-            syllables = int(self._rng.integers(2, 5))
-            onsets = self._rng.integers(len(_ONSETS), size=syllables)
-            vowels = self._rng.integers(len(_VOWELS), size=syllables)
-            word = "".join(_ONSETS[o] + _VOWELS[v] for o, v in zip(onsets.tolist(), vowels.tolist(), strict=True))
+            word = "".join([_SYLLABLES[self._below(len(_SYLLABLES))] for _ in range(2 + self._below(3))])
             if word not in self._taken:
                 self._taken.add(word)
                 return word
 
     def suffix(self, length: int) -> str:
         """A piece of a pod's name."""
-        return "".join(_LETTERS[i] for i in self._rng.integers(len(_LETTERS), size=length).tolist())
+        return "".join([_LETTERS[self._below(len(_LETTERS))] for _ in range(length)])

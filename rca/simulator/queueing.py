@@ -22,7 +22,9 @@ from rca.telemetry import SECOND_NS
 BIN_SECONDS: Final = BIN_NS / SECOND_NS
 RETRANSMISSION_SECONDS: Final = 0.2
 REFUSED_SECONDS: Final = 0.002
-_ROUNDS: Final = 6
+_ROUNDS: Final = 8
+_SETTLED: Final = 0.02
+"""Change of every latency in a round below which the state counts as found."""
 _FULLEST: Final = 0.985
 """Use of a resource beyond which the formula is no longer asked: from there the line is counted."""
 _SPREAD: Final = 0.9  # of ln(latency), for the chance that a call times out
@@ -138,10 +140,14 @@ class Solver:
         self.pool_wait = np.zeros((len(s.pool_owner), c.bins))
         self.pool_full = np.zeros_like(self.pool_wait)
         self._times()
-        for _ in range(_ROUNDS):
+        for number in range(_ROUNDS):
+            before = self.latency.copy()
+            self._new = 0.5 if number else 1.0
             self._rates()
             self._resources()
             self._times()
+            if (np.abs(self.latency - before) <= _SETTLED * self.latency).all():
+                break
         return State(
             rate=self.rate,
             latency=self.latency,
@@ -212,7 +218,7 @@ class Solver:
         wait = wait_in_line(use, np.maximum(own, 1.0))
         full = np.clip((wanted + c.burnt) / limit - 0.7, 0.0, 0.3) / 0.3
         throttled = 1 + full * (limit / (limit - fair) - 1)  # the limit is spent, and everybody waits for the next period
-        self.stretch = 0.5 * self.stretch + 0.5 * slower * (throttled + wait)
+        self.stretch = (1 - self._new) * self.stretch + self._new * slower * (throttled + wait)
         self.wanted = wanted + c.burnt
         self.cores = np.minimum(self.wanted, limit) / np.where(slower > 1.01, slower, 1.0)
         self.node_cores = np.minimum(asked, capacity)
@@ -224,7 +230,7 @@ class Solver:
         each = held / np.maximum(self._by_pool.of(self.calls[self._pooled]) / s.replicas[s.pool_owner][:, None], _NEVER)
         use = held / size
         longer = np.minimum(wait_in_line(use, np.maximum(size, 1.0)) * each * np.maximum(use, 1.0), 30.0)
-        self.pool_wait = 0.5 * self.pool_wait + 0.5 * longer
+        self.pool_wait = (1 - self._new) * self.pool_wait + self._new * longer
 
     def _workers(self) -> None:
         s, c = self.system, self.conditions
@@ -245,8 +251,8 @@ class Solver:
             full = waiting >= 0.999 * s.patience[pod[rows]][:, None]
             excess = np.maximum(1 - served[rows] / np.maximum(arriving[rows], _NEVER), 0.0)
             turned_away[rows] = np.where(full, excess, 0.0)
-        self.line = 0.5 * self.line + 0.5 * np.minimum(wait, 60.0)
-        self.turned_away = 0.5 * self.turned_away + 0.5 * turned_away
+        self.line = (1 - self._new) * self.line + self._new * np.minimum(wait, 60.0)
+        self.turned_away = (1 - self._new) * self.turned_away + self._new * turned_away
         self.workers = np.minimum(holding + s.threads[pod][:, None] * c.threads_held[pod], s.threads[pod][:, None])
 
     def _times(self) -> None:

@@ -89,14 +89,14 @@ class World:
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """When requests arrive: `samples` at every bin, or, where `bins` are given, one at each of these."""
+    """When requests arrive: several in every bin, shape (samples, T), or, where `bins` are given, one in each of these, (n,)."""
 
     shape: tuple[int, ...]
     bins: Ints | None = None
 
     def at(self, row: Floats) -> Floats:
         """A value per bin (T,) as one per request, or broadcastable to it."""
-        return row[:, None] if self.bins is None else row[self.bins]
+        return row if self.bins is None else row[self.bins]
 
 
 @dataclass(eq=False)
@@ -349,27 +349,27 @@ class _Pools:
     """Outcomes of every operation so far, twice side by side, so that any rotation is a slice of them."""
 
     def __init__(self, system: System, shape: tuple[int, int], rng: np.random.Generator) -> None:
-        self._target, self._samples, self._rng = system.target, shape[1], rng
+        self._target, self._samples, self._rng = system.target, shape[0], rng
         self._outcomes: dict[int, Outcome] = {}
 
     def add(self, o: int, outcome: Outcome) -> None:
-        twice = (np.concatenate([a, a], axis=1) for a in (outcome.before, outcome.duration, outcome.failed))
+        twice = (np.concatenate([a, a]) for a in (outcome.before, outcome.duration, outcome.failed))
         self._outcomes[o] = Outcome(*twice)
 
     def answer(self, site: int, offset: Floats, reached: Bools) -> Outcome:  # noqa: ARG002  a contract
         """Outcomes of other requests to the callee in the same bin."""
         outcome = self._outcomes[int(self._target[site])]
         start = int(self._rng.integers(self._samples))
-        cut = np.s_[:, start : start + self._samples]
+        cut = slice(start, start + self._samples)
         return Outcome(outcome.before[cut], outcome.duration[cut], outcome.failed[cut])
 
 
 def pools_of(world: World, rng: np.random.Generator, samples: int) -> list[Served]:
-    """`samples` requests to every operation in every bin, (T, samples) each, in the order of operations.
+    """`samples` requests to every operation in every bin, (samples, T) each, in the order of operations.
 
     Errors without a reason are left out: they are too rare for so few requests, and are counted where bins are made.
     """
-    shape = (world.conditions.bins, samples)
+    shape = (samples, world.conditions.bins)
     server, pools, moments = Server(world, rng, followed=False), _Pools(world.system, shape, rng), Moments(shape)
     served: list[Served] = []
     for o in range(len(world.system.operation_names) - 1, -1, -1):

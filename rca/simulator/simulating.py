@@ -32,8 +32,6 @@ _YEAR_BINS: Final = 365 * 8640
 _MOST_SAMPLES, _LEAST_SAMPLES = 24, 4
 _SAMPLES: Final = 640
 """Requests per operation that a window is made of, about."""
-_SETTLING_BINS: Final = 3
-"""Simulated before the baseline starts, and thrown away."""
 _TRIES: Final = 20
 
 
@@ -125,11 +123,10 @@ def _timing(rng: np.random.Generator, ranges: TelemetryRanges) -> Timing:
     window = max(6, round(6 * ranges.window_minutes.draw(rng)))
     pause = int(rng.integers(1, 13)) if rng.random() < ranges.pause_before_share else 0
     late = 0.0 if rng.random() < ranges.onset_known_share else ranges.onset_error_seconds.draw(rng) / 10.0
-    start = _SETTLING_BINS
-    opens = start + baseline + pause
-    onset = min(max(opens - late, start + 6.0), opens + window - 3.0)
+    opens = baseline + pause
+    onset = min(max(opens - late, 6.0), opens + window - 3.0)
     first = START_NS // BIN_NS + int(rng.integers(_YEAR_BINS))
-    return Timing(first * BIN_NS, opens + window, (start, start + baseline), (opens, opens + window), onset)
+    return Timing(first * BIN_NS, opens + window, (0, baseline), (opens, opens + window), onset)
 
 
 def _disturb(
@@ -206,16 +203,8 @@ def recorded(
     known = {name for name, frame in frames.items() if not frame.is_empty()}
     with_calls = not recording.traces and "calls" not in known
     frames["topology"] = _topology(world.system, pods=recording.topology, calls=with_calls)
-    start = timing.start_ns + timing.baseline[0] * BIN_NS
-    telemetry = Telemetry(**{name: _inside(name, frame, start) for name, frame in frames.items()}, gaps=tuple(gaps))
+    telemetry = Telemetry(**frames, gaps=tuple(gaps))
     return _incident(made, fired, seed, index, tuple(gaps)), _naming(made, telemetry)
-
-
-def _inside(name: str, frame: pl.DataFrame, start_ns: int) -> pl.DataFrame:
-    """Without the bins in which the simulation settled."""
-    if name == "topology":
-        return frame
-    return frame.filter(pl.col("start_time_unix_nano" if name == "spans" else "time_unix_nano") >= start_ns)
 
 
 def _naming(made: Scenario, telemetry: Telemetry) -> Telemetry:

@@ -10,6 +10,7 @@ import polars as pl
 
 from rca.bins import BIN_NS
 from rca.simulator.conditions import Change
+from rca.simulator.frames import framed
 from rca.simulator.names import Names
 from rca.simulator.requests import World
 from rca.simulator.system import Floats
@@ -98,15 +99,16 @@ class _Writer:
             return pl.Series(texts, dtype=pl.String).gather(which)
 
         operations = [system.operation_names[o] if o >= 0 and self._by_operation else None for _, _, _, o, _, _ in self._parts]
-        frame = {
-            "time_unix_nano": pl.Series(start_ns + bins * BIN_NS, dtype=pl.Int64),
-            "entity": column([system.names[part[2]] for part in self._parts]),
-            "operation": column(operations),
-            "severity": column([part[4] for part in self._parts]),
-            "template": column([part[5] for part in self._parts]),
-            "count": pl.Series(counts, dtype=pl.Int64),
-        }
-        return conform("logs", pl.DataFrame(frame).with_columns(pl.lit("service").alias("entity_kind")))
+        return framed(
+            "logs",
+            time_unix_nano=start_ns + bins * BIN_NS,
+            entity_kind=pl.repeat("service", len(bins), dtype=pl.String, eager=True),
+            entity=column([system.names[part[2]] for part in self._parts]),
+            operation=column(operations),
+            severity=column([part[4] for part in self._parts]),
+            template=column([part[5] for part in self._parts]),
+            count=counts,
+        )
 
 
 def event_frame(changes: Sequence[Change], rng: np.random.Generator, start_ns: int) -> pl.DataFrame:
