@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from rca import __version__
-from rca.cli import backfill, collect, doctor, evaluate, imports, incidents, init, shop, train, triage
+from rca.cli import backfill, collect, doctor, evaluate, imports, incidents, init, shop, simulate, train, triage
 from rca.errors import RcaError
 from rca.wording import printable
 
@@ -38,6 +38,7 @@ app.command("import")(imports.import_)
 app.command()(evaluate.evaluate)
 app.command()(train.train)
 app.add_typer(shop.app, name="shop")
+app.command()(simulate.simulate)
 
 
 def _version(wanted: bool) -> None:
