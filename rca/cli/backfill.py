@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rca.cli.terminal import moment_ns, progress
+from rca.cli.terminal import duration_of, moment_ns, progress
 
 if TYPE_CHECKING:
     from rca.collectors.backfill import Outcome
@@ -93,12 +93,8 @@ def _interval(since: str, until: str | None) -> Interval:
 def _chunk_ns(text: str) -> int:
     from rca.bins import BIN_NS
     from rca.errors import BadInput
-    from rca.settings import duration_ns
 
-    try:
-        chunk_ns = duration_ns(text)
-    except ValueError as error:
-        raise BadInput("--chunk", expected="a duration such as 10m or 1h", found=repr(text)) from error
+    chunk_ns = duration_of("--chunk", text)
     if chunk_ns < 6 * BIN_NS or chunk_ns % BIN_NS:
         raise BadInput("--chunk", expected="a minute or more, in steps of 10 s", found=text)
     return chunk_ns

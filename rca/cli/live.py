@@ -13,7 +13,7 @@ import typer
 
 from rca.bounding import Bounds
 from rca.changes import changes
-from rca.cli.terminal import moment_ns, print_json, progress
+from rca.cli.terminal import duration_of, moment_ns, print_json, progress
 from rca.cli.triage import print_report
 from rca.collectors.config import Config, config_path, load_config
 from rca.collectors.live import collect_incident, find_alert, fresh_until, now_ns, question_about
@@ -23,7 +23,6 @@ from rca.errors import BadInput, Unavailable
 from rca.incidents.bundle import write_bundle
 from rca.pipeline import report_on
 from rca.report import TriageReport
-from rca.settings import duration_ns
 from rca.telemetry import MINUTE_NS, SECOND_NS, EntityId
 from rca.wording import clock, printable
 
@@ -74,15 +73,8 @@ def _check(options: LiveOptions) -> None:
     if options.save is not None and options.save.exists():
         raise BadInput(str(options.save), expected="a path that does not exist yet", found="a file or folder")
     for option, text in (("--last", options.last), ("--every", options.every)):
-        if text is not None and _duration(option, text) < SECOND_NS:
+        if text is not None and duration_of(option, text) < SECOND_NS:
             raise BadInput(option, expected="a second or more", found=repr(text))
-
-
-def _duration(option: str, text: str) -> int:
-    try:
-        return duration_ns(text)
-    except ValueError as error:
-        raise BadInput(option, expected="a duration such as 30s, 15m or 1h30m", found=repr(text)) from error
 
 
 def _ask(
@@ -121,7 +113,7 @@ def _watch(config: Config, sources: Sequence[Collector], ranker: Ranker, options
 
     The whole report is printed at first, when another candidate takes the lead, and in the end; between, a line per change.
     """
-    every = _duration("--every", options.every or "")
+    every = duration_of("--every", options.every or "")
     options = _with_fixed_start(config, options, alert)
     report = printed = _ask(config, sources, ranker, options, alert)
     _show(report, options)
@@ -163,7 +155,7 @@ def _with_fixed_start(config: Config, options: LiveOptions, alert: Alert | None)
 
 
 def _last(options: LiveOptions) -> int:
-    return _duration("--last", options.last) if options.last else _LAST_NS
+    return duration_of("--last", options.last) if options.last else _LAST_NS
 
 
 def _leader(report: TriageReport) -> EntityId | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rca.cli.shop_faults import clear, inject, record
 from rca.cli.terminal import print_json
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+
+for command in (inject, clear, record):
+    app.command()(command)
 
 _Run = Annotated[Path | None, typer.Option("--run", metavar="FOLDER", help="Where it runs. Default: `shop` below $RCA_HOME.")]
 _FULL = 0.9

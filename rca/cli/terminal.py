@@ -37,6 +37,17 @@ def moment_ns(option: str, text: str) -> int:
     return time_ns
 
 
+def duration_of(option: str, text: str) -> int:
+    """Nanoseconds of a duration such as 30s. Raises BadInput."""
+    from rca.errors import BadInput
+    from rca.settings import duration_ns
+
+    try:
+        return duration_ns(text)
+    except ValueError as error:
+        raise BadInput(option, expected="a duration such as 30s, 15m or 1h30m", found=repr(text)) from error
+
+
 def print_json(body: Any, *, indent: int | None = 2) -> None:
     """Print JSON in ASCII alone: names from elsewhere must not reach the terminal raw. Without indent it is one line."""
     from json import dumps

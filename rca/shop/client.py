@@ -218,6 +218,10 @@ class Shop:
         """Stop, start or restart a backing server or an external provider, or flush a Redis server's content."""
         self._ask("POST", f"/backing/{name}/{action}", {})
 
+    def trouble(self, name: str, what: str, **parameters: Any) -> None:
+        """Let something go wrong inside a backing server (rca.shop.supervisor.troubles knows what). `clear` ends it."""
+        self._ask("POST", f"/backing/{name}/trouble", {"what": what, **parameters})
+
     def load(self, rate: float) -> None:
         """Let customers send this many requests a second."""
         self._ask("POST", "/load", {"rate": rate})
@@ -225,6 +229,10 @@ class Shop:
     def clear(self) -> None:
         """End every disturbance of the control API that lasts, and all chaos inside pods. Releases, settings and limits stay."""
         self._ask("POST", "/clear", {})
+
+    def reset(self) -> None:
+        """Return to the first releases, the plan's limits and numbers of pods, and the rate that it started with."""
+        self._ask("POST", "/reset", {})
 
     # --- how it is asked -----------------------------------------------------------------------------------------------
 

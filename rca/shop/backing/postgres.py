@@ -8,7 +8,7 @@ import random
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from psycopg import sql
 from rca.errors import Unavailable
 from rca.shop import plan
 from rca.shop.backing.server import Server, binary, owned_by
+from rca.shop.backing.trouble import Trouble
 
 PRODUCTS: Final = 400
 USER: Final = "shop"
@@ -178,22 +179,6 @@ def _product(number: int, chosen: random.Random) -> tuple[int, str, str, str, st
     name = f"{chosen.choice(ADJECTIVES)} {chosen.choice(ADJECTIVES)} {chosen.choice(NOUNS)}"
     text = ". ".join(chosen.sample(_PHRASES, 4))
     return number, f"SKU-{number:05}", name, text, chosen.choice(CATEGORIES), chosen.randrange(199, 19_900)
-
-
-class Trouble:
-    """Something wrong inside PostgreSQL that goes on in threads until it is ended."""
-
-    def __init__(self, works: Sequence[Callable[[threading.Event], None]]) -> None:
-        self._end = threading.Event()
-        self._threads = [threading.Thread(target=work, args=(self._end,), daemon=True) for work in works]
-        for thread in self._threads:
-            thread.start()
-
-    def end(self) -> None:
-        """Stop it and wait until it is over."""
-        self._end.set()
-        for thread in self._threads:
-            thread.join(15)
 
 
 def lock(server: Postgres, table: str = "stock", *, rows: bool = False) -> Trouble:

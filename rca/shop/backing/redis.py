@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
-from typing import cast
+from typing import Final, cast
 
 import redis
 
+from rca.shop import plan
 from rca.shop.backing.server import Server, ask, binary
+from rca.shop.backing.trouble import Trouble
+
+_PLAYED_BACK: Final = 50
+_TRACE: Final = ("traceparent", "tracestate", "baggage")
 
 
 class Redis(Server):
@@ -34,3 +40,18 @@ class Redis(Server):
 
     def _answers(self) -> bool:
         return ask(self.port, b"PING\r\n").startswith(b"+PONG")
+
+
+def flood(server: Redis, per_second: float = 50.0) -> Trouble:
+    """Somebody plays old messages back into the queue, so many a second, without the traces that they came with."""
+
+    def work(end: threading.Event) -> None:
+        with server.connect() as client:
+            kept = cast("list[tuple[str, dict[str, str]]]", client.xrevrange(plan.QUEUE, count=_PLAYED_BACK))
+            messages = [{key: value for key, value in fields.items() if key not in _TRACE} for _, fields in kept]
+            number = 0
+            while messages and not end.wait(1 / per_second):
+                client.xadd(plan.QUEUE, messages[number % len(messages)])
+                number += 1
+
+    return Trouble([work])

@@ -110,11 +110,18 @@ class Orders:
     async def backing(self, path: Mapping[str, str], _body: Mapping[str, Any]) -> Any:
         await self._supervisor.backing(path["name"], _one_of(path, "action", ("stop", "start", "restart", "flush")))
 
+    async def trouble(self, path: Mapping[str, str], body: Mapping[str, Any]) -> Any:
+        parameters = {key: value for key, value in body.items() if key != "what"}
+        await self._supervisor.trouble(path["name"], _text(body, "what"), parameters)
+
     async def load(self, _path: Mapping[str, str], body: Mapping[str, Any]) -> Any:
         self._supervisor.set_rate(_number(body, "rate", most=1000.0))
 
     async def clear(self, _path: Mapping[str, str], _body: Mapping[str, Any]) -> Any:
         await self._supervisor.clear()
+
+    async def reset(self, _path: Mapping[str, str], _body: Mapping[str, Any]) -> Any:
+        self._supervisor.reset()
 
 
 _ORDERS: Mapping[tuple[str, str], Handle] = {
@@ -136,9 +143,11 @@ _ORDERS: Mapping[tuple[str, str], Handle] = {
     ("POST", "/volumes/{pod}/fill"): Orders.fill_volume,
     ("POST", "/volumes/{pod}/slow"): Orders.slow_volume,
     ("DELETE", "/volumes/{pod}"): Orders.clear_volume,
+    ("POST", "/backing/{name}/trouble"): Orders.trouble,
     ("POST", "/backing/{name}/{action}"): Orders.backing,
     ("POST", "/load"): Orders.load,
     ("POST", "/clear"): Orders.clear,
+    ("POST", "/reset"): Orders.reset,
 }
 
 

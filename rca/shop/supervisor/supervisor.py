@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
@@ -82,7 +83,7 @@ class Supervisor:
 
     def __init__(self, folder: RunFolder, rate: float | None = 12.0, command: Command = service_command) -> None:
         self.folder, self._command = folder, command
-        self._rate = rate or 0.0
+        self._rate = self._usual_rate = rate or 0.0
         self._with_load = rate is not None
         self._token = secrets.token_urlsafe(24)
         self._chosen = random.Random()
@@ -101,6 +102,7 @@ class Supervisor:
         self._servers: dict[str, Any] = {}
         self._providers: Any = None
         self._down: set[str] = set()
+        self._troubles: dict[tuple[str, str], Any] = {}
         self._auxiliaries: dict[str, Auxiliary] = {}
         self._broken_names: dict[str, list[str] | str] = {}
         self._nodes = {node: exporters.NodeCounters() for node in plan.NODES}
@@ -466,6 +468,7 @@ class Supervisor:
             for pod in deployment.pods[:1]:
                 if pod.memory_limit_bytes != deployment.workload.memory_limit_bytes:
                     lines.append(f"memory limit of {name}: {pod.memory_limit_bytes // plan.MIB} MiB")
+        lines += [f"{name}: {what}" for name, what in self._troubles]
         return lines + [f"{name}: down" for name in sorted(self._down)]
 
     def pod(self, name: str) -> Pod:
@@ -619,6 +622,21 @@ class Supervisor:
                 raise Rejected(f"{name}: expected a Redis server to flush, found PostgreSQL")
             await asyncio.get_running_loop().run_in_executor(self._threads, flush)
 
+    async def trouble(self, name: str, what: str, parameters: Mapping[str, Any]) -> None:
+        """Let something go wrong inside a backing server; one of each sort."""
+        from rca.shop.supervisor import troubles
+
+        if name not in self._servers:
+            raise UnknownName("backing server", name, plan.BACKING)
+        await self._end_trouble((name, what))
+        begin = partial(troubles.begin, self._servers[name], name, what, parameters)
+        self._troubles[name, what] = await asyncio.get_running_loop().run_in_executor(self._threads, begin)
+
+    async def _end_trouble(self, key: tuple[str, str]) -> None:
+        trouble = self._troubles.pop(key, None)
+        if trouble is not None:
+            await asyncio.get_running_loop().run_in_executor(self._threads, trouble.end)
+
     async def _behave(self, name: str, mode: str) -> None:
         await asyncio.get_running_loop().run_in_executor(self._threads, self._providers.behave, name, mode)
         (self._down.add if mode == "down" else self._down.discard)(name)
@@ -645,6 +663,8 @@ class Supervisor:
         """End everything that lasts and can be ended at once."""
         self.network.clear()
         self.mend_names()
+        for key in list(self._troubles):
+            await self._end_trouble(key)
         for name in list(self._down):
             await self._behave(name, "ok")
         for pod in list(self._kubelet.pods.values()):
@@ -659,6 +679,14 @@ class Supervisor:
             if pod.admin_port and pod.is_running:
                 with contextlib.suppress(RcaError):
                     await self.chaos(pod.name, "DELETE", {})
+
+    def reset(self) -> None:
+        """Return to the first releases, the plan's limits and numbers of pods, and the rate that it started with."""
+        for name, deployment in self._deployments.items():
+            deployment.reset()
+            self.limit_memory(name, None)
+        if self._rate != self._usual_rate:
+            self.set_rate(self._usual_rate)
 
 
 def empty(folder: RunFolder) -> None:

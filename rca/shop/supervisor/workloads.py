@@ -113,6 +113,15 @@ class Deployment:
         replica_set.revision = self.current.revision + 1
         self._turn_to(replica_set, "FoundNewReplicaSet")
 
+    def reset(self) -> None:
+        """Return to the release and the number of pods that it began with."""
+        if self.replicas != self.workload.pods:
+            self.scale(self.workload.pods)
+        first = self.replica_sets[0]
+        if self.current is not first:
+            first.revision = self.current.revision + 1
+            self._turn_to(first, "FoundNewReplicaSet")
+
     def scale(self, pods: int) -> None:
         """Want another number of pods."""
         self.replicas = pods

@@ -1,0 +1,325 @@
+"""Records labelled incidents from a running shop through the product's own collectors, as bundles with a manifest.
+
+One recording: wait until the shop is healthy and settled, let a quiet baseline pass, inject, let the incident pass, clear and
+collect.
+What a saturated machine or an unhealthy baseline spoils is thrown away and tried again later.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import platform
+import re
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import polars as pl
+
+import rca
+from rca.bins import BIN_NS
+from rca.collectors.config import load_config
+from rca.collectors.live import Question, collect_incident, fresh_until
+from rca.collectors.sources import sources_of
+from rca.errors import BadInput, RcaError, Unavailable
+from rca.faults import NO_FAULT
+from rca.incidents.bundle import ARCHIVE_SUFFIX, write_bundle
+from rca.incidents.incident import EntityModel, Incident, Label
+from rca.shop.backing.server import binary
+from rca.shop.client import Shop
+from rca.shop.faults import clear, culprit_of, inject, keep_up
+from rca.shop.host import HostWatch
+from rca.shop.plan import SYSTEM
+from rca.shop.programme import Part, Recording
+from rca.telemetry import SECOND_NS, Interval, Telemetry
+
+MANIFEST: Final = "manifest.json"
+VERSION: Final = "1"
+_KEEP_UP_S: Final = 5.0
+_PATIENCE_S: Final = 120.0
+_ATTEMPTS: Final = 3
+_MOST_BASELINE_ERRORS: Final = 0.05
+_PACKAGES: Final = ("opentelemetry-sdk", "psycopg", "redis", "starlette", "requests")
+_PROGRAMS: Final = ("postgres", "redis-server", "prometheus", "prometheus-alertmanager")
+
+Told = Callable[[str], None]
+"""Called with a line about what is going on."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of a recording: after the last fault, before the next one, and of the incident. Multiples of ten."""
+
+    settle_s: int = 20
+    baseline_s: int = 100
+    incident_s: int = 80
+
+
+class Spoilt(RcaError):
+    """A recording that must not be kept; the message says why."""
+
+
+class _Stopped(Exception):
+    """Somebody does not want to wait any longer."""
+
+
+# --- the manifest -----------------------------------------------------------------------------------------------------
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder of recordings; an empty one where there is none. Raises BadInput."""
+    path = folder / MANIFEST
+    if not path.exists():
+        return {"version": VERSION, "system": SYSTEM, "incidents": []}
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadInput(str(path), expected="JSON", found=str(error)) from error
+    if not isinstance(body, dict) or body.get("version") != VERSION or not isinstance(body.get("incidents"), list):
+        raise BadInput(str(path), expected=f"a manifest of version {VERSION}", found="something else")
+    return body
+
+
+def files_of(folder: Path, part: Part | None = None) -> list[Path]:
+    """Bundles of a manifest, of one part or all, in its order. Raises BadInput for one that is absent or was changed."""
+    found = []
+    for entry in read_manifest(folder)["incidents"]:
+        if part in (None, entry["part"]):
+            path = folder / entry["file"]
+            digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "nothing"
+            if digest != entry["sha256"]:
+                raise BadInput(str(path), expected=f"SHA-256 {entry['sha256'][:12]}", found=digest[:12])
+            found.append(path)
+    return found
+
+
+@contextmanager
+def _manifest_locked(folder: Path) -> Iterator[dict[str, Any]]:
+    """The manifest, to be changed by one process at a time; written in one step if nothing fails."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        body = read_manifest(folder)
+        yield body
+        temporary = folder / f".{MANIFEST}"
+        temporary.write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.replace(folder / MANIFEST)
+
+
+# --- recording --------------------------------------------------------------------------------------------------------
+
+
+class Work:
+    """Recordings that are still to be made, shared by recorders; one that was spoilt comes again at the end, a few times."""
+
+    def __init__(self, recordings: Iterable[Recording], most: int | None = None) -> None:
+        self._queue = deque((recording, 1) for recording in recordings)
+        self._left = len(self._queue) if most is None else most
+        self._lock = threading.Lock()
+        self.stopped = threading.Event()
+        self.made = 0
+
+    def take(self) -> tuple[Recording, int] | None:
+        """The next one and the number of the attempt; None where nothing is left to do."""
+        with self._lock:
+            if self.stopped.is_set() or not self._queue or not self._left:
+                return None
+            self._left -= 1
+            return self._queue.popleft()
+
+    def done(self) -> None:
+        """One was made."""
+        with self._lock:
+            self.made += 1
+
+    def put_back(self, recording: Recording, attempt: int) -> bool:
+        """Try again later; False if it was tried often enough."""
+        with self._lock:
+            self._left += 1
+            if attempt < _ATTEMPTS:
+                self._queue.append((recording, attempt + 1))
+            return attempt < _ATTEMPTS
+
+
+def record(recorders: Sequence[Recorder], recordings: Iterable[Recording], most: int | None = None) -> int:
+    """Make what the recorders' folder lacks of the recordings; how many were made. Ctrl-C clears the shops before it ends."""
+    known = {entry["id"] for recorder in recorders for entry in read_manifest(recorder.folder)["incidents"]}
+    work = Work((recording for recording in recordings if recording.id not in known), most)
+    with ThreadPoolExecutor(len(recorders)) as pool:
+        running = [pool.submit(recorder.run, work) for recorder in recorders]
+        try:
+            wait(running, return_when=FIRST_EXCEPTION)
+        finally:
+            work.stopped.set()
+        for each in running:
+            each.result()
+    return work.made
+
+
+class Recorder:
+    """Records from one shop into one folder. Several may share a folder, each with a shop of its own."""
+
+    def __init__(self, shop: Shop, folder: Path, *, pace: Pace | None = None, seed: int = 0, told: Told = print) -> None:
+        self.shop, self.folder, self.pace, self.seed, self.told = shop, folder, pace or Pace(), seed, told
+        self._quiet_since: float | None = None
+        self._stopped = threading.Event()
+        config = load_config(shop.folder.config_file)
+        triage = config.triage.model_copy(update={"baseline": self.pace.baseline_s * SECOND_NS, "system": SYSTEM})
+        self._config = config.model_copy(update={"triage": triage})
+
+    def run(self, work: Work) -> None:
+        """Make recordings until nothing is left or it is stopped. The shop is cleared however it ends."""
+        self._stopped = work.stopped
+        try:
+            with HostWatch() as host:
+                while task := work.take():
+                    recording, attempt = task
+                    try:
+                        self._record(recording, host)
+                        work.done()
+                    except (Spoilt, Unavailable) as error:
+                        self._quiet_since = None
+                        later = "again later" if work.put_back(recording, attempt) else "given up"
+                        self.told(f"{recording.id}: thrown away ({error}), {later}")
+                        self._recover()
+        except _Stopped:
+            self.told("stopped")
+        finally:
+            clear(self.shop)
+
+    def _recover(self) -> None:
+        try:
+            clear(self.shop)
+        except Unavailable as error:
+            self.told(f"the shop does not answer: {error}")
+            self._wait_until(time.time() + self.pace.settle_s)
+
+    def _record(self, recording: Recording, host: HostWatch) -> None:
+        start = self._wait_for_baseline()
+        self.told(f"{recording.id}: begins")
+        injected = time.time()
+        culprit = culprit_of(recording.fault_kind, recording.target)
+        quiet = recording.fault_kind == NO_FAULT
+        try:
+            inject(self.shop, recording.fault_kind, recording.target, recording.strength)
+            self._wait_until(start + self.pace.incident_s, lambda: self._keep_up(recording))
+        finally:
+            if not quiet:
+                self._quiet_since = None
+                clear(self.shop)
+        end = start + self.pace.incident_s
+        load = host.between(start - self.pace.baseline_s, end)
+        if load.saturated:
+            raise Spoilt(f"the machine was saturated, {load.mean:.0%} on average")
+        incident, telemetry = self._collect(start, end)
+        _check_baseline(incident, telemetry)
+        label = Label(
+            entity=EntityModel(kind=culprit.kind, name=culprit.name, namespace=culprit.namespace) if culprit else None,
+            fault_kind=recording.fault_kind,
+            provenance="injected",
+            author="rca shop",
+        )
+        incident = incident.model_copy(
+            update={"id": recording.id, "labels": (label,), "source": "shop", "title": _title(incident, telemetry)}
+        )
+        self._keep(recording, incident, telemetry, {"cpu_mean": round(load.mean, 3), "injected": round(injected, 2)})
+
+    def _keep_up(self, recording: Recording) -> None:
+        keep_up(self.shop, recording.fault_kind, recording.target, recording.strength)
+
+    def _wait_for_baseline(self) -> float:
+        """Until the shop has been quiet for a baseline, on a full ten seconds; that time."""
+        if self._quiet_since is None:
+            self.shop.wait_ready(_PATIENCE_S)
+            self._quiet_since = time.time() + self.pace.settle_s
+        start = -(-max(self._quiet_since + self.pace.baseline_s, time.time()) // 10) * 10
+        self._wait_until(start)
+        return start
+
+    def _wait_until(self, end: float, meanwhile: Callable[[], None] = lambda: None) -> None:
+        while (left := end - time.time()) > 0:
+            if self._stopped.wait(min(left, _KEEP_UP_S)):
+                raise _Stopped
+            if end - time.time() > 1:
+                meanwhile()
+
+    def _collect(self, start: float, end: float) -> tuple[Incident, Telemetry]:
+        sources = sources_of(self._config)
+        start_ns, end_ns = round(start) * SECOND_NS, round(end) * SECOND_NS
+        latest = end_ns + 2 * self._config.triage.lag
+        while (fresh_until(sources) or 0) < end_ns and time.time_ns() < latest:
+            self._wait_until(time.time() + 1)
+        self._wait_until(end + self.pace.settle_s / 2)  # alerts and scrapes of the last seconds
+        question = Question(Interval(start_ns, end_ns), onset_ns=start_ns)
+        incident, telemetry = collect_incident(self._config, sources, question)
+        for name, frame in (("traces", telemetry.bin_counts), ("metrics", telemetry.metrics)):
+            if frame.is_empty():
+                raise Spoilt(f"no {name} were collected")
+        return incident, telemetry
+
+    def _keep(self, recording: Recording, incident: Incident, telemetry: Telemetry, facts: dict[str, float]) -> None:
+        path = self.folder / f"{recording.id}{ARCHIVE_SUFFIX}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_bundle(path, incident, telemetry, replace=True)
+        content = path.read_bytes()
+        entry = {
+            **asdict(recording),
+            "id": recording.id,
+            "file": path.name,
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "bytes": len(content),
+            "recorded": datetime.fromtimestamp(incident.window.start_ns / SECOND_NS, UTC).isoformat(),
+            "host": facts,
+            "made_with": {"seed": self.seed, **asdict(self.pace), **_versions()},
+        }
+        with _manifest_locked(self.folder) as body:
+            others = [other for other in body["incidents"] if other["id"] != recording.id]
+            body["incidents"] = sorted([*others, entry], key=lambda each: int(each["number"]))
+        self.told(f"{recording.id}: kept, {len(content) / 1024:.0f} KiB, {incident.title}")
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Versions of everything that has a say in what telemetry looks like."""
+    found = {"rca": rca.__version__, "python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
+    for program in _PROGRAMS:
+        told = subprocess.run([binary(program), "--version"], capture_output=True, text=True, check=False)
+        number = re.search(r"\d+(\.\d+)+", told.stdout + told.stderr)
+        found[program] = number.group() if number else "unknown"
+    return found
+
+
+def _title(incident: Incident, telemetry: Telemetry) -> str:
+    """The first alert of the window, as the engineer on call would see it."""
+    window = incident.window
+    alerts = telemetry.alerts.filter(pl.col("time_unix_nano").is_between(window.start_ns, window.end_ns, closed="left"))
+    if alerts.is_empty():
+        return "no alert fired"
+    name, entity = alerts.sort("time_unix_nano", "name", "entity").select("name", "entity").row(0)
+    return f"{name} on {entity}"
+
+
+def _check_baseline(incident: Incident, telemetry: Telemetry) -> None:
+    """Raises Spoilt for a baseline that is too short or in which too much failed: the shop had not recovered."""
+    if not incident.baselines:
+        raise Spoilt("no baseline was collected")
+    start, end = incident.baselines[0].start_ns, incident.baselines[0].end_ns
+    before = telemetry.bin_counts.filter(pl.col("time_unix_nano").is_between(start, end, closed="left"))
+    bins = before["time_unix_nano"].n_unique()
+    if bins * BIN_NS < 0.8 * (end - start):
+        raise Spoilt(f"the baseline has {bins} bins of {(end - start) // BIN_NS}")
+    total = {what: int(before.filter(pl.col("what") == what)["count"].sum()) for what in ("request", "error")}
+    if total["error"] > _MOST_BASELINE_ERRORS * total["request"]:
+        raise Spoilt(f"{total['error']} of {total['request']} requests of the baseline failed")

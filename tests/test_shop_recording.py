@@ -1,0 +1,108 @@
+"""What is recorded from the shop: the programme, whom its faults hit, and the manifest."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from rca.errors import BadInput, UnknownName
+from rca.faults import FAULT_KINDS, NO_FAULT
+from rca.shop.faults import RECIPES, culprit_of, recipe_of
+from rca.shop.host import HostLoad, HostWatch
+from rca.shop.plan import WORKLOADS, callers_of
+from rca.shop.programme import programme
+from rca.shop.recording import _manifest_locked, files_of, read_manifest
+
+
+def test_the_programme_holds_what_the_project_promises() -> None:
+    made = programme()
+    incidents = [recording for recording in made if recording.target]
+    assert len(incidents) >= 60
+    assert len({recording.fault_kind for recording in incidents}) >= 12
+    assert sum(recording.part == "test" for recording in incidents) >= 30
+    assert sum(recording.fault_kind == NO_FAULT for recording in made) >= 20
+    assert Counter(recording.id for recording in made).most_common(1)[0][1] == 1
+    assert programme() == made
+    assert programme(1) != made
+
+
+def test_training_and_test_share_no_service_and_fault() -> None:
+    groups = {
+        part: {
+            (recording.target, recording.fault_kind) for recording in programme() if recording.part == part and recording.target
+        }
+        for part in ("train", "test")
+    }
+    assert not groups["train"] & groups["test"]
+
+
+def test_every_recording_can_be_injected_and_labelled() -> None:
+    for recording in programme():
+        recipe_of(recording.fault_kind, recording.target)
+        culprit = culprit_of(recording.fault_kind, recording.target)
+        kinds = FAULT_KINDS[recording.fault_kind].label_kinds
+        assert (culprit is None) if not kinds else culprit is not None and culprit.kind in kinds
+
+
+@pytest.mark.parametrize("kind", RECIPES)
+def test_every_recipe_is_of_the_vocabulary_and_names_whom_its_label_may_name(kind: str) -> None:
+    for target in RECIPES[kind].targets:
+        culprit = culprit_of(kind, target)
+        assert culprit is not None
+        assert culprit.kind in FAULT_KINDS[kind].label_kinds
+
+
+def test_faults_and_targets_that_do_not_exist_are_named() -> None:
+    with pytest.raises(UnknownName, match=r"network_dely.*network_delay"):
+        recipe_of("network_dely", "cart")
+    with pytest.raises(UnknownName, match=r"target of disk_full.*'gateway'"):
+        recipe_of("disk_full", "gateway")
+    with pytest.raises(BadInput, match="expected none"):
+        recipe_of("traffic_surge", "gateway")
+
+
+def test_the_plan_has_no_loose_ends() -> None:
+    assert all(callee in WORKLOADS for workload in WORKLOADS.values() for callee in workload.calls)
+    assert [name for name in WORKLOADS if not callers_of(name)] == ["gateway", "email-worker"]
+
+
+def test_a_saturated_machine_is_noticed_and_niced_work_is_not() -> None:
+    assert HostLoad((0.99,) * 3 + (0.4,) * 7).saturated
+    assert not HostLoad((0.99,) * 2 + (0.4,) * 8).saturated
+    start = time.time()
+    with HostWatch() as host:
+        time.sleep(2.2)
+    load = host.between(start, time.time())
+    assert len(load.samples) == 2
+    assert all(0 <= sample <= 1 for sample in load.samples)
+
+
+def _add(folder: str, number: int) -> None:
+    for turn in range(5):
+        with _manifest_locked(Path(folder)) as body:
+            body["incidents"].append({"number": number * 5 + turn})
+
+
+def test_two_recorders_share_a_manifest(tmp_path: Path) -> None:
+    with ProcessPoolExecutor(2) as pool:
+        list(pool.map(_add, [str(tmp_path)] * 2, range(2)))
+    assert sorted(entry["number"] for entry in read_manifest(tmp_path)["incidents"]) == list(range(10))
+
+
+def test_a_bundle_that_changed_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.tar.zst").write_bytes(b"recorded")
+    digest = "a0b1"
+    entry = {"id": "a", "file": "a.tar.zst", "sha256": digest, "part": "test"}
+    (tmp_path / "manifest.json").write_text(json.dumps({"version": "1", "incidents": [entry]}))
+    assert files_of(tmp_path, "train") == []
+    with pytest.raises(BadInput, match=r"a.tar.zst: expected SHA-256 a0b1, found"):
+        files_of(tmp_path, "test")
+    os.truncate(tmp_path / "manifest.json", 3)
+    with pytest.raises(BadInput, match="expected JSON"):
+        read_manifest(tmp_path)
