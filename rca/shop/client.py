@@ -12,6 +12,7 @@ import requests
 
 from rca.errors import BadInput, Rejected, Unavailable
 from rca.shop.folder import RunFolder, State, run_folder
+from rca.shop.supervisor.processes import is_running
 from rca.wording import excerpt
 
 EVERYBODY: Final = "*"
@@ -247,6 +248,8 @@ class Shop:
             )
             told = answer.json()
         except (requests.RequestException, ValueError) as error:
+            if not is_running(state.supervisor):
+                raise Unavailable(f"{self.folder.path}: the shop ended unexpectedly; `rca shop down` tidies up") from None
             raise Unavailable(f"{url}{path}: the shop does not answer: {excerpt(str(error), 200)}") from error
         if answer.status_code in (400, 404):
             raise BadInput(told["where"], expected=told["expected"], found=told["found"])

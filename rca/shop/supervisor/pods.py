@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from rca.errors import Unavailable
 from rca.shop import plan
 from rca.shop.supervisor.processes import Usage, usage
+from rca.shop.supervisor.throttling import PERIOD_S, throttle
 
 if TYPE_CHECKING:
     from rca.shop.supervisor.cluster import Cluster
@@ -83,6 +84,8 @@ class Pod:
         self.cpu_cores = 0.0
         self.periods, self.throttled_periods, self.throttled_s = 0, 0, 0.0
         self.is_starting = False
+        self.is_throttled = False
+        self.was_ready = False
         self._restart_at = 0.0
         self._killed_for = ""
         self._sampled = 0.0
@@ -128,6 +131,8 @@ class Pod:
         passed = now - self._sampled
         if self._sampled and passed > 0 and found.cpu_seconds >= self.usage.cpu_seconds:
             self.cpu_cores = (found.cpu_seconds - self.usage.cpu_seconds) / passed
+            if not self.is_throttled:
+                self.periods += round(passed / PERIOD_S)
         self.usage, self._sampled = found, now
 
 
@@ -166,6 +171,9 @@ class Kubelet:
             elif pod.is_running and pod.usage.memory_bytes > pod.memory_limit_bytes:
                 pod._killed_for = "OOMKilled"
                 pod.send(signal.SIGKILL)
+            elif pod.process is not None and pod.was_ready and pod.cpu_cores > pod.cpu_limit and not pod.is_throttled:
+                pod.is_throttled = True
+                self._run(self._throttle(pod, pod.process))
         return gone
 
     def delete(self, pod: Pod) -> None:
@@ -206,6 +214,12 @@ class Kubelet:
         if process is not None and process is pod.process and process.poll() is None:
             process.kill()
 
+    async def _throttle(self, pod: Pod, process: subprocess.Popen[bytes]) -> None:
+        try:
+            await throttle(pod, process)
+        finally:
+            pod.is_throttled = False
+
     async def _start(self, pod: Pod) -> None:
         try:
             process = await pod.program.start(pod)
@@ -217,7 +231,7 @@ class Kubelet:
         finally:
             pod.is_starting = False
         pod.process, pod.started_ns, pod._killed_for, pod.is_paused = process, time.time_ns(), "", False
-        pod.children = ()
+        pod.children, pod.was_ready = (), False
         self._cluster.show_pod(pod)
         self._tell(pod, "Created", f"Created container: {pod.owner}")
         self._tell(pod, "Started", f"Started container {pod.owner}")
@@ -278,6 +292,7 @@ class Kubelet:
     def _set_ready(self, pod: Pod, ready: bool) -> None:
         if ready != pod.is_ready:
             pod.is_ready, pod.ready_since_ns = ready, time.time_ns()
+            pod.was_ready |= ready
             self._cluster.show_pod(pod)
 
     def _tell(self, pod: Pod, reason: str, message: str, *, warning: bool = False, source: str = "kubelet") -> None:
