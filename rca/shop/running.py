@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Final
 
@@ -61,8 +60,10 @@ def _is_installed(module: str) -> bool:
 
 
 def _has(program: str) -> bool:
+    from rca.shop.backing.server import binary
+
     try:
-        import_module("rca.shop.backing.server").binary(program)
+        binary(program)
     except Unavailable:
         return False
     return True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from importlib import import_module
 from typing import Any
 
 from rca.shop import plan
@@ -45,12 +44,14 @@ class ServerMetrics:
         if self._connection is None:
             import psycopg
 
+            from rca.shop.backing.postgres import PASSWORD
+
             self._connection = psycopg.connect(
                 host="127.0.0.1",
                 port=pod.port,
                 dbname=plan.DATABASE,
                 user="postgres",
-                password=import_module("rca.shop.backing.postgres").PASSWORD,
+                password=PASSWORD,
                 autocommit=True,
                 connect_timeout=2,
                 options="-c statement_timeout=1500",

@@ -18,7 +18,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
@@ -188,8 +187,11 @@ class Supervisor:
         self._auxiliaries["load"] = Auxiliary("load", [*command, *options, *files], self.folder, environment)
 
     def _make_backing(self) -> None:
-        postgres, redis, providers = (import_module(f"rca.shop.backing.{name}") for name in ("postgres", "redis", "providers"))
-        self._servers = {plan.DATABASE: postgres.Postgres(), plan.CACHE: redis.Redis(), plan.QUEUE: redis.Redis()}
+        from rca.shop.backing.postgres import Postgres
+        from rca.shop.backing.providers import Providers
+        from rca.shop.backing.redis import Redis
+
+        self._servers = {plan.DATABASE: Postgres(), plan.CACHE: Redis(), plan.QUEUE: Redis()}
         for name, server in self._servers.items():
             workload = plan.WORKLOADS[name]
             program = Backing(server, self.folder.path / name, self._ports, self._threads)
@@ -198,7 +200,7 @@ class Supervisor:
             self._stateful_sets[name] = StatefulSet(workload, self._cluster, pod)
             self._stateful_sets[name].show()
             self._kubelet.add(pod)
-        self._providers = providers.Providers(self._ports.take())
+        self._providers = Providers(self._ports.take())
         self._providers.start(self.folder.path / "providers", self._ports.take())
 
     async def _until(self, reached: Any, what: str) -> None:
