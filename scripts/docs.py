@@ -29,6 +29,7 @@ from rca.report import TriageReport
 from rca.signals import EDGE_SIGNALS, NODE_SIGNALS, Signal
 from rca.telemetry import SCHEMAS
 from scripts.prometheus_page import prometheus_page
+from scripts.transfer_page import transfer_page
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 
@@ -382,6 +383,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "docs/metrics.md": metrics_page,
     "docs/prometheus.md": prometheus_page,
     "docs/ranking.schema.json": report_schema,
+    "docs/transfer.md": transfer_page,
 }
 """Every generated page by path, and what writes it."""
 

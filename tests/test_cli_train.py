@@ -48,6 +48,49 @@ def test_a_model_is_trained_and_ranks(bundles: Path, tmp_path: Path, monkeypatch
     assert len(NetworkRanker.load(tmp_path / "mine").rank(example()).candidates) == len(example().graph.candidates)
 
 
+def test_a_team_without_labels_trains_on_invented_incidents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RCA_HOME", str(tmp_path / "home"))
+    for seed in (5, 6):
+        incident, telemetry = example_incident(seed, "no_fault", "cart", requests_per_second=0.5)
+        write_bundle(tmp_path / "quiet" / str(seed), incident.model_copy(update={"id": str(seed)}), telemetry)
+    words = options(tmp_path / "quiet", tmp_path / "mine", 2)
+    with pytest.raises(BadInput, match="quiet stretches to invent incidents on"):
+        CliRunner().invoke(app, [word for word in words if word not in ("--invented", "8")], catch_exceptions=False)
+    words[words.index("--invented") + 1] = "40"
+    done = CliRunner().invoke(app, [*words, "--invent"], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "from 2 incidents" in done.stdout
+    ranker = NetworkRanker.load(tmp_path / "mine")
+    assert ranker.earned <= 0.5  # however well it does on invented incidents, it has not met a real one
+
+
+def test_training_goes_on_from_a_model(bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RCA_HOME", str(tmp_path / "home"))
+    CliRunner().invoke(app, [*options(bundles, tmp_path / "first", 2), "--strength", "1"], catch_exceptions=False)
+    words = ["train", "--bundles", str(bundles), "--from", str(tmp_path / "first"), "--out", str(tmp_path / "second")]
+    done = CliRunner().invoke(app, [*words, "--epochs", "2", "--strength", "1"], catch_exceptions=False)
+    assert done.exit_code == 0
+    first, second = NetworkRanker.load(tmp_path / "first"), NetworkRanker.load(tmp_path / "second")
+    assert second.width == 16
+    assert second.data["start"]["weights"] == first.digest()
+    assert second.data["start"]["training"] == first.data["training"]
+    with pytest.raises(BadInput, match="--width"):
+        CliRunner().invoke(app, [*words, "--width", "32"], catch_exceptions=False)
+    with pytest.raises(BadInput, match="no recorded incidents beside it"):
+        CliRunner().invoke(app, [*words, "--simulate", "3"], catch_exceptions=False)
+
+
+def test_a_model_is_pretrained_on_simulated_incidents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RCA_HOME", str(tmp_path / "home"))
+    words = ["train", "--simulate", "6", "--out", str(tmp_path / "mine"), "--epochs", "1", "--width", "16"]
+    done = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "from 6 simulated incidents (1 more held out)" in done.stdout
+    ranker = NetworkRanker.load(tmp_path / "mine")
+    assert ranker.data["simulated"]["incidents"] == 6
+    assert ranker.data["simulated"]["held_out_seed"] != ranker.data["simulated"]["seed"]
+
+
 def test_bad_options_end_before_the_work(bundles: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="interrupted training"):
         CliRunner().invoke(app, [*options(bundles, tmp_path / "mine", 2), "--resume"], catch_exceptions=False)

@@ -114,6 +114,34 @@ def test_weights_that_do_not_fit_are_refused(trained: NetworkRanker, tmp_path: P
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="dgl has no wheels for this Python")
+def test_going_on_keeps_the_scale_of_what_was_known(trained: NetworkRanker, tmp_path: Path) -> None:
+    trained.save(tmp_path)
+    going = NetworkRanker(start=tmp_path, epochs=0, strength=1.0)
+    assert going.learning_rate < NetworkRanker().learning_rate
+    loud = [replace(case, case=louder(case.case)) for case in example_cases()]
+    going.fit(loud)
+    assert going.width == trained.width
+    assert len(going._networks) == 2
+    before, after = trained._networks[0], going._networks[0]
+    seen = (before.get_buffer("node_center") != 0) | (before.get_buffer("node_scale") != 1)
+    assert before.get_buffer("node_center")[seen].equal(after.get_buffer("node_center")[seen])
+    assert bool((after.get_buffer("known") >= before.get_buffer("known")).all())
+    assert float(after.head.weight.sub(before.head.weight).abs().max()) == 0
+
+
+def test_fine_tuning_starts_nearer_than_fresh_weights(tmp_path: Path) -> None:
+    cases = example_cases()
+    first = NetworkRanker(width=16, epochs=30, strength=1.0).fit(cases)
+    first.save(tmp_path)
+    going = NetworkRanker(start=tmp_path, epochs=2, strength=1.0).fit(cases)
+    fresh = NetworkRanker(width=16, epochs=2, strength=1.0).fit(cases)
+    assert going.histories[0].epochs[0].loss < fresh.histories[0].epochs[0].loss
+
+
+def louder(case: Case) -> Case:
+    return replace(case, graph=replace(case.graph, features=case.graph.features * 2))
+
+
 def test_both_engines_give_the_same_ranking(trained: NetworkRanker, tmp_path: Path) -> None:
     trained.save(tmp_path)
     other = NetworkRanker.load(tmp_path, engine="dgl")

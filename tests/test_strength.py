@@ -7,8 +7,10 @@ import numpy.typing as npt
 import pytest
 
 from rca.contracts import LabelledCase
-from rca.models.strength import STRENGTHS, UNJUDGED, earned_strength
+from rca.models.strength import STRENGTHS, UNJUDGED, earned_strength, invented_strength
+from rca.models.training import TrainingSet
 from tests.cases import example
+from tests.graphs import random_graph
 
 
 def cases() -> list[LabelledCase]:
@@ -57,3 +59,25 @@ def test_fault_kinds_are_held_out_whole() -> None:
 
 def test_one_incident_cannot_judge() -> None:
     assert earned_strength(cases()[:1], lambda _, held: np.ones((len(held), len(STRENGTHS))), seed=0) == UNJUDGED
+
+
+def invented_set() -> TrainingSet:
+    rng = np.random.default_rng(0)
+    families = ("cpu", "memory", "disk", "network", "errors", "latency") * 2
+    graphs = tuple(random_graph(rng, 4) for _ in families)
+    return TrainingSet(graphs, ((0,),) * 12, families, (1.0,) * 12, ("a",) * 12, (False,) * 12)
+
+
+def test_without_labels_families_are_held_out_and_the_correction_counts_half_at_most() -> None:
+    held_families: list[str] = []
+
+    def judge(training: TrainingSet, held: TrainingSet) -> npt.NDArray[np.float64]:
+        assert not set(training.families) & set(held.families)
+        assert len(training) + len(held) == 12
+        held_families.extend(held.families)
+        return np.tile(np.array(STRENGTHS), (len(held), 1))
+
+    assert invented_strength(invented_set(), judge, 0) == UNJUDGED
+    assert sorted(held_families) == sorted(invented_set().families)
+    assert invented_strength(invented_set(), lambda _, held: -np.tile(np.array(STRENGTHS), (len(held), 1)), 0) == 0
+    assert invented_strength(invented_set().subset([0]), judge, 0) == UNJUDGED

@@ -1,4 +1,4 @@
-"""`rca train`: the graph network, on labelled incidents."""
+"""`rca train`: the graph network, on labelled, invented or simulated incidents."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from rca.contracts import LabelledCase
     from rca.models.gnn import NetworkRanker, Progress
 
+    _Learn = Callable[[Path, Progress, Callable[[], None]], str]
+    """(folder for states, progress, called before every part of judging) -> what was learnt from, in words."""
+
 _STATES = "unfinished"
 
 _Bundles = Annotated[
@@ -27,13 +30,40 @@ _System = Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only in
 _Out = Annotated[Path, typer.Option(metavar="FOLDER", help="Where the model is written.")]
 _Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 _Engine = Annotated[str, typer.Option(help="torch or dgl; the weights fit both.")]
-_Edges = Annotated[str, typer.Option(help="real; none and shuffled are ablations.")]
-_Width = Annotated[int, typer.Option(min=1, help="Channels of the hidden layers; fewer for few incidents.")]
-_Layers = Annotated[int, typer.Option(min=0, help="Rounds of messages.")]
-_Epochs = Annotated[int, typer.Option(min=0, help="Most passes over the training incidents.")]
-_Invented = Annotated[
-    int, typer.Option(min=0, help="Incidents to invent on quiet stretches of the same telemetry; needed without labels.")
+_Edges = Annotated[
+    str | None, typer.Option(help="real; none and shuffled are ablations. Default: real, or as in --from.", show_default=False)
 ]
+_Width = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Channels of the hidden layers; fewer for few incidents. Default: 32, or as in --from.", show_default=False
+    ),
+]
+_Layers = Annotated[int | None, typer.Option(min=0, help="Rounds of messages. Default: 2, or as in --from.", show_default=False)]
+_Epochs = Annotated[int, typer.Option(min=0, help="Most passes over the training incidents.")]
+_From = Annotated[
+    Path | None,
+    typer.Option("--from", metavar="MODEL", help="Go on from the weights of this model, at a third of the learning rate."),
+]
+_Invent = Annotated[
+    bool,
+    typer.Option(
+        "--invent",
+        help="Learn from incidents invented on quiet stretches too; incidents without a label then give theirs, and no label is "
+        "needed at all.",
+    ),
+]
+_Invented = Annotated[
+    int | None,
+    typer.Option(min=0, metavar="N", help="How many to invent; default with --invent: 60 a quiet stretch.", show_default=False),
+]
+_Simulate = Annotated[
+    int,
+    typer.Option(
+        min=0, metavar="N", help="Learn from N simulated incidents instead of recorded ones; a tenth as many more are held out."
+    ),
+]
+_Workers = Annotated[int, typer.Option(min=1, help="Processes that simulate.")]
 _Ensemble = Annotated[int, typer.Option(min=1, help="Networks of different seeds to average.")]
 _Strength = Annotated[
     float | None,
@@ -54,11 +84,15 @@ def train(
     out: _Out = Path("models/mine"),
     device: _Device = "auto",
     engine: _Engine = "torch",
-    edges: _Edges = "real",
-    width: _Width = 32,
-    layers: _Layers = 2,
+    edges: _Edges = None,
+    width: _Width = None,
+    layers: _Layers = None,
     epochs: _Epochs = 40,
-    invented: _Invented = 0,
+    start: _From = None,
+    invent: _Invent = False,
+    invented: _Invented = None,
+    simulate: _Simulate = 0,
+    workers: _Workers = 1,
     ensemble: _Ensemble = 1,
     strength: _Strength = None,
     seed: _Seed = 0,
@@ -66,60 +100,110 @@ def train(
     resume: _Resume = False,
     no_cache: _NoCache = False,
 ) -> None:
-    """Train the graph network on labelled incidents and write it as a model folder.
+    """Train the graph network and write it as a model folder.
 
-    About a fifth of the incidents, in whole groups of repetitions, is kept aside to stop early and to calibrate. Ctrl-C keeps
-    what is finished; --resume then ends with the same weights as if nothing had happened.
+    It learns from labelled incidents, of which about a fifth, in whole groups of repetitions, is kept aside to stop early and to
+    calibrate; with --invent from faults pushed onto quiet telemetry too, or from these alone; with --simulate from simulated
+    systems. Ctrl-C keeps what is finished; --resume then ends with the same weights as if nothing had happened.
     """
     from rca.errors import BadInput
     from rca.models import registry
 
-    created = registry.create(
-        "gnn",
-        engine=engine,
-        device=device,
-        edges=edges,
-        width=width,
-        layers=layers,
-        epochs=epochs,
-        invented=invented,
-        ensemble=ensemble,
-        strength=strength,
-        seed=seed,
-        threads=threads,
-    )
+    shape = {name: value for name, value in (("edges", edges), ("width", width), ("layers", layers)) if value is not None}
+    if start is not None and shape:
+        raise BadInput("--from", expected="the shape of its model", found=", ".join(f"--{name}" for name in shape))
+    if simulate and (bundles or store or system or invent or invented):
+        raise BadInput("--simulate", expected="no recorded incidents beside it", found="options that choose or change them")
+    options = {"engine": engine, "device": device, "ensemble": ensemble, "strength": strength, "seed": seed, "threads": threads}
+    created = registry.create("gnn", epochs=epochs, start=start, **options, **shape)
     ranker = cast("NetworkRanker", created)
     ranker.network_config()
     states = out / _STATES
     if resume and not states.exists():
         raise BadInput(str(states), expected="the state of an interrupted training", found="none (start without --resume)")
-    training, validation = _cases(bundles, store, system or [], seed, use_cache=not no_cache)
+    home = _cache_home(store)
+    if simulate:
+        learn = _on_simulated(ranker, simulate, workers, home)
+    else:
+        wanted = invent or bool(invented)
+        training, validation = _cases(bundles, store, system or [], seed, home=None if no_cache else home, unlabelled=wanted)
+        learn = _on_recorded(ranker, training, validation, invented, wanted=wanted)
     if not resume:
         shutil.rmtree(states, ignore_errors=True)
     try:
         with _progress(ensemble, epochs) as (show, judging):
-            ranker.train(training, validation, state_folder=states, progress=show, judging=judging)
+            source = learn(states, show, judging)
     except KeyboardInterrupt:
         typer.echo(f"interrupted; finished epochs are kept in {states}, --resume goes on", err=True)
         raise
     ranker.save(out)
     shutil.rmtree(states, ignore_errors=True)
-    _report(ranker, out, len(training), len(validation))
+    _report(ranker, out, source)
+
+
+def _cache_home(store: Path | None) -> Path:
+    from rca.incidents.store import default_home
+
+    return store or default_home()
+
+
+def _on_recorded(
+    ranker: NetworkRanker, training: list[LabelledCase], validation: list[LabelledCase], invented: int | None, *, wanted: bool
+) -> _Learn:
+    from rca.models.augmentation import enough_invented
+
+    if wanted:
+        ranker.invented = enough_invented(training) if invented is None else invented
+    held = f"{len(validation)} held out" if validation else "none held out: too few groups of labelled incidents"
+
+    def learn(states: Path, show: Progress, judging: Callable[[], None]) -> str:
+        ranker.train(training, validation, state_folder=states, progress=show, judging=judging)
+        return f"{len(training)} incidents ({held})"
+
+    return learn
+
+
+def _on_simulated(ranker: NetworkRanker, incidents: int, workers: int, home: Path) -> _Learn:
+    """Builds what is not built yet."""
+    from rca.models.simulated import HELD_OUT_SEED, Order, Simulated, simulated_graphs
+    from rca.provenance import code_digest
+
+    source, seeds = Simulated(), (ranker.seed, ranker.seed + HELD_OUT_SEED)
+    orders = [Order(seeds[0], incidents), Order(seeds[1], max(1, incidents // 10))]
+    graphs = []
+    with progress("simulated incidents", sum(order.count for order in orders)) as step:
+        for order, before in zip(orders, (0, incidents), strict=True):
+
+            def show(done: int, before: int = before) -> None:
+                step("", completed=before + done)
+
+            graphs.append(simulated_graphs(source, order, home, workers=workers, step=show))
+    facts = {"incidents": incidents, "seed": seeds[0], "held_out_seed": seeds[1], "code": code_digest("simulator")}
+
+    def learn(states: Path, epochs: Progress, _: Callable[[], None]) -> str:
+        ranker.pretrain(graphs[0], graphs[1], {"simulated": facts}, state_folder=states, progress=epochs)
+        return f"{incidents} simulated incidents ({orders[1].count} more held out)"
+
+    return learn
 
 
 def _cases(
-    bundles: Path | None, store: Path | None, systems: list[str], seed: int, *, use_cache: bool
+    bundles: Path | None, store: Path | None, systems: list[str], seed: int, *, home: Path | None, unlabelled: bool
 ) -> tuple[list[LabelledCase], list[LabelledCase]]:
+    """Cases to train on, and labelled ones that are held out."""
     from rca.evaluation import cases, splits
-    from rca.incidents.store import default_home
+    from rca.faults import is_no_fault
 
-    recorded = cases.from_folder(bundles, systems, no_fault=True) if bundles else cases.from_store(systems, store, no_fault=True)
-    exam = cases.exam_of(recorded, home=(store or default_home()) if use_cache else None)
-    kept, held_out = splits.hold_out(exam.truths, range(len(exam.truths)), seed)
-    return [exam.training[i] for i in kept], [exam.training[i] for i in held_out]
+    chosen = cases.Labels.ANY if unlabelled else cases.Labels.TOLD
+    recorded = cases.from_folder(bundles, systems, chosen) if bundles else cases.from_store(systems, store, chosen)
+    exam = cases.exam_of(recorded, home=home)
+    told = [i for i, truth in enumerate(exam.truths) if truth.causes or is_no_fault(truth.fault_kind)]
+    held_out = set(splits.hold_out(exam.truths, told, seed)[1])
+    kept = [case for i, case in enumerate(exam.training) if i not in held_out]
+    return kept, [exam.training[i] for i in sorted(held_out)]
 
 
-def _report(ranker: NetworkRanker, out: Path, training: int, validation: int) -> None:
+def _report(ranker: NetworkRanker, out: Path, source: str) -> None:
     for number, history in enumerate(ranker.histories):
         kept = history.epochs[history.best - 1] if history.best else None
         if kept is None:
@@ -131,9 +215,8 @@ def _report(ranker: NetworkRanker, out: Path, training: int, validation: int) ->
             f"network {number}: epoch {history.best} of {len(history.epochs)}, loss {kept.loss:.3f}{loss}, "
             f"gate {kept.gate:.2f}, node similarity by layer {likeness}, {history.seconds:.1f} s"
         )
-    held = f"{validation} held out" if validation else "none held out: too few groups of incidents"
     typer.echo(
-        f"{out}: {ranker.data['graphs']} graphs from {training} incidents ({held}), "
+        f"{out}: {ranker.data['graphs']} graphs from {source}, "
         f"{ranker.earned:.0%} of the correction counts, temperature {ranker.temperature:.2f}"
     )
 

@@ -78,8 +78,10 @@ def measure_counts(sheet: Sheet, counts: Counts, topology: Topology) -> None:
         return
     parent_of = {(source, operation): k for k, source, operation in spans.iter_rows()}
     table, now, before = counts.of("child", ["source", "operation", "target", "target_operation"])
-    if len(table):
-        parents = np.array([parent_of[source, op] for source, op in table.select("source", "operation").iter_rows()])
+    parents = np.array([parent_of.get(key, -1) for key in table.select("source", "operation").iter_rows()], dtype=np.int64)
+    known = parents >= 0  # a parent whose own span was not recorded tells nothing of what to expect
+    if known.any():
+        table, now, before, parents = table.filter(known), now[:, known], before[:, known], parents[known]
         expected, share = expected_counts(spans_now[:, parents], before, spans_before[:, parents])
         deviation = anscombe(now, expected, share)
         sheet.raise_node("vanished_calls", service_rows(topology, table["source"]), -deviation)

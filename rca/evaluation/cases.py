@@ -8,6 +8,7 @@ import os
 import pickle
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -44,19 +45,31 @@ class Recorded:
         return cls(manifest.incident(), hashlib.blake2b(facts.encode(), digest_size=12).hexdigest(), read)
 
 
-def from_folder(folder: Path, systems: Sequence[str] = (), *, no_fault: bool = False) -> list[Recorded]:
-    """Labelled bundles of a folder, or the one bundle that it is, of the given systems, by time; on request those too whose label
-    blames nobody. Raises BadInput if there is no bundle.
+class Labels(Enum):
+    """Which incidents are wanted, by what their labels say."""
+
+    CAUSE = "a cause"
+    TOLD = "a cause, or that nobody is to blame"
+    ANY = "anything or nothing"
+
+    def want(self, incident: Incident) -> bool:
+        return self is Labels.ANY or bool(incident.causes()) or (self is Labels.TOLD and incident.is_no_fault())
+
+
+def from_folder(folder: Path, systems: Sequence[str] = (), labels: Labels = Labels.CAUSE) -> list[Recorded]:
+    """Bundles of a folder, or the one bundle that it is, of the given systems and with such labels, by time.
+
+    Raises BadInput if there is no bundle.
     """
     paths = [folder] if is_bundle(folder) else sorted(path for path in folder.glob("*") if is_bundle(path))
     if not paths:
         raise BadInput(str(folder), expected="an incident bundle, or a folder of them", found="none")
     found = [Recorded.of(read_manifest(path), partial(read_bundle, path)) for path in paths]
-    return _chosen(found, systems, no_fault)
+    return _chosen(found, systems, labels)
 
 
-def from_store(systems: Sequence[str] = (), home: Path | None = None, *, no_fault: bool = False) -> list[Recorded]:
-    """Labelled incidents of the store, of the given systems, by time; on request those too whose label blames nobody.
+def from_store(systems: Sequence[str] = (), home: Path | None = None, labels: Labels = Labels.CAUSE) -> list[Recorded]:
+    """Incidents of the store, of the given systems and with such labels, by time.
 
     Raises UnknownName for a system that the store lacks.
     """
@@ -65,8 +78,8 @@ def from_store(systems: Sequence[str] = (), home: Path | None = None, *, no_faul
         for system in systems:
             if system not in known:
                 raise UnknownName("system", system, known)
-        manifests = [store.manifest(incident.id) for incident in store.list(state="labelled")]
-    return _chosen([Recorded.of(m, partial(_get, m.id, home)) for m in manifests], systems, no_fault)
+        manifests = [store.manifest(incident.id) for incident in store.list()]
+    return _chosen([Recorded.of(m, partial(_get, m.id, home)) for m in manifests], systems, labels)
 
 
 def _get(incident_id: str, home: Path | None) -> tuple[Incident, Telemetry]:
@@ -74,14 +87,9 @@ def _get(incident_id: str, home: Path | None) -> tuple[Incident, Telemetry]:
         return store.get(incident_id)
 
 
-def _chosen(recorded: Iterable[Recorded], systems: Sequence[str], no_fault: bool) -> list[Recorded]:
-    labelled = [
-        one
-        for one in recorded
-        if (one.incident.causes() or (no_fault and one.incident.is_no_fault()))
-        and (not systems or one.incident.system in systems)
-    ]
-    return sorted(labelled, key=lambda one: (one.incident.system, one.incident.window.start_ns, one.incident.id))
+def _chosen(recorded: Iterable[Recorded], systems: Sequence[str], labels: Labels) -> list[Recorded]:
+    chosen = [one for one in recorded if labels.want(one.incident) and (not systems or one.incident.system in systems)]
+    return sorted(chosen, key=lambda one: (one.incident.system, one.incident.window.start_ns, one.incident.id))
 
 
 def exam_of(

@@ -32,7 +32,12 @@ class Estimate:
 
 def per_incident(metric: str, predictions: Sequence[Prediction]) -> Values:
     """One value per incident, (P,): whether AC@k was hit, or Avg@5, or the reciprocal rank."""
-    ranks: Values = np.array([np.inf if p.cause_rank is None else p.cause_rank for p in predictions], dtype=np.float64)
+    return of_ranks(metric, [p.cause_rank for p in predictions])
+
+
+def of_ranks(metric: str, cause_ranks: Sequence[int | None]) -> Values:
+    """The same from the ranks of the causes; None where no cause was among the candidates."""
+    ranks: Values = np.array([np.inf if rank is None else rank for rank in cause_ranks], dtype=np.float64)
     if metric == "mrr":
         reciprocal: Values = 1.0 / ranks
         return reciprocal
@@ -85,7 +90,11 @@ def accuracy(metric: str, predictions: Sequence[Prediction], *, seed: int = 0) -
     Where all incidents are right, or all wrong, a bootstrap has nothing to draw from: the open end is then the exact binomial
     (Clopper and Pearson) bound with every group counted once.
     """
-    values, groups = per_incident(metric, predictions), [p.truth.group for p in predictions]
+    return estimate_share(per_incident(metric, predictions), [p.truth.group for p in predictions], seed=seed)
+
+
+def estimate_share(values: Values, groups: Sequence[object], *, seed: int = 0) -> Estimate:
+    """`estimate` of values between 0 and 1, with exact bounds where all of them are the same end of that range."""
     found = estimate(values, groups, seed=seed)
     if found.low is None or values.min() < values.max() or found.value not in (0.0, 1.0):
         return found

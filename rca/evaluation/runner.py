@@ -172,6 +172,11 @@ def _examine(exam: Exam, fold: Fold, places: Sequence[int], spec: RankerSpec, se
     return [_answer(ranker, exam.tested[place], exam.asked(place)) for place in places]
 
 
+def answers(ranker: Ranker, exam: Exam) -> list[Prediction]:
+    """What a ranker that is ready says about every tested case. Whatever it raises is its failure, never a ranking."""
+    return [_answer(ranker, case, exam.asked(place)) for place, case in enumerate(exam.tested)]
+
+
 def _answer(ranker: Ranker, labelled: LabelledCase, truth: Truth) -> Prediction:
     started = time.perf_counter()
     try:

@@ -16,6 +16,7 @@ from rca.models.training import TrainingSet
 Augment = Callable[[Sequence[LabelledCase], int, int], TrainingSet]
 """(cases, how many graphs, seed) -> additional graphs with their answers."""
 
+_PER_STRETCH, _FEWEST, _MOST = 60, 500, 3000
 _PATIENCE = 5  # tries per invented incident: now and then a drawn fault finds nothing to push
 
 
@@ -54,6 +55,12 @@ def normal_windows(cases: Sequence[LabelledCase], per_case: int, seed: int) -> T
             systems.append(case.system)
     n = len(graphs)
     return TrainingSet(tuple(graphs), ((),) * n, (NO_FAULT,) * n, (1.0,) * n, tuple(systems), (True,) * n)
+
+
+def enough_invented(cases: Sequence[LabelledCase]) -> int:
+    """How many incidents are worth inventing: a quiet stretch has only so many faults to tell apart."""
+    stretches = sum(len(case.case.quiet) for case in cases)
+    return min(max(_PER_STRETCH * stretches, _FEWEST), _MOST) if stretches else 0
 
 
 def invented_incidents(cases: Sequence[LabelledCase], count: int, seed: int) -> TrainingSet:

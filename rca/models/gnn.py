@@ -197,8 +197,10 @@ class NetworkRanker:
         with _threads(self.threads):
             self._train_members(training, validation, state_folder, progress)
             ranks = self._reciprocal_ranks(validation)[(~validation.is_normal).numpy()]
-            self._set_strength(best_strength(ranks) if self.strength is None else self.strength)
-            self.data["reciprocal_rank"] = dict(zip(map(str, STRENGTHS), np.round(ranks.mean(axis=0), 6).tolist(), strict=True))
+            found = best_strength(ranks) if len(ranks) else UNJUDGED
+            self._set_strength(found if self.strength is None else self.strength)
+            means = np.round(ranks.mean(axis=0), 6).tolist() if len(ranks) else []
+            self.data["reciprocal_rank"] = dict(zip(map(str, STRENGTHS), means, strict=False))
             self.temperature = self._batch_temperature(validation)
         return self
 
@@ -288,7 +290,7 @@ class NetworkRanker:
         labelled = labelled_incidents(cases)
         invented = self.augment(cases, self.invented, self.seed) if self.invented else TrainingSet.empty()
         if all(labelled.is_normal) and not len(invented):
-            expected = "labelled cases whose cause is a candidate, or invented incidents"
+            expected = "labelled cases whose cause is a candidate, or quiet stretches to invent incidents on"
             raise BadInput(f"training {self.name}", expected=expected, found="none")
         normal = normal_windows(cases, self.normals, self.seed)
         return *mixed(labelled + normal, invented, self.invented_share), invented

@@ -1,0 +1,69 @@
+"""The incidents that the experiments test on: the public data sets in the store, and the recorded incidents of the shop.
+
+rca import nezha PATH; rca import petshop PATH; rca import tvdiag PATH     once, into $RCA_HOME
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from rca.contracts import LabelledCase
+from rca.errors import BadInput
+from rca.evaluation.cases import Labels, Recorded, exam_of, from_folder, from_store
+from rca.evaluation.runner import Exam
+from rca.incidents.store import IncidentStore, default_home
+from rca.models.files import write_atomically
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+RESULTS: Final = ROOT / "docs" / "results"
+MODELS: Final = ROOT / "models"
+INCIDENTS: Final = ROOT / "incidents"
+PUBLIC: Final = ("onlineboutique", "trainticket", "petshop", "sockshop")
+"""Systems of the public data sets; none of them is ever trained on to be tested, but for the learning curve."""
+SHOP: Final = "shop"
+TRANSFER, CURVE, REALISM = "transfer", "learning_curve", "realism"
+"""Results by name."""
+
+
+def public_sets() -> dict[str, Exam]:
+    """Those of the public sets that the store holds."""
+    with IncidentStore() as store:
+        there = {incident.system for incident in store.list(state="labelled")}
+    return {name: exam_of(from_store([name]), home=default_home()) for name in PUBLIC if name in there}
+
+
+def shop_set(part: Literal["train", "test"]) -> Exam | None:
+    """Recorded incidents of the shop, of one part of the manifest; None where nothing was recorded yet.
+
+    Raises BadInput for a bundle that is not the one of the manifest.
+    """
+    manifest = INCIDENTS / "manifest.json"
+    entries = json.loads(manifest.read_text(encoding="utf-8"))["incidents"] if manifest.is_file() else []
+    recorded: list[Recorded] = []
+    for entry in entries:
+        if entry["part"] == part:
+            recorded += from_folder(INCIDENTS / entry["file"], labels=Labels.TOLD)
+    return exam_of(recorded, home=default_home()) if recorded else None
+
+
+def unlabelled(cases: tuple[LabelledCase, ...]) -> list[LabelledCase]:
+    """The cases without their answers: what a team has before it labels anything."""
+    return [LabelledCase(case.case, case.incident_id, case.system, (), "unknown") for case in cases]
+
+
+def read_result(name: str) -> dict[str, Any]:
+    """docs/results/<name>.json; empty where it is not there yet. Raises BadInput."""
+    path = RESULTS / f"{name}.json"
+    if not path.exists():
+        return {}
+    body = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(body, dict):
+        raise BadInput(str(path), expected="a JSON object", found=type(body).__name__)
+    return body
+
+
+def write_result(name: str, body: dict[str, Any]) -> None:
+    """Replace docs/results/<name>.json in one step: an interruption leaves the old one."""
+    write_atomically(RESULTS / f"{name}.json", (json.dumps(body, indent=1, ensure_ascii=False) + "\n").encode())

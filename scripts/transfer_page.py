@@ -1,0 +1,160 @@
+"""docs/transfer.md: what models do on systems they never saw, how many labels a system needs, and how real the simulator is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from scripts.sets import CURVE, PUBLIC, REALISM, SHOP, TRANSFER, read_result
+
+LABELS: Final = (0, 4, 8, 16)
+"""Labels of its own that the learning curve gives a system."""
+SCORE, FRESH, PRETRAINED = "label-free score", "network, no pre-training", "network, pre-trained"
+"""Curves."""
+
+_PAGE: Final = """\
+# Transfer
+
+What a model does on a system that it never saw, how many labels a system needs of its own, and how simulated telemetry differs
+from recorded. Generated from docs/results by `python -m scripts.docs`; docs/evaluation.md says how to read the numbers.
+
+## Zero-shot
+
+No label of the tested system is used. A `rule` needs no training; a `model` is a folder of models/ as it stands; `invented` is
+trained on incidents invented on the system's own quiet stretches; `fresh` is the network without pre-training, on the labels of
+the shop's training part; `others` the same on the labels of the other public sets. Nothing was chosen on these sets. AC@1 and its
+difference to the best rule carry 95 % intervals that draw whole (service, fault) groups; which rule is best was found on
+the tested incidents, so that the difference favours the rule. `python -m scripts.transfer` makes the tables.
+
+{transfer}
+## Labels of its own
+
+{curve}
+## Simulated or recorded?
+
+{realism}"""
+
+_CURVE: Final = """\
+Nezha, {draws} draws; pre-trained model `{model}`. Every draw keeps whole groups together and tests on the rest; AC@1 is the mean
+over draws, with its standard error. `python -m scripts.learning_curve` makes it.
+
+![AC@1 against labels](learning-curve.svg)
+
+{table}
+"""
+
+_REALISM: Final = """\
+A classifier sees the features of one candidate and says whether its incident was simulated: AUC {told} (0.5: cannot tell, 1:
+always can), from {sizes} incidents, five folds that keep groups together. The shop is one system: what is peculiar to it counts
+against the simulator. What the trees looked at (`python -m scripts.realism`):
+
+{table}
+"""
+
+_NOTHING: Final = "Nothing is kept yet.\n"
+
+
+def transfer_page() -> str:
+    """docs/transfer.md, from docs/results/transfer.json, json and realism.json."""
+    return _PAGE.format(
+        transfer=transfer_tables(read_result(TRANSFER)),
+        curve=curve_table(read_result(CURVE)),
+        realism=realism_table(read_result(REALISM)),
+    )
+
+
+def transfer_tables(body: Mapping[str, Any]) -> str:
+    """A table for every set."""
+    sets = body.get("sets", {})
+    parts = [_set_table(name, sets[name]) for name in (*PUBLIC, SHOP) if name in sets]
+    return "\n".join(parts) if parts else _NOTHING
+
+
+def _set_table(name: str, found: Mapping[str, Any]) -> str:
+    runs = found["runs"]
+    alarms = any("false_alarms" in run for run in runs)
+    head = ["ranker", "learnt from", "AC@1 [95 %]", "AC@3", "MRR", "AC@1 minus the best rule's", "correction"]
+    rows = []
+    for run in runs:
+        row = [run["ranker"], run["sort"], _interval(run["ac1"]), _share(run["ac3"]["value"]), _share(run["mrr"]["value"])]
+        row += [_interval(run["against_best_rule"], signed=True), "" if "strength" not in run else f"{run['strength']:.0%}"]
+        rows.append(row + ([_share(run["false_alarms"])] if alarms else []))
+    chance = found["chance"]
+    rows.append(["chance", "", *(_share(chance[metric]) for metric in ("ac1", "ac3", "mrr")), "", ""] + [""] * alarms)
+    head += ["cause invented"] * alarms
+    size = f"{found['incidents']} incidents in {found['groups']} groups, {found['candidates']:.0f} candidates (median)"
+    quiet = f", {found['no_fault']} more that nobody is to blame for" if found["no_fault"] else ""
+    rule = next(run["against_best_rule"]["rule"] for run in runs)
+    return f"### {name}\n\n{size}{quiet}. Best rule: {rule}.\n\n{table(head, rows)}\n"
+
+
+def curve_table(body: Mapping[str, Any]) -> str:
+    """Mean AC@1 by number of labels."""
+    if not body:
+        return _NOTHING
+    head = ["system", "ranker", *(f"{labels} labels" for labels in LABELS)]
+    rows = []
+    for system, runs in body["systems"].items():
+        for name in (SCORE, FRESH, PRETRAINED):
+            points = {labels: f"{mean:.2f} ± {error:.2f}" for labels, mean, error in curve(runs, name)}
+            rows.append([system, name, *(points.get(labels, "") for labels in LABELS)])
+    return _CURVE.format(draws=body["draws"], model=body["model"], table=table(head, rows))
+
+
+def realism_table(body: Mapping[str, Any]) -> str:
+    """AUC of both classifiers, and what gives simulated incidents away."""
+    if not body:
+        return _NOTHING
+    told = ", ".join(f"{name} {value:.2f}" for name, value in body["auc"].items())
+    sizes = " and ".join(
+        f"{body[side]['incidents']} {side} ({body[side]['candidates']} candidates)" for side in ("recorded", "simulated")
+    )
+    head = [
+        "feature",
+        "share of gain",
+        "AUC alone",
+        "observed, simulated / recorded",
+        "quartiles, simulated",
+        "quartiles, recorded",
+    ]
+    rows = [
+        [
+            f"`{row['feature']}`",
+            f"{row['share_of_gain']:.2f}",
+            "" if row["auc"] is None else f"{row['auc']:.2f}",
+            f"{row['simulated']['observed']:.2f} / {row['recorded']['observed']:.2f}",
+            *(" · ".join(map(str, row[side]["quartiles"] or [])) for side in ("simulated", "recorded")),
+        ]
+        for row in body["features"]
+    ]
+    return _REALISM.format(told=told, sizes=sizes, table=table(head, rows))
+
+
+def curve(runs: Mapping[str, Any], name: str, metric: str = "ac1") -> list[tuple[int, float, float]]:
+    """(labels, mean over draws, its standard error) of one ranker."""
+    points = []
+    for labels in LABELS:
+        values = [found[metric] for key, found in runs.items() if key.startswith(f"{name}|{labels}|")]
+        if values:
+            points.append((labels, float(np.mean(values)), float(np.std(values) / np.sqrt(len(values)))))
+    return points
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _interval(found: Mapping[str, Any], *, signed: bool = False) -> str:
+    form = "{:+.2f}" if signed else "{:.2f}"
+    value = form.format(found["value"])
+    if found["low"] is None:
+        return value
+    return f"{value} [{form.format(found['low'])}, {form.format(found['high'])}]"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
