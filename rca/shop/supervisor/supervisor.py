@@ -45,8 +45,8 @@ _OWN_FOLDERS: Final = ("logs", "pods", "prometheus", "alertmanager", "warm", *pl
 _ENVIRONMENT: Final = {
     "OTEL_SEMCONV_STABILITY_OPT_IN": "http,database",
     "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
-    "OTEL_BSP_SCHEDULE_DELAY": "2000",
-    "OTEL_BLRP_SCHEDULE_DELAY": "2000",
+    "OTEL_BSP_SCHEDULE_DELAY": "4000",
+    "OTEL_BLRP_SCHEDULE_DELAY": "4000",
     "PYTHONUNBUFFERED": "1",
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
