@@ -16,6 +16,8 @@ from typing import Final
 
 _READ_EVERY_S: Final = 1.0
 _KEPT_FILES: Final = 300
+_ARCHIVED_SHARE: Final = 0.25
+"""Of the capacity: what older files take, so that a fresh volume does not look as if it filled up."""
 
 
 class Volume:
@@ -29,6 +31,10 @@ class Volume:
         self._settings: dict[str, float] = {}
         self._read_at = float("-inf")
         self._lock = threading.Lock()
+        archive = self.folder / "archive"
+        if not archive.exists():
+            with archive.open("wb") as file:
+                file.truncate(round(_ARCHIVED_SHARE * capacity_bytes))
         self._written = sorted(path for path in self.folder.iterdir() if path.suffix == ".txt")
 
     def write(self, name: str, text: str) -> None:

@@ -580,8 +580,9 @@ class Supervisor:
 
     def fill_volume(self, name: str) -> None:
         pod, place = self._volume(name)
-        with (place / "volume" / "ballast").open("wb") as file:
-            file.truncate(plan.WORKLOADS[pod.owner].volume_bytes)
+        left = plan.WORKLOADS[pod.owner].volume_bytes - exporters.folder_bytes(place / "volume")
+        with (place / "volume" / "ballast").open("ab") as file:
+            file.truncate(file.tell() + max(left, 0))
 
     def slow_volume(self, name: str, how: Mapping[str, float]) -> None:
         _, place = self._volume(name)
