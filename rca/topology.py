@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final, get_args
 
@@ -15,6 +15,8 @@ from rca.graph import RELATIONS, Indices
 from rca.telemetry import ENTITY_KINDS, EntityId, EntityKind
 from rca.window import Window
 
+MAY_BE_A_SERVICE: Final[tuple[EntityKind, ...]] = ("database", "queue", "external")
+"""Kinds whose entities are services where a service of their name is known."""
 _CALL_RELATION: Final = {"service": "calls", "database": "queries", "queue": "publishes", "external": "requests"}
 
 
@@ -66,7 +68,7 @@ def topology_of(window: Window) -> Topology:
         names[target_kind].add(target)
         if not (relation == "calls" and source == target):
             resolved.add((relation, source, target))
-    for kind in ("database", "queue", "external"):
+    for kind in MAY_BE_A_SERVICE:
         names[kind] -= names["service"]
     entities = tuple(_entity(kind, name) for kind in ENTITY_KINDS for name in sorted(names[kind]))
     rows = {(entity.kind, key_of(entity)): row for row, entity in enumerate(entities)}
@@ -78,6 +80,12 @@ def topology_of(window: Window) -> Topology:
         )
         edges[relation] = np.array(pairs, dtype=np.int64).reshape(-1, 2).T.copy()
     return Topology(entities, edges)
+
+
+def standing_for(entity: EntityId, known: Collection[EntityId]) -> EntityId:
+    """What a graph calls this entity: a database, queue or external host may stand there as the service of its name."""
+    service = replace(entity, kind="service")
+    return service if entity.kind in MAY_BE_A_SERVICE and entity not in known and service in known else entity
 
 
 def _ends(relation: str) -> tuple[EntityKind, EntityKind]:

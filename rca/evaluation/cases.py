@@ -26,6 +26,7 @@ from rca.incidents.store import IncidentStore
 from rca.pipeline import case_of
 from rca.provenance import code_digest
 from rca.telemetry import EntityId, Telemetry
+from rca.topology import standing_for
 
 CACHE_FOLDER: Final = "cache/cases"
 _NOTHING_WRONG: Final[dict[str, Any]] = {"causes": (), "fault_kind": NO_FAULT}
@@ -141,7 +142,8 @@ def _labelled(case: Case, incident: Incident) -> LabelledCase:
 
 
 def _rolled_up(causes: Sequence[EntityId], graph: ServiceGraph) -> list[EntityId]:
-    """Causes with pods replaced by the service that runs them, as spans or the topology say."""
+    """Causes as the graph calls them, pods replaced by the service that runs them, as spans or the topology say."""
+    causes = [standing_for(cause, graph.rows) for cause in causes]
     rows = {cause: graph.rows.get(cause) for cause in causes}
     owned = {cause: graph.owners.get(row) for cause, row in rows.items() if row is not None}
     owners = {cause: graph.entities[row] for cause, row in owned.items() if row is not None}

@@ -7,7 +7,7 @@ from rca.errors import BadInput, UnknownName
 from rca.faults import FAULT_KINDS
 from rca.incidents.incident import Incident, Label
 from rca.telemetry import CANDIDATE_KINDS, EntityId, Telemetry
-from rca.topology import topology_of
+from rca.topology import MAY_BE_A_SERVICE, standing_for, topology_of
 from rca.window import cut
 
 
@@ -32,7 +32,8 @@ def find_entity(where: str, text: str, known: frozenset[EntityId]) -> EntityId:
 
 
 def _ways_to_write(entity: EntityId) -> tuple[str, ...]:
-    return (entity.name, f"{entity.namespace}/{entity.name}", f"{entity.kind}:{entity.name}", str(entity))
+    kinds = (entity.kind, *(MAY_BE_A_SERVICE if entity.kind == "service" else ()))
+    return (entity.name, f"{entity.namespace}/{entity.name}", *(f"{kind}:{entity.name}" for kind in kinds), str(entity))
 
 
 def check_label(where: str, label: Label, known: frozenset[EntityId]) -> None:
@@ -40,7 +41,7 @@ def check_label(where: str, label: Label, known: frozenset[EntityId]) -> None:
     if label.entity is None:  # of a fault that names nobody, which the label itself checks
         return
     entity = label.entity.entity()
-    if entity not in known:
+    if standing_for(entity, known) not in known:
         found = str(entity) if entity.namespace or entity.kind != "service" else entity.name
         candidates = [other for other in known if other.kind in CANDIDATE_KINDS]
         raise UnknownName(where, found, {other.name if found == entity.name else str(other) for other in candidates})
