@@ -228,6 +228,9 @@ def test_alerts_can_be_left_out(past: tuple[str, int]) -> None:
     [
         ({"service": "pay", "job": "x", "pod": "pay-1"}, EntityId("service", "pay")),
         ({"service_name": "pay", "service_namespace": "shop"}, EntityId("service", "pay", "shop")),
+        ({"app": "pay", "job": "kubernetes-pods"}, EntityId("service", "pay")),
+        ({"app_kubernetes_io_name": "pay", "app": "p", "pod": "pay-1"}, EntityId("service", "pay")),
+        ({"app": "kube-state-metrics", "namespace": "shop", "pod": "pay-1"}, EntityId("pod", "pay-1", "shop")),
         ({"job": "shop/pay", "instance": "1.2.3.4:80"}, EntityId("service", "pay", "shop")),
         ({"job": "kube-state-metrics", "deployment": "pay", "namespace": "shop"}, EntityId("service", "pay")),
         ({"job": "kube-state-metrics", "namespace": "shop", "pod": "pay-1"}, EntityId("pod", "pay-1", "shop")),

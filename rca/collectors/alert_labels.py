@@ -16,7 +16,7 @@ _EXPORTERS: Final = re.compile(
     r"apiserver|prometheus|alertmanager|pushgateway|otel-collector|opentelemetry-collector)$"
 )
 """Jobs that speak for others: an alert on their metrics is not about them where another label names something."""
-_SERVICES: Final = ("service", "service_name", "exported_job", "job")
+_SERVICES: Final = ("service", "service_name", "exported_job", "app_kubernetes_io_name", "app", "job")
 # `exported_*` is what an exporter says where Prometheus knows the exporter itself by that label.
 _WORKLOADS: Final = ("deployment", "statefulset", "daemonset")
 _OWNED: Final = ("job_name", "horizontalpodautoscaler")
