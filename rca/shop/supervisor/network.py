@@ -203,6 +203,7 @@ class Connection:
         self.client, self.server = _Side(self), _Side(self)
         self.client.out, self.server.out = _Pipe(self, self.client, self.server), _Pipe(self, self.server, self.client)
         self._opening: asyncio.Task[None] | None = None
+        self._early_bytes = 0
 
     def begin(self) -> None:
         """The caller connected."""
@@ -226,9 +227,15 @@ class Connection:
             except OSError:
                 continue
             self.backend = backend
+            self._count_early()
             self.client.out.flush()
             return
         self.abort()
+
+    def _count_early(self) -> None:
+        """What the caller sent before it was known to whom."""
+        if self.backend is not None and self.backend.pod is not None:
+            self.backend.pod.received_bytes += self._early_bytes
 
     def count(self, size: int, *, sent: bool) -> None:
         """Bytes from the caller, or to it."""
@@ -238,6 +245,8 @@ class Connection:
                 caller.sent_bytes += size
             if callee is not None:
                 callee.received_bytes += size
+            elif self.backend is None:
+                self._early_bytes += size
         else:
             if caller is not None:
                 caller.received_bytes += size
