@@ -1,0 +1,170 @@
+"""Starting and stopping the shop, its folder, its settings, and what the commands say when something is missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from rca.cli.main import app
+from rca.collectors.config import load_config
+from rca.errors import BadInput, Rejected, Unavailable
+from rca.shop import monitoring, running
+from rca.shop.client import Shop
+from rca.shop.folder import Process, RunFolder, State, run_folder
+from rca.shop.supervisor.processes import identified, is_running
+from rca.shop.supervisor.supervisor import alone, empty
+from tests.servers.prometheus import binary
+
+PORTS = monitoring.Ports(prometheus=20001, alertmanager=20002, otlp=20003, exporters=20004)
+
+
+def _state(pid: int, *processes: Process) -> State:
+    supervisor = identified("supervisor", pid) or Process("supervisor", pid, 1)
+    return State("0", supervisor, "ready", "", "secret", {"control": "http://127.0.0.1:9"}, processes)
+
+
+def test_what_a_shop_writes_is_read_back_and_kept_from_others(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert folder.state() is None
+    state = _state(os.getpid(), Process("cart", 3, 4))
+    folder.write_state(state)
+    assert folder.state() == state
+    assert folder.state_file.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"version": 1}', '{"processes": [{"name": "x"}]}'])
+def test_a_damaged_state_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "shop.json").write_text(text)
+    with pytest.raises(BadInput, match=r"shop\.json: expected what a running shop writes"):
+        RunFolder(tmp_path).state()
+
+
+def test_only_folders_of_a_shop_are_emptied(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "shop")
+    empty(folder)
+    (folder.path / "pods" / "cart").mkdir(parents=True)
+    (folder.path / "rca.toml").write_text("old")
+    empty(folder)
+    assert not list(folder.path.iterdir())
+    (folder.path / "thesis.tex").write_text("years of work")
+    with pytest.raises(BadInput, match=r"an empty folder, or one of an earlier shop, found other files: thesis\.tex"):
+        empty(folder)
+    assert (folder.path / "thesis.tex").exists()
+
+
+def test_a_folder_has_one_supervisor(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with alone(folder), pytest.raises(Rejected, match="already running"), alone(folder):
+        pass
+    with alone(folder):
+        pass
+
+
+def test_a_shop_that_runs_is_not_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "check_requirements", lambda: None)
+    folder = RunFolder(tmp_path)
+    folder.write_state(_state(os.getpid()))
+    with pytest.raises(Rejected, match="already running here"):
+        running.start(folder, 12.0)
+
+
+def test_stopping_sweeps_what_a_killed_supervisor_left(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert not running.stop(folder)
+    with subprocess.Popen(["sleep", "1000"], start_new_session=True) as left:
+        process = identified("cart", left.pid)
+        assert process is not None
+        folder.write_state(_state(2**22 - 7, process, replace(process, name="stranger", started=process.started - 1)))
+        assert running.stop(folder)
+        left.wait(5)
+        assert not is_running(process)
+    assert not folder.state_file.exists()
+    assert not running.stop(folder)
+
+
+def test_missing_programs_are_told_with_their_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "_has", lambda program: program not in ("postgres", "prometheus"))
+    with pytest.raises(Unavailable, match="apt install prometheus postgresql"):
+        running.check_requirements()
+
+
+def test_missing_packages_are_told_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "_is_installed", lambda module: module != "psycopg")
+    with pytest.raises(Unavailable, match=r"not installed: psycopg; pip install 'rca-gnn\[shop\]'"):
+        running.check_requirements()
+
+
+def test_commands_say_that_no_shop_runs(tmp_path: Path) -> None:
+    where = ["--run", str(tmp_path / "shop")]
+    down = CliRunner().invoke(app, ["shop", "down", *where])
+    assert (down.exit_code, down.output) == (0, f"no shop runs in {(tmp_path / 'shop').resolve()}\n")
+    for command in (["status"], ["load", "3"]):
+        failed = CliRunner().invoke(app, ["shop", *command, *where])
+        assert isinstance(failed.exception, Unavailable)
+        assert "no shop runs here; `rca shop up` starts one" in str(failed.exception)
+
+
+def test_a_shop_that_ended_unexpectedly_is_told_apart_from_one_that_is_slow(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write_state(_state(2**22 - 7))
+    with pytest.raises(Unavailable, match="ended unexpectedly; `rca shop down` tidies up"):
+        Shop(folder).status()
+    folder.write_state(_state(os.getpid()))
+    with pytest.raises(Unavailable, match="does not answer"):
+        Shop(folder).status()
+
+
+def test_a_start_that_fails_says_why_and_leaves_nothing(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "shop")
+    folder.path.mkdir()
+    (folder.path / "thesis.tex").write_text("years of work")
+    with (folder.path / "supervisor.log").open("wb") as log:
+        command = [sys.executable, "-m", "rca.shop.supervisor", str(folder.path)]
+        supervisor = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    with pytest.raises(Unavailable, match=r"did not come up: .*expected an empty folder"):
+        running.wait_ready(folder, supervisor, lambda _text: None)
+    assert (folder.path / "thesis.tex").exists()
+
+
+def test_the_default_folder_is_below_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RCA_HOME", str(tmp_path))
+    assert run_folder().path == tmp_path / "shop"
+
+
+# --- what is written for others --------------------------------------------------------------------------------------------
+
+
+def test_prometheus_and_alertmanager_take_their_settings(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    monitoring.write_settings(folder, PORTS, tmp_path / "kubeconfig")
+    monitoring.pod_targets(folder, [("cart-1", "cart", "node-a", 20005)])
+    checks = [
+        [binary("promtool"), "check", "config", str(tmp_path / "prometheus" / "prometheus.yml")],
+        [binary("amtool"), "check-config", str(tmp_path / "alertmanager" / "alertmanager.yml")],
+    ]
+    for check in checks:
+        done = subprocess.run(check, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    groups: list[dict[str, Any]] = json.loads((tmp_path / "prometheus" / "pods.json").read_text())
+    assert groups[0]["labels"] == {"namespace": "shop", "pod": "cart-1", "node": "node-a", "app": "cart"}
+
+
+def test_rca_takes_its_settings(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    monitoring.write_settings(folder, PORTS, tmp_path / "kubeconfig")
+    config = load_config(folder.config_file)
+    assert config.triage.system == "shop"
+    assert config.otlp is not None
+    assert (config.otlp.grpc_address, config.otlp.http_address) == ("", "127.0.0.1:20003")
+    assert config.prometheus is not None
+    assert config.alertmanager is not None
+    assert config.kubernetes is not None
+    assert config.kubernetes.kubeconfig == tmp_path / "kubeconfig"
