@@ -11,10 +11,11 @@ from typing import Any, Final, Literal
 
 from rca.contracts import LabelledCase
 from rca.errors import BadInput
-from rca.evaluation.cases import Labels, Recorded, exam_of, from_folder, from_store
+from rca.evaluation.cases import Labels, exam_of, from_folder, from_store
 from rca.evaluation.runner import Exam
 from rca.incidents.store import IncidentStore, default_home
 from rca.models.files import write_atomically
+from rca.shop.manifest import files_of
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 RESULTS: Final = ROOT / "docs" / "results"
@@ -39,12 +40,8 @@ def shop_set(part: Literal["train", "test"]) -> Exam | None:
 
     Raises BadInput for a bundle that is not the one of the manifest.
     """
-    manifest = INCIDENTS / "manifest.json"
-    entries = json.loads(manifest.read_text(encoding="utf-8"))["incidents"] if manifest.is_file() else []
-    recorded: list[Recorded] = []
-    for entry in entries:
-        if entry["part"] == part:
-            recorded += from_folder(INCIDENTS / entry["file"], labels=Labels.TOLD)
+    paths = files_of(INCIDENTS, part)
+    recorded = [one for path in paths for one in from_folder(path, labels=Labels.TOLD)]
     return exam_of(recorded, home=default_home()) if recorded else None
 
 

@@ -13,11 +13,11 @@ import pytest
 
 from rca.errors import BadInput, UnknownName
 from rca.faults import FAULT_KINDS, NO_FAULT
+from rca.shop import manifest
 from rca.shop.faults import RECIPES, culprit_of, recipe_of
 from rca.shop.host import HostLoad, HostWatch
 from rca.shop.plan import WORKLOADS, callers_of
 from rca.shop.programme import programme
-from rca.shop.recording import _manifest_locked, files_of, read_manifest
 
 
 def test_the_programme_holds_what_the_project_promises() -> None:
@@ -85,14 +85,14 @@ def test_a_saturated_machine_is_noticed_and_niced_work_is_not() -> None:
 
 def _add(folder: str, number: int) -> None:
     for turn in range(5):
-        with _manifest_locked(Path(folder)) as body:
+        with manifest.locked(Path(folder)) as body:
             body["incidents"].append({"number": number * 5 + turn})
 
 
 def test_two_recorders_share_a_manifest(tmp_path: Path) -> None:
     with ProcessPoolExecutor(2) as pool:
         list(pool.map(_add, [str(tmp_path)] * 2, range(2)))
-    assert sorted(entry["number"] for entry in read_manifest(tmp_path)["incidents"]) == list(range(10))
+    assert sorted(entry["number"] for entry in manifest.read(tmp_path)["incidents"]) == list(range(10))
 
 
 def test_a_bundle_that_changed_is_refused(tmp_path: Path) -> None:
@@ -100,9 +100,22 @@ def test_a_bundle_that_changed_is_refused(tmp_path: Path) -> None:
     digest = "a0b1"
     entry = {"id": "a", "file": "a.tar.zst", "sha256": digest, "part": "test"}
     (tmp_path / "manifest.json").write_text(json.dumps({"version": "1", "incidents": [entry]}))
-    assert files_of(tmp_path, "train") == []
+    assert manifest.files_of(tmp_path, "train") == []
     with pytest.raises(BadInput, match=r"a.tar.zst: expected SHA-256 a0b1, found"):
-        files_of(tmp_path, "test")
+        manifest.files_of(tmp_path, "test")
     os.truncate(tmp_path / "manifest.json", 3)
     with pytest.raises(BadInput, match="expected JSON"):
-        read_manifest(tmp_path)
+        manifest.read(tmp_path)
+
+
+INCIDENTS = Path(__file__).parents[1] / "incidents"
+
+
+def test_what_ships_is_what_the_manifest_says() -> None:
+    assert len(manifest.files_of(INCIDENTS)) == len(list(INCIDENTS.glob("*.tar.zst")))
+    assert sum(path.stat().st_size for path in manifest.files_of(INCIDENTS)) < 25 * 2**20
+
+
+def test_the_test_part_is_frozen() -> None:
+    kept = INCIDENTS / manifest.FROZEN
+    assert (kept.read_text() if kept.exists() else "") == manifest.frozen(INCIDENTS)

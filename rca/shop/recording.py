@@ -7,24 +7,21 @@ What a saturated machine or an unhealthy baseline spoils is thrown away and trie
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import json
 import platform
 import re
 import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import polars as pl
 
@@ -33,20 +30,19 @@ from rca.bins import BIN_NS
 from rca.collectors.config import load_config
 from rca.collectors.live import Question, collect_incident, fresh_until
 from rca.collectors.sources import sources_of
-from rca.errors import BadInput, RcaError, Unavailable
+from rca.errors import RcaError, Unavailable
 from rca.faults import NO_FAULT
 from rca.incidents.bundle import ARCHIVE_SUFFIX, write_bundle
 from rca.incidents.incident import EntityModel, Incident, Label
+from rca.shop import manifest
 from rca.shop.backing.server import binary
 from rca.shop.client import Shop
 from rca.shop.faults import clear, culprit_of, inject, keep_up
 from rca.shop.host import HostWatch
 from rca.shop.plan import SYSTEM
-from rca.shop.programme import Part, Recording
+from rca.shop.programme import Recording
 from rca.telemetry import SECOND_NS, Interval, Telemetry
 
-MANIFEST: Final = "manifest.json"
-VERSION: Final = "1"
 _KEEP_UP_S: Final = 5.0
 _PATIENCE_S: Final = 120.0
 _ATTEMPTS: Final = 3
@@ -73,49 +69,6 @@ class Spoilt(RcaError):
 
 class _Stopped(Exception):
     """Somebody does not want to wait any longer."""
-
-
-# --- the manifest -----------------------------------------------------------------------------------------------------
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a folder of recordings; an empty one where there is none. Raises BadInput."""
-    path = folder / MANIFEST
-    if not path.exists():
-        return {"version": VERSION, "system": SYSTEM, "incidents": []}
-    try:
-        body = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BadInput(str(path), expected="JSON", found=str(error)) from error
-    if not isinstance(body, dict) or body.get("version") != VERSION or not isinstance(body.get("incidents"), list):
-        raise BadInput(str(path), expected=f"a manifest of version {VERSION}", found="something else")
-    return body
-
-
-def files_of(folder: Path, part: Part | None = None) -> list[Path]:
-    """Bundles of a manifest, of one part or all, in its order. Raises BadInput for one that is absent or was changed."""
-    found = []
-    for entry in read_manifest(folder)["incidents"]:
-        if part in (None, entry["part"]):
-            path = folder / entry["file"]
-            digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "nothing"
-            if digest != entry["sha256"]:
-                raise BadInput(str(path), expected=f"SHA-256 {entry['sha256'][:12]}", found=digest[:12])
-            found.append(path)
-    return found
-
-
-@contextmanager
-def _manifest_locked(folder: Path) -> Iterator[dict[str, Any]]:
-    """The manifest, to be changed by one process at a time; written in one step if nothing fails."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        body = read_manifest(folder)
-        yield body
-        temporary = folder / f".{MANIFEST}"
-        temporary.write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        temporary.replace(folder / MANIFEST)
 
 
 # --- recording --------------------------------------------------------------------------------------------------------
@@ -155,7 +108,7 @@ class Work:
 
 def record(recorders: Sequence[Recorder], recordings: Iterable[Recording], most: int | None = None) -> int:
     """Make what the recorders' folder lacks of the recordings; how many were made. Ctrl-C clears the shops before it ends."""
-    known = {entry["id"] for recorder in recorders for entry in read_manifest(recorder.folder)["incidents"]}
+    known = {entry["id"] for recorder in recorders for entry in manifest.read(recorder.folder)["incidents"]}
     work = Work((recording for recording in recordings if recording.id not in known), most)
     with ThreadPoolExecutor(len(recorders)) as pool:
         running = [pool.submit(recorder.run, work) for recorder in recorders]
@@ -284,7 +237,7 @@ class Recorder:
             "host": facts,
             "made_with": {"seed": self.seed, **asdict(self.pace), **_versions()},
         }
-        with _manifest_locked(self.folder) as body:
+        with manifest.locked(self.folder) as body:
             others = [other for other in body["incidents"] if other["id"] != recording.id]
             body["incidents"] = sorted([*others, entry], key=lambda each: int(each["number"]))
         self.told(f"{recording.id}: kept, {len(content) / 1024:.0f} KiB, {incident.title}")
