@@ -28,6 +28,7 @@ from rca.report import SCHEMA_VERSION as REPORT_VERSION
 from rca.report import TriageReport
 from rca.signals import EDGE_SIGNALS, NODE_SIGNALS, Signal
 from rca.telemetry import SCHEMAS
+from scripts.incidents_page import incidents_page
 from scripts.prometheus_page import prometheus_page
 from scripts.transfer_page import transfer_page
 
@@ -384,6 +385,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "docs/prometheus.md": prometheus_page,
     "docs/ranking.schema.json": report_schema,
     "docs/transfer.md": transfer_page,
+    "incidents/README.md": incidents_page,
 }
 """Every generated page by path, and what writes it."""
 

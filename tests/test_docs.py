@@ -31,7 +31,9 @@ def test_committed_pages_are_current() -> None:
 
 def test_a_page_that_drifted_is_named(tmp_path: Path) -> None:
     assert docs.stale(tmp_path) == list(docs.PAGES)
-    shutil.copytree(docs.ROOT / "docs", tmp_path / "docs")
+    for page in docs.PAGES:
+        (tmp_path / page).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(docs.ROOT / page, tmp_path / page)
     assert docs.stale(tmp_path) == []
     with (tmp_path / "docs/metrics.md").open("a") as page:
         page.write("by hand")
