@@ -361,7 +361,9 @@ def _peer_kind() -> pl.Expr:
 
 def _peer() -> pl.Expr:
     named = pl.col("service.peer.name")
-    database = pl.coalesce(named, pl.col("db.namespace"), pl.col("server.address"), pl.col("db.system.name"))
+    namespace = pl.col("db.namespace")
+    schema = pl.when(~namespace.str.contains(r"^\d+$")).then(namespace)  # Redis numbers its databases, and that names nothing
+    database = pl.coalesce(named, schema, pl.col("server.address"), pl.col("db.system.name"))
     queue = pl.coalesce(pl.col("messaging.destination.name"), named, pl.col("messaging.system"))
     return (
         pl.when(pl.col("db.system.name").is_not_null())

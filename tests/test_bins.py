@@ -134,6 +134,8 @@ def test_a_time_out_starts_at_the_caller() -> None:
         ({"db__system__name": "postgresql"}, ("database", "postgresql")),
         ({"db__system__name": "postgresql", "server__address": "pg-1"}, ("database", "pg-1")),
         ({"db__system__name": "postgresql", "server__address": "pg-1", "db__namespace": "shop"}, ("database", "shop")),
+        ({"db__system__name": "redis", "server__address": "cache", "db__namespace": "0"}, ("database", "cache")),
+        ({"db__system__name": "redis", "db__namespace": "12"}, ("database", "redis")),
         ({"db__system__name": "redis", "service__peer__name": "cache", "server__address": "10.0.0.1"}, ("database", "cache")),
         ({"messaging__system": "kafka"}, ("queue", "kafka")),
         ({"messaging__system": "kafka", "messaging__destination__name": "orders"}, ("queue", "orders")),

@@ -6,9 +6,10 @@ A database is called as its server is, so that spans, metrics and Kubernetes obj
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
-from rca.telemetry import EntityId
+if TYPE_CHECKING:
+    from rca.telemetry import EntityId
 
 NAMESPACE: Final = "shop"
 SYSTEM: Final = "shop"
@@ -40,6 +41,8 @@ class Workload:
     @property
     def entity(self) -> EntityId:
         """What a label on this workload names."""
+        from rca.telemetry import EntityId  # here: every service's process reads the plan, and none needs data frames
+
         return EntityId(self.kind, self.name)
 
     @property

@@ -35,7 +35,7 @@ _MODULES: Final = (
     "opentelemetry.sdk",
     "opentelemetry.exporter.prometheus",
     "opentelemetry.exporter.otlp.proto.http",
-    "opentelemetry.instrumentation.starlette",
+    "opentelemetry.instrumentation.asgi",
     "opentelemetry.instrumentation.requests",
 )
 

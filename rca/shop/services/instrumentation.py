@@ -27,7 +27,6 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import Match
 
-_EXPORT_EVERY_MS: Final = 1000
 _SECONDS: Final = [0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0]
 
 Skew = Callable[[], int]
@@ -80,14 +79,14 @@ class _Clock(logging.Filter):
 
 
 def set_up(version: str, skew_ns: Skew, *, export: bool) -> Callable[[], None]:
-    """Instrument this process; what returned ends it. Service, pod and endpoint come from OTEL_* variables, as everywhere."""
+    """Instrument this process; what returned ends it. Service, pod, endpoint and delays come from OTEL_*, as everywhere."""
     resource = Resource.create({"service.version": version})
     tracing = TracerProvider(resource=resource)
     logs = LoggerProvider(resource=resource)
     if export:
         exporter = _Skewed(OTLPSpanExporter(), skew_ns)
-        tracing.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=_EXPORT_EVERY_MS))
-        logs.add_log_record_processor(BatchLogRecordProcessor(OTLPLogExporter(), schedule_delay_millis=_EXPORT_EVERY_MS))
+        tracing.add_span_processor(BatchSpanProcessor(exporter))
+        logs.add_log_record_processor(BatchLogRecordProcessor(OTLPLogExporter()))
     trace.set_tracer_provider(tracing)
     set_logger_provider(logs)
     metrics.set_meter_provider(MeterProvider(resource=resource, metric_readers=[PrometheusMetricReader()], views=_views()))
