@@ -95,7 +95,7 @@ def spans_say_who_called_whom(shop: Pods) -> None:
     names = set(spans.filter(pl.col("kind") == 2)["name"].unique())
     assert {"GET /products/{id}", "POST /checkouts", "POST /reservations"} <= names
     assert not [name for name in spans["name"].unique() if "http " in name]
-    order = spans.filter(pl.col("name") == "POST /checkout/{customer}", pl.col("status_code") != 2)["trace_id"][0]
+    order = spans.filter(pl.col("name") == "POST /checkout/{customer}", pl.col("http.response.status_code") == 200)["trace_id"][0]
     one_trace = set(spans.filter(pl.col("trace_id") == order)["service.name"].unique())
     assert one_trace == set(plan.SERVICES) - {"search", "recommendation"}
     lines = shop.receiver.intake.frame("logs")

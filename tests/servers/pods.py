@@ -28,6 +28,7 @@ from tests.receiving import Running, running
 from tests.servers.prometheus import free_port
 
 _READY_S = 240.0
+_PATIENT = {"configuration": {"timeout_ms": 9000, "cache_timeout_ms": 5000, "connection_wait_ms": 5000}}  # on busy machines
 
 
 @dataclass
@@ -86,8 +87,7 @@ class Pods:
         self.stop(service)
         folder = self.pod_folder(service)
         folder.mkdir(parents=True, exist_ok=True)
-        if release is not None:
-            (folder / "release.json").write_text(json.dumps(release))
+        (folder / "release.json").write_text(json.dumps(release or _PATIENT))
         self.names(service)
         self.admin[service] = free_port()
         pod = f"{service}-7c9d-x1"
