@@ -179,6 +179,19 @@ def test_a_rollout_replaces_every_pod_and_never_lacks_one(tmp_path: Path) -> Non
     _play(tmp_path, scenario)
 
 
+def test_only_the_last_replica_sets_are_remembered_and_the_first(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        await world.settled()
+        first = world.deployment.current
+        for number in range(15):
+            world.deployment.roll_out(release_of({"version": f"1.1.{number}"}, Release()))
+        assert len(world.objects("replicasets")) == len(world.deployment.replica_sets) == 11
+        world.deployment.reset()
+        assert world.deployment.current is first
+
+    _play(tmp_path, scenario)
+
+
 @pytest.mark.parametrize("behaviour", [{"ready": False}, {"exit": 3}])
 def test_a_release_that_never_gets_ready_stalls_and_hurts_nobody(tmp_path: Path, behaviour: dict[str, Any]) -> None:
     async def scenario(world: World) -> None:

@@ -261,6 +261,8 @@ class Supervisor:
         self._ticks += 1
         for auxiliary in self._auxiliaries.values():
             auxiliary.tick()
+        if self._providers is not None and self._providers.process is not None and self._providers.process.poll() is not None:
+            self._providers.start(self._providers.folder, self._providers.port)
         if self._ticks % _CHILDREN_EVERY == 0:
             known = children()
             for one in self._stateful_sets.values():

@@ -18,6 +18,7 @@ from rca.shop.supervisor.pods import Kubelet, Pod
 FIRST_VERSION: Final = "1.0.0"
 _ALPHABET: Final = "bcdfghjklmnpqrstvwxz2456789"  # of Kubernetes' own generated names
 _DEADLINE_NS: Final = 60 * 10**9
+_HISTORY: Final = 10
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,15 @@ class Deployment:
         replica_set = ReplicaSet(self.name, self._code(10), self.current.revision + 1, release)
         self.replica_sets.append(replica_set)
         self._turn_to(replica_set, "ReplicaSetUpdated")
+        self._forget_old()
+
+    def _forget_old(self) -> None:
+        """Keep the first replica set, the last ones, and those with pods, as revisionHistoryLimit does."""
+        used = {pod.code for pod in self.pods}
+        for old in sorted(self.replica_sets[1:], key=lambda one: one.revision)[:-_HISTORY]:
+            if old.code not in used:
+                self.replica_sets.remove(old)
+                self._cluster.remove("replicasets", old.name)
 
     def roll_back(self) -> None:
         """Make the release before the current one the current one again. Raises BadInput where there is none."""
