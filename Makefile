@@ -2,14 +2,20 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+# What `rca` itself needs, and what developing and training need beside it.
+BASE := $(VENV)/.base
 STAMP := $(VENV)/.installed
 # OpenTelemetry's exporters for Node, which the receiver is tested with; without npm those tests are skipped.
 NODE_STAMP := $(if $(shell command -v npm),tests/node/node_modules/.package-lock.json)
 
 .PHONY: demo test lint bench soak docs wheel clean
 
-$(STAMP): pyproject.toml constraints.txt
+$(BASE): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(STAMP): $(BASE)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch==2.13.0
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[gnn,shop,dev]'
 	touch $@
@@ -18,7 +24,7 @@ tests/node/node_modules/.package-lock.json: tests/node/package.json tests/node/p
 	npm ci --prefix tests/node --no-audit --no-fund --loglevel=error && touch $@ \
 	  || echo "OpenTelemetry's exporters for Node could not be installed: their tests are skipped"
 
-demo: $(STAMP)
+demo: $(BASE)
 	$(BIN)/python -m scripts.demo
 
 test: $(STAMP) $(NODE_STAMP)
@@ -41,13 +47,13 @@ docs: $(STAMP)
 	$(BIN)/python -m scripts.docs
 
 # Builds the wheel, checks that it holds rca/ alone, and ranks the demo's incident with it in an environment without the extra.
-wheel: demo
+wheel: $(BASE)
 	rm -rf build/wheel build/wheel-venv
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir build/wheel .
 	test -z "$$($(BIN)/python -m zipfile -l build/wheel/*.whl | grep -vE '^(File Name|rca/|rca_gnn-)')"
 	$(PYTHON) -m venv build/wheel-venv
 	build/wheel-venv/bin/pip install --quiet build/wheel/*.whl
-	build/wheel-venv/bin/rca triage build/demo/example-7 > /dev/null
+	build/wheel-venv/bin/rca triage "$$($(BIN)/python -m scripts.demo --bundle)" > /dev/null
 
 clean:
 	rm -rf $(VENV) tests/node/node_modules build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

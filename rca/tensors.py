@@ -91,7 +91,7 @@ class GraphTensors:
     def compact(self) -> GraphTensors:
         """The same with features as 16-bit floats: what many graphs are kept as. `select` gives 32-bit ones."""
         attr = {name: values.half() for name, values in self.edge_attr.items() if not name.startswith(REVERSE)}
-        return replace(self, x=self.x.half(), edge_attr=_doubled(attr))
+        return replace(self, x=self.x.half(), edge_attr=both_ways(attr))
 
     def select(self, graphs: Tensor) -> GraphTensors:
         """The given graphs, (B,) int64, as a batch of their own, in that order. A graph may be asked for twice."""
@@ -117,10 +117,10 @@ class GraphTensors:
             self.available.index_select(0, node),
             self.kind[node],
             node_ptr,
-            _reversed(index),
-            _doubled(attr),
-            _doubled(available),
-            _doubled(ptr),
+            with_reverse(index),
+            both_ways(attr),
+            both_ways(available),
+            both_ways(ptr),
             self.candidate[candidate] + torch.repeat_interleave(shift, candidate_ptr.diff(), output_size=candidates),
             candidate_ptr,
             self.floor[candidate],
@@ -149,11 +149,13 @@ def _rows(ptr: Tensor, graphs: Tensor) -> tuple[Tensor, Tensor]:
     return start + torch.arange(total, device=ptr.device), new_ptr
 
 
-def _reversed(index: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def with_reverse(index: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Edges of every relation, (2, E), and of each one backwards."""
     return {**index, **{REVERSE + name: edges.flip(0) for name, edges in index.items()}}
 
 
-def _doubled(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def both_ways(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What belongs to the edges of every relation, for the relation and for its reverse."""
     return {**values, **{REVERSE + name: value for name, value in values.items()}}
 
 
@@ -180,10 +182,10 @@ def batch(
         torch.from_numpy(flat.available),
         torch.from_numpy(flat.kind),
         torch.from_numpy(flat.node_ptr),
-        _reversed(_tensors(flat.edge_index)),
-        _doubled(_tensors(flat.edge_attr)),
-        _doubled(_tensors(flat.edge_available)),
-        _doubled(_tensors(flat.edge_ptr)),
+        with_reverse(_tensors(flat.edge_index)),
+        both_ways(_tensors(flat.edge_attr)),
+        both_ways(_tensors(flat.edge_available)),
+        both_ways(_tensors(flat.edge_ptr)),
         torch.from_numpy(flat.candidate),
         torch.from_numpy(flat.candidate_ptr),
         torch.from_numpy(flat.floor),
@@ -213,10 +215,10 @@ def joined(parts: Sequence[GraphTensors]) -> GraphTensors:
     return GraphTensors(
         schema=parts[0].schema,
         node_ptr=_joined_pointers([part.node_ptr for part in parts]),
-        edge_index=_reversed(index),
-        edge_attr=_doubled(attr),
-        edge_available=_doubled(available),
-        edge_ptr=_doubled(edge_ptr),
+        edge_index=with_reverse(index),
+        edge_attr=both_ways(attr),
+        edge_available=both_ways(available),
+        edge_ptr=both_ways(edge_ptr),
         candidate=torch.cat([part.candidate + shift for part, shift in zip(parts, shifts, strict=False)]),
         candidate_ptr=_joined_pointers([part.candidate_ptr for part in parts]),
         **{name: torch.cat([getattr(part, name) for part in parts]) for name in plain},
@@ -272,7 +274,7 @@ def shuffle_edges(tensors: GraphTensors, seed: int) -> GraphTensors:
         exchanged = torch.empty_like(target)
         exchanged[order] = target[donors]
         index[name] = torch.stack([source, exchanged])
-    return replace(tensors, edge_index=_reversed(index))
+    return replace(tensors, edge_index=with_reverse(index))
 
 
 def _order_within(key: Tensor, owner: Tensor) -> Tensor:

@@ -23,12 +23,15 @@ from rca.features import ALERT_SIGNALS, EDGE_FEATURES, FLOOR_SIGNALS, NODE_FEATU
 from rca.incidents.bundle import ARCHIVE_SUFFIX, INCIDENT_FILE, MAX_ARCHIVE_BYTES, IncidentFile
 from rca.incidents.incident import SCHEMA_VERSION
 from rca.metrics import METRICS
+from rca.models.files import MODEL_FILE
+from rca.models.shipped import NAME
 from rca.ranking import SCHEMA_VERSION as RANKING_VERSION
 from rca.report import SCHEMA_VERSION as REPORT_VERSION
 from rca.report import TriageReport
 from rca.signals import EDGE_SIGNALS, NODE_SIGNALS, Signal
 from rca.telemetry import SCHEMAS
 from scripts.incidents_page import incidents_page
+from scripts.model_card import card_page
 from scripts.prometheus_page import prometheus_page
 from scripts.transfer_page import transfer_page
 
@@ -388,6 +391,9 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "incidents/README.md": incidents_page,
 }
 """Every generated page by path, and what writes it."""
+
+if (ROOT / "models" / NAME / MODEL_FILE).is_file():
+    PAGES[f"models/{NAME}/README.md"] = lambda: card_page(ROOT / "models" / NAME, f"models/{NAME}")
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

@@ -16,9 +16,12 @@ from rca.cli.main import app
 from rca.errors import BadInput
 from rca.incidents.bundle import write_bundle
 from rca.incidents.example import example_incident
+from rca.models import onnx_export
 from rca.models.checkpoint import weights_of
 from rca.models.files import read_model
 from rca.models.gnn import NetworkRanker
+from rca.models.onnx_ranker import OnnxRanker
+from rca.models.registry import load
 from tests.cases import CULPRITS, example
 
 
@@ -34,7 +37,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def options(bundles: Path, out: Path, epochs: int) -> list[str]:
-    small = ["--width", "16", "--invented", "8", "--device", "cpu"]
+    small = ["--width", "16", "--invented", "8", "--device", "cpu", "--no-onnx"]
     return ["train", "--bundles", str(bundles), "--out", str(out), "--epochs", str(epochs), *small]
 
 
@@ -45,6 +48,7 @@ def test_a_model_is_trained_and_ranks(bundles: Path, tmp_path: Path, monkeypatch
     assert "network 0: epoch" in done.stdout
     assert "graphs from 8 incidents" in done.stdout
     assert sorted(path.suffix for path in (tmp_path / "mine").iterdir()) == [".json", ".safetensors"]
+    assert "no ONNX file: not asked for; this model ranks where torch is installed" in done.stdout
     assert len(NetworkRanker.load(tmp_path / "mine").rank(example()).candidates) == len(example().graph.candidates)
 
 
@@ -89,6 +93,29 @@ def test_a_model_is_pretrained_on_simulated_incidents(tmp_path: Path, monkeypatc
     ranker = NetworkRanker.load(tmp_path / "mine")
     assert ranker.data["simulated"]["incidents"] == 6
     assert ranker.data["simulated"]["held_out_seed"] != ranker.data["simulated"]["seed"]
+
+
+def test_a_model_without_edges_is_exported_and_ranks_without_torch(
+    bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RCA_HOME", str(tmp_path / "home"))
+    words = [word for word in options(bundles, tmp_path / "mine", 1) if word != "--no-onnx"]
+    done = CliRunner().invoke(app, [*words, "--edges", "none", "--strength", "1"], catch_exceptions=False)
+    assert "ONNX" not in done.stdout
+    assert isinstance(load(tmp_path / "mine"), OnnxRanker)
+    asked = ["triage", str(next(bundles.iterdir())), "--model", str(tmp_path / "mine")]
+    by_onnx, by_torch = (CliRunner().invoke(app, [*asked, *engine]).stdout for engine in ([], ["--engine", "torch"]))
+    assert "ranked by  mine-" in by_onnx
+    assert by_torch == by_onnx
+
+
+def test_what_keeps_a_model_from_being_exported_is_said(bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RCA_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(onnx_export, "LIBRARIES", ("no_such_library",))
+    words = [word for word in options(bundles, tmp_path / "mine", 0) if word != "--no-onnx"]
+    done = CliRunner().invoke(app, [*words, "--strength", "1"], catch_exceptions=False)
+    assert "no ONNX file: no_such_library not installed (pip install 'rca-gnn[gnn]')" in done.stdout
+    assert list((tmp_path / "mine").glob("*.safetensors"))
 
 
 def test_bad_options_end_before_the_work(bundles: Path, tmp_path: Path) -> None:

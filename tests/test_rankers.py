@@ -242,7 +242,7 @@ def test_no_candidates_no_complaint() -> None:
         case.deviations, entities=(), node=case.deviations.node[empty_rows], slope=case.deviations.slope[empty_rows]
     )
     bare = Case(case.window, nothing, (), graph)
-    for name in registry.BUILT_IN:
+    for name in registry.names():
         ranker = quick(name)
         if ranker.learned:
             ranker.fit(example_cases())

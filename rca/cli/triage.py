@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 EMPTY_EXIT_CODE = 3
 """Exit code where the window holds no telemetry or names no candidate: nothing failed, and there was nothing to rank."""
 _WIDTH = 80
-_DEFAULT_RANKER = "floor"
 
 
 def triage(
@@ -49,8 +48,15 @@ def triage(
         typer.Option(metavar="FILE", help="Default: $RCA_CONFIG, ./rca.toml or ~/.config/rca/rca.toml."),
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many candidates to show.")] = 5,
-    ranker: Annotated[str | None, typer.Option(metavar="NAME", help="Ranker that needs no training. Default: floor.")] = None,
-    model: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Trained model, as `rca train` writes it.")] = None,
+    ranker: Annotated[str | None, typer.Option(metavar="NAME", help="Ranker that needs no training, such as floor.")] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Trained model, as `rca train` writes it. Default: $RCA_MODEL, or the shipped one."),
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="What runs --model: onnx, torch or dgl. Default: onnx, if it was exported."),
+    ] = None,
     why_not: Annotated[str | None, typer.Option(metavar="SERVICE", help="Compare this candidate with the first one.")] = None,
     map_size: Annotated[
         int, typer.Option(min=1, metavar="N", help="Candidates to look at; of more, those near what alerts or strays.")
@@ -66,7 +72,7 @@ def triage(
 
     Exits with 0 if candidates were ranked, 3 if there was nothing to rank, 2 if the input is wrong, 1 if no source answered.
     """
-    chosen = _ranker(ranker, model)
+    chosen = _ranker(ranker, model, engine)
     if incident is None:
         from rca.cli.live import LiveOptions, triage_live
 
@@ -133,15 +139,21 @@ def _load(text: str, home: Path | None) -> tuple[Incident, Telemetry]:
         return store.get(text)
 
 
-def _ranker(name: str | None, model: Path | None) -> Ranker:
+def _ranker(name: str | None, model: Path | None, engine: str | None) -> Ranker:
     from rca.errors import BadInput
     from rca.models import registry
 
     if name and model:
         raise BadInput("options", expected="--ranker or --model", found="both")
+    if engine and not model:
+        raise BadInput("options", expected="--model beside --engine", found="--engine alone")
     if model:
-        return registry.load(model)
-    ranker = registry.create(name or _DEFAULT_RANKER)
+        return registry.load(model, engine)
+    if name is None:
+        from rca.models.shipped import default_ranker
+
+        return default_ranker()
+    ranker = registry.create(name)
     if ranker.learned:
         raise BadInput("--ranker", expected="a ranker that needs no training, or --model", found=f"{name}, which needs training")
     return ranker

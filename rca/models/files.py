@@ -11,8 +11,8 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,6 +41,8 @@ class ModelCard:
     name: str = ""
     members: int = 1
     temperature: float = 1.0
+    intended_use: str = ""
+    limits: tuple[str, ...] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
     families: tuple[str, ...] = FAMILIES
@@ -85,13 +87,40 @@ def write_model(folder: Path, card: ModelCard, files: Mapping[str, bytes]) -> No
         stem, suffix = _FILE_NAMES[which]
         names[which] = {"file": f"{stem}-{digest[:12]}{suffix}", "sha256": digest}
         write_atomically(folder / names[which]["file"], content)
-    body = {**asdict(card), **names}
-    write_atomically(folder / MODEL_FILE, (json.dumps(body, indent=2, sort_keys=True) + "\n").encode())
+    _write_json(folder, {**asdict(card), **names})
     kept = {entry["file"] for entry in names.values()}
     for stem, suffix in _FILE_NAMES.values():
         for old in folder.glob(f"{stem}-*{suffix}"):
             if old.name not in kept:
                 old.unlink(missing_ok=True)
+
+
+def describe(
+    folder: Path,
+    *,
+    intended_use: str,
+    limits: Sequence[str],
+    sources: Sequence[Mapping[str, Any]],
+    evaluation: Sequence[Mapping[str, Any]],
+) -> None:
+    """Say in `model.json` what a model is for, what it was trained on and how well it ranks; its files and id stay.
+
+    `sources` have `name` and `sha256` and what else is worth saying, `evaluation` are summaries of rca.evaluation.tables. Raises
+    BadCheckpoint, StorageFull.
+    """
+    model = read_model(folder)
+    card = replace(
+        model.card,
+        intended_use=intended_use,
+        limits=tuple(limits),
+        data={**model.card.data, "sources": list(sources)},
+        metrics={**model.card.metrics, "evaluation": list(evaluation)},
+    )
+    _write_json(folder, {**asdict(card), **{which: {"file": file, "sha256": sha} for which, (file, sha) in model.files.items()}})
+
+
+def _write_json(folder: Path, body: Mapping[str, Any]) -> None:
+    write_atomically(folder / MODEL_FILE, (json.dumps(body, indent=2, sort_keys=True) + "\n").encode())
 
 
 def read_model(folder: Path) -> StoredModel:

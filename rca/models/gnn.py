@@ -22,7 +22,7 @@ from rca.graph import ServiceGraph
 from rca.models.augmentation import Augment, invented_incidents, labelled_incidents, normal_windows
 from rca.models.checkpoint import weights_file, weights_of
 from rca.models.engines import engine_of
-from rca.models.files import WEIGHTS, ModelCard, read_model, write_model
+from rca.models.files import ONNX, WEIGHTS, ModelCard, read_model, write_model
 from rca.models.network import Edges, Gates, Network, NetworkConfig
 from rca.models.scored import Scores, ranking_of_scores
 from rca.models.strength import STRENGTHS, UNJUDGED, best_strength, earned_strength, invented_strength
@@ -375,13 +375,17 @@ class NetworkRanker:
             raise BadInput(f"ranker {self.name}", expected="training before asking what it earned", found="none")
         return float(self._networks[0].get_buffer("strength"))
 
-    def save(self, folder: Path) -> None:
-        """Write the trained networks as a checkpoint. Raises BadInput before training, StorageFull."""
+    def save(self, folder: Path, *, onnx: bool = False) -> None:
+        """Write the trained networks as a model folder, with the exported ranking if wanted (rca.models.onnx_export).
+
+        Raises BadInput before training, or where the export lacks a library; StorageFull.
+        """
         if not self._networks:
             raise BadInput(f"ranker {self.name}", expected="training before saving", found="none")
         schema = self._networks[0].schema
         card = ModelCard(
-            ranker=self.name,
+            ranker=type(self).name,
+            name=folder.resolve().name,
             features=schema.features,
             edge_features=schema.edge_features,
             network=self.network_config().to_json(),
@@ -400,7 +404,12 @@ class NetworkRanker:
         )
         states = [(i, name, value) for i, network in enumerate(self._networks) for name, value in network.state_dict().items()]
         weights = weights_file({f"{i}.{name}": value.float() for i, name, value in states})
-        write_model(folder, card, {WEIGHTS: weights})
+        files = {WEIGHTS: weights}
+        if onnx:
+            from rca.models.onnx_export import exported
+
+            files[ONNX] = exported(self._networks, self.temperature)
+        write_model(folder, card, files)
 
     @classmethod
     def load(cls, folder: Path, *, engine: str = "torch", threads: int = 1) -> NetworkRanker:

@@ -15,8 +15,12 @@ from typing import Any, Final
 
 from rca.contracts import Ranker
 from rca.errors import BadInput, UnknownName
+from rca.models.files import ONNX, read_model
 
 ENTRY_POINT_GROUP: Final = "rca.rankers"
+
+ENGINES: Final = ("onnx", "torch", "dgl")
+"""What a trained model can be run by; onnx needs the base install alone."""
 
 BUILT_IN: Final[dict[str, str]] = {
     "floor": "rca.models.rules.floor:Floor",
@@ -39,13 +43,17 @@ BUILT_IN: Final[dict[str, str]] = {
     "gnn-dgl": "rca.models.gnn:DglNetworkRanker",
     "gnn-shuffled": "rca.models.gnn:ShuffledNetworkRanker",
     "mlp": "rca.models.gnn:MlpRanker",
+    "model": "rca.models.shipped:trained",
 }
-"""Name -> `module:class`."""
+"""Name -> `module:class or function`."""
 
 
 def names() -> tuple[str, ...]:
-    """Every ranker that can be asked for, ours first."""
-    return (*BUILT_IN, *sorted(name for name in _third_party() if name not in BUILT_IN))
+    """Every ranker that can be asked for without parameters, ours first; `model` where a model is shipped."""
+    from rca.models.shipped import shipped_folder
+
+    ours = [name for name in BUILT_IN if name != "model" or shipped_folder() is not None]
+    return (*ours, *sorted(name for name in _third_party() if name not in BUILT_IN))
 
 
 def create(name: str, **parameters: Any) -> Ranker:
@@ -64,10 +72,22 @@ def create(name: str, **parameters: Any) -> Ranker:
     return ranker
 
 
-def load(folder: Path) -> Ranker:
-    """A trained network from a checkpoint. Raises BadCheckpoint, or BadInput if the libraries that it needs are missing."""
+def load(folder: Path, engine: str | None = None) -> Ranker:
+    """A trained model from its folder, run by onnxruntime if it was exported, else by torch, unless an engine is named.
+
+    Its name is the model's id, whatever the engine. Raises BadCheckpoint, UnknownName for an engine that does not exist, BadInput
+    if the libraries that it needs are missing.
+    """
+    if engine is not None and engine not in ENGINES:
+        raise UnknownName("engine", engine, ENGINES)
+    model = read_model(folder)
+    if engine == "onnx" or (engine is None and ONNX in model.files):
+        from rca.models.onnx_ranker import OnnxRanker
+
+        return OnnxRanker.load(folder)
     constructor = _constructor("gnn")
-    ranker: Ranker = constructor.load(folder)  # type: ignore[attr-defined]
+    ranker: Ranker = constructor.load(folder, engine=engine or "torch")  # type: ignore[attr-defined]
+    ranker.name = model.id
     return ranker
 
 
@@ -78,7 +98,7 @@ def takes(name: str, parameter: str) -> bool:
 
 
 def _constructor(name: str) -> Callable[..., Any]:
-    if name not in names():
+    if name not in BUILT_IN and name not in names():
         raise UnknownName("ranker", name, names())
     try:
         if name in BUILT_IN:
