@@ -57,7 +57,7 @@ def ranker_for(name: str, model: Path, cases: Sequence[Any], seed: int) -> Ranke
 
 def run(exam: Exam, name: str, model: Path, draw: int, labels: int) -> dict[str, Any]:
     """Metrics of one ranker after one draw."""
-    learnt, tested = drawn(exam, draw, LABELS[-1])
+    learnt, tested = drawn(exam, draw, min(LABELS[-1], 2 * len(exam.truths) // 3))
     cases = [exam.training[place] for place in learnt[:labels]]
     ranker = ranker_for(name, model, cases, draw)
     part = Exam(

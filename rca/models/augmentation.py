@@ -16,7 +16,7 @@ from rca.models.training import TrainingSet
 Augment = Callable[[Sequence[LabelledCase], int, int], TrainingSet]
 """(cases, how many graphs, seed) -> additional graphs with their answers."""
 
-_PER_STRETCH, _FEWEST, _MOST = 60, 500, 3000
+_PER_STRETCH, _FEWEST, _MOST = 60, 300, 1000
 _PATIENCE = 5  # tries per invented incident: now and then a drawn fault finds nothing to push
 
 

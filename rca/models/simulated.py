@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Final
 
@@ -126,7 +128,8 @@ def _built(source: Source, seed: int, files: Mapping[range, Path], workers: int)
     """Build parts in processes of their own; yields each part that is done."""
     if not files:
         return
-    with _one_thread_each(), ProcessPoolExecutor(min(workers, len(files)), mp_context=get_context("spawn")) as pool:
+    processes = min(workers, len(files))
+    with _one_thread_each(), ProcessPoolExecutor(processes, get_context("spawn"), _end_with_the_parent) as pool:
         running: dict[Future[None], range] = {pool.submit(_build, source, seed, part, file): part for part, file in files.items()}
         try:
             for future in as_completed(running):
@@ -135,6 +138,19 @@ def _built(source: Source, seed: int, files: Mapping[range, Path], workers: int)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _end_with_the_parent() -> None:
+    """End this process when the one that started it does, however that ended: a pool's processes would wait for ever."""
+    parent = parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager
