@@ -200,8 +200,8 @@ class Network(nn.Module):
 
     def fit_inputs(self, tensors: GraphTensors) -> None:
         """Set the standardisation of the inputs from what is available in the training graphs, or in a sample of very many."""
-        if tensors.graphs > _STANDARD_GRAPHS:
-            tensors = tensors.select(torch.linspace(0, tensors.graphs - 1, _STANDARD_GRAPHS, device=tensors.x.device).long())
+        sample = min(tensors.graphs, _STANDARD_GRAPHS)
+        tensors = tensors.select(torch.linspace(0, tensors.graphs - 1, sample, device=tensors.x.device).long())
         self._fit_inputs("node", tensors.x, tensors.available)
         self._fit_known(tensors)
         names = [name for name in tensors.edge_attr if name in RELATION_NAMES[: len(RELATION_NAMES) // 2]]
