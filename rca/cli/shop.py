@@ -48,8 +48,12 @@ def up(
     if not wait:
         typer.echo(f"starting in {folder.path}; `rca shop status` shows how far it is")
         return
-    with progress("Starting the shop") as step:
-        wait_ready(folder, started, lambda text: step(text, 0))
+    try:
+        with progress("Starting the shop") as step:
+            wait_ready(folder, started, lambda text: step(text, 0))
+    except KeyboardInterrupt:
+        typer.echo("what had been started was stopped again", err=True)
+        raise
     addresses = Shop(folder).status().addresses
     typer.echo(f"The shop runs in {folder.path}.")
     for name in ("gateway", "prometheus", "alertmanager"):

@@ -1,0 +1,111 @@
+"""The control API of a supervisor that has started nothing yet, through the client."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from rca.errors import BadInput, Rejected, Unavailable
+from rca.shop.client import Shop
+from rca.shop.folder import RunFolder
+from rca.shop.supervisor.supervisor import Supervisor
+from tests.servers.prometheus import binary
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[Shop]:
+    """A shop whose supervisor answers and runs no pod."""
+    folder = RunFolder(tmp_path)
+    supervisor = Supervisor(folder)
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(
+        target=loop.run_until_complete, args=(supervisor._control.serve([supervisor._control.socket]),), daemon=True
+    )
+    thread.start()
+    supervisor._write_state()
+    yield Shop(folder)
+    supervisor._control.should_exit = True
+    thread.join(10)
+    loop.close()
+
+
+def test_the_status_of_a_shop_that_starts(shop: Shop) -> None:
+    status = shop.status()
+    assert (status.phase, status.ready, status.pods, status.injected) == ("starting", False, (), ())
+    assert set(status.addresses) >= {"control", "exporters", "prometheus", "alertmanager", "kubernetes", "otlp"}
+    assert "supervisor" in status.processes
+    with pytest.raises(Unavailable, match="not ready after 0 s: starting"):
+        shop.wait_ready(0)
+
+
+def test_orders_need_the_token(shop: Shop) -> None:
+    url = shop.state.addresses["control"]
+    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": shop.state.token}):
+        assert requests.get(f"{url}/status", headers=headers, timeout=5).status_code == 401
+        assert requests.post(f"{url}/clear", headers=headers, timeout=5).status_code == 401
+    assert requests.get(f"{url}/metrics/kube-state", timeout=5).status_code == 200
+    assert requests.get(f"{url}/metrics/nothing", timeout=5).status_code == 404
+
+
+def test_the_network_can_be_disturbed_and_is_shown_so(shop: Shop) -> None:
+    shop.network("cart", "cache", delay_ms=100, jitter_ms=20)
+    shop.network("*", "payment", cut="blackhole", loss=0.1)
+    told = ("network cart -> cache: delay 100 ms ± 10 ms", "network * -> payment: loss 10 %, blackhole")
+    assert shop.status().injected == told
+    shop.clear_network("cart", "cache")
+    assert shop.status().injected == told[1:]
+    shop.clear()
+    assert shop.status().injected == ()
+
+
+_WRONG: list[tuple[Callable[[Shop], Any], str]] = [
+    (lambda shop: shop.signal("cart-1", "KILL"), r"pod: expected a known name, found 'cart-1'"),
+    (lambda shop: shop.rollout("cart", "1.0.1"), r"workload: expected a known name, found 'cart'"),
+    (lambda shop: shop.network("basket", "cache"), r"from: .*'basket'"),
+    (lambda shop: shop.network("cart", "cach"), r"to: expected a known name, found 'cach' \(did you mean cache"),
+    (lambda shop: shop.network("cart", "cache", loss=2), r"loss: expected a number from 0 to 1, found 2"),
+    (lambda shop: shop.network("cart", "cache", delay_ms=-1), r"delay_ms: expected a number from 0 on, found -1"),
+    (lambda shop: shop.network("cart", "cache", cut="knife"), r"cut: expected none or reset or blackhole"),  # type: ignore[arg-type]
+    (lambda shop: shop.neighbour("node-z"), r"node: expected a known name, found 'node-z'"),
+    (lambda shop: shop.slow_volume("cart-1"), r"volume: expected bytes_per_second or ms_per_write, found neither"),
+    (lambda shop: shop.backing("shop-db", "stop"), r"backing server: expected a known name"),
+]
+
+
+@pytest.mark.parametrize(("order", "message"), _WRONG)
+def test_wrong_orders_say_what_was_expected(shop: Shop, order: Callable[[Shop], Any], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        order(shop)
+
+
+def test_orders_that_come_too_early_or_do_not_fit(shop: Shop) -> None:
+    with pytest.raises(Unavailable, match="still starting"):
+        shop.load(3)
+    with pytest.raises(Rejected, match="expected stop, start or restart, found flush"):
+        shop.backing("smtp.mail.example", "flush")
+
+
+def test_bodies_that_are_no_objects_are_refused(shop: Shop) -> None:
+    url, headers = shop.state.addresses["control"], {"Authorization": f"Bearer {shop.state.token}"}
+    for text in ("[1]", "{", '"x"'):
+        answer = requests.post(f"{url}/network", data=text, headers=headers, timeout=5)
+        assert (answer.status_code, answer.json()["where"]) == (400, "body")
+
+
+def test_its_metrics_are_well_formed(shop: Shop) -> None:
+    import subprocess
+
+    url = shop.state.addresses["exporters"]
+    for page in ("kube-state", "node/node-a"):
+        text = requests.get(f"{url}/{page}", timeout=5).content
+        done = subprocess.run([binary("promtool"), "check", "metrics"], input=text, capture_output=True, check=False)
+        wrong = [
+            line for line in done.stdout.decode().splitlines() + done.stderr.decode().splitlines() if "no help text" not in line
+        ]
+        assert not wrong, wrong
