@@ -55,8 +55,10 @@ class TopologyRanges:
     services_per_database: Range = Range(1, 4)
     cache_share: float = 0.25
     """Share of services that look into a cache before they ask the database."""
-    queue_share: float = 0.12
-    """Share of services that publish messages, or consume them."""
+    queue_share: float = 0.06
+    """Share of services that publish messages to services that also do other things."""
+    worker_share: float = 0.08
+    """Share of services that do nothing but read a queue of their own."""
     external_share: float = 0.12
     """Share of services that call somebody outside."""
     optional_share: float = 0.25
@@ -64,7 +66,7 @@ class TopologyRanges:
     parallel_share: float = 0.3
     """Share of operations that make their calls at once."""
     pods_per_node: Range = Range(5, 14)
-    own_pods_share: float = 0.45
+    own_pods_share: float = 0.35
     """Share of systems that run databases, caches and queues in pods of their own, which makes them services by name."""
 
 
@@ -84,9 +86,9 @@ class LoadRanges:
     cache_seconds: Range = Range(0.0001, 0.0006, log=True)
     publish_seconds: Range = Range(0.0005, 0.004, log=True)
     external_seconds: Range = Range(0.03, 0.3, log=True)
-    cpu_use: Range = Range(0.06, 0.5)
+    cpu_use: Range = Range(0.03, 0.3)
     """CPU use of a service's limit at its mean load."""
-    thread_use: Range = Range(0.02, 0.35)
+    thread_use: Range = Range(0.01, 0.15)
     """Share of worker threads that are busy at the mean load; the same range serves connection pools."""
     node_use: Range = Range(0.15, 0.55)
     network_seconds: Range = Range(0.00015, 0.0015, log=True)

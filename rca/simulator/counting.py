@@ -246,7 +246,7 @@ class Counter:
         skew, onset = self._world.conditions.skew, self._world.conditions.onset
         if skew.any():
             bins = bins + np.where(bins >= onset, np.rint(skew[source] / 10.0).astype(np.int64), 0)
-        names, kinds = pl.Series(self._words.names), pl.Series(_KINDS)
+        names, kinds = pl.Series([*self._words.names, None]), pl.Series([*_KINDS, None])
         return {
             "time_unix_nano": start_ns + bins * BIN_NS,
             "what": pl.Series(what).gather(codes[0]),
@@ -259,7 +259,9 @@ class Counter:
     def _count_frame(self, start_ns: int) -> pl.DataFrame:
         bins, counts, codes, _ = self._counts.columns()
         columns = self._columns(bins, codes, COUNTED, start_ns)
-        return framed("bin_counts", **columns, target_operation=_gathered(pl.Series(self._words.names), codes[5]), count=counts)
+        return framed(
+            "bin_counts", **columns, target_operation=_gathered(pl.Series([*self._words.names, None]), codes[5]), count=counts
+        )
 
     def _duration_frame(self, start_ns: int) -> pl.DataFrame:
         bins, counts, codes, seconds = self._durations.columns()
@@ -311,8 +313,8 @@ class Counter:
 
 
 def _gathered(names: pl.Series, codes: Ints) -> pl.Series:
-    """Names by number; a negative number is null."""
-    return names.gather(pl.Series(codes, dtype=pl.Int64).set(pl.Series(codes < 0), None))
+    """Names by number, the last of which is null; so is what has a negative number."""
+    return names.gather(np.where(codes < 0, len(names) - 1, codes))
 
 
 def _slowest(seen: Ints, seconds: Floats, failed: Bools) -> tuple[Ints, Floats, Bools]:

@@ -468,7 +468,7 @@ def _external_down(scene: Scene) -> None:
 
 
 def _traffic_surge(scene: Scene) -> None:
-    scene.conditions.entry *= 1 + scene.between(0.4, 6.0) * scene.intensity
+    scene.conditions.entry *= 1 + scene.between(0.2, 1.6) * scene.intensity
 
 
 def _clock_skew(scene: Scene) -> None:

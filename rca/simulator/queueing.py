@@ -134,6 +134,7 @@ class Solver:
         sites, pods = (len(s.source), c.bins), (len(s.pod_component), c.bins)
         self.latency, self.failure = np.zeros(shape), np.zeros(shape)
         self.flow = np.broadcast_to(s.chance[:, None], sites).copy()  # attempts per request of the source
+        self.attempt = np.zeros(sites)  # time of one attempt, without waiting for a connection
         self.spent = np.zeros(sites)  # time per execution
         self.busy_worker = np.zeros(shape)
         self.stretch, self.line, self.turned_away = np.ones(pods), np.zeros(pods), np.zeros(pods)
@@ -223,7 +224,7 @@ class Solver:
         self.cores = np.minimum(self.wanted, limit) / np.where(slower > 1.01, slower, 1.0)
         self.node_cores = np.minimum(asked, capacity)
         self._workers()
-        calling = self.calls[self._pooled] * (self.spent[self._pooled])
+        calling = self.calls[self._pooled] * self.attempt[self._pooled]
         held = self._by_pool.of(calling) / np.maximum(s.replicas[s.pool_owner], 1)[:, None]
         size = np.maximum(s.pool_size[:, None] * (1 - c.pool_held), 0.05)
         self.pool_full = np.minimum(c.pool_held + held / s.pool_size[:, None], 1.0)
@@ -285,7 +286,7 @@ class Solver:
             retried = self.retried[sites]
             lost[retried] **= 1 + self.again[sites][retried]
             attempts = (1 - lost) / (1 - fails)
-            one = reaches * answered + (1 - reaches) * self.failing[sites]
+            one = self.attempt[sites] = reaches * answered + (1 - reaches) * self.failing[sites]
             self.spent[sites] = attempts * one + (attempts - 1) * s.backoff[sites][:, None] + waits[sites]
             chance = s.chance[sites][:, None] * self._spared(sites, lost, hit)
             attempts = attempts * c.attempts[s.source_component[sites]]

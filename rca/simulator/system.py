@@ -171,8 +171,8 @@ def draw_system(rng: np.random.Generator, config: Config, services: tuple[int, i
     count = Range(*services, log=True) if services else config.topology.services
     draft.make_services(count.whole(rng))
     draft.make_calls()
-    draft.make_databases()
     draft.make_queues()
+    draft.make_databases()
     draft.make_externals()
     draft.leave_out_unused()
     return _sized(draft)
@@ -205,8 +205,11 @@ class _Draft:
         layer = 1 + np.arange(-self.entries, count - self.entries) * (layers - 1) // max(count - self.entries, 1)
         self.rank = np.maximum(layer, 0)
         self.lane = np.arange(count) % max(count // layers, 1)
+        self.workers = (self.rng.random(count) < self.topology.worker_share) & (self.rank > 0)
         for i in range(count):
             self.components.append(_Component(self.names.word(), "service", replicas=int(replicas[i])))
+            if self.workers[i]:
+                continue  # all it does is to read a queue
             for _ in range(self.topology.operations.whole(self.rng)):
                 self._operation(i)
 
@@ -242,6 +245,7 @@ class _Draft:
                 hub = self.entries + (self.services - self.entries) // 2
                 weights[hub : hub + 1 + self.services // 25] *= 12
         weights[: self.entries] = 0.0
+        weights[self.workers] = 0.0
         return weights
 
     def make_calls(self) -> None:
@@ -280,7 +284,9 @@ class _Draft:
         for i in range(self.entries, self.services):
             for o in self.components[i].operations:
                 if o not in called:
-                    back = likely[:, i] if likely[:, i].any() else (self.rank < self.rank[i]).astype(float)
+                    back = np.where(self.workers, 0.0, likely[:, i])
+                    if not back.any():
+                        back = ((self.rank < self.rank[i]) & ~self.workers).astype(float)
                     self._call(self._one_of(self.components[self._pick(back)].operations), o)
 
     # --- what services depend on --------------------------------------------------------------------------------
@@ -328,25 +334,34 @@ class _Draft:
                 self.sites.append(_Site(o, self._one_of(statements), behind=behind))
 
     def make_queues(self) -> None:
-        rng, load = self.rng, self.load
-        inner = list(range(self.entries, self.services))
+        for worker in np.flatnonzero(self.workers).tolist():
+            ahead = np.flatnonzero((self.rank <= self.rank[worker]) & ~self.workers).tolist()
+            self._consume(worker, self._publish(self._one_of(ahead)))
         for publisher in self._chosen(self.topology.queue_share):
-            if len(inner) < 3:
-                return
-            queue = self._backend("queue", str(rng.choice(("rabbitmq", "kafka"))))
-            destination = self._add(_Operation(queue, "send", load.publish_seconds.draw(rng), 0.0, 0.3))
-            source = self._one_of(self.components[publisher].operations)
-            self.sites.append(_Site(source, destination, float(rng.uniform(0.3, 1.0)), critical=bool(rng.random() < 0.6)))
-            later = [i for i in inner if self.rank[i] > self.rank[publisher]] or [inner[-1]]
-            consumer = self._one_of(later)
-            if consumer == publisher:
-                continue  # nobody of this system reads it
-            o = self._operation(consumer)
-            self.operations[o].name = f"process {self.components[queue].name}"
-            self.operations[o].consumes = queue
-            weights = self._weights(consumer)
-            if weights.sum() > 0 and rng.random() < 0.6:
-                self._call(o, self._one_of(self.components[self._pick(weights)].operations))
+            if self.workers[publisher]:
+                continue
+            queue = self._publish(publisher)
+            later = np.flatnonzero(self.rank > self.rank[publisher]).tolist()
+            if later:  # else nobody of this system reads it
+                self._consume(self._one_of(later), queue)
+
+    def _publish(self, publisher: int) -> int:
+        """A new queue that a service writes to."""
+        queue = self._backend("queue", ("rabbitmq", "kafka")[int(self.rng.integers(2))])
+        destination = self._add(_Operation(queue, "send", self.load.publish_seconds.draw(self.rng), 0.0, 0.3))
+        source = self._one_of(self.components[publisher].operations)
+        chance = float(self.rng.uniform(0.3, 1.0))
+        self.sites.append(_Site(source, destination, chance, critical=bool(self.rng.random() < 0.6)))
+        return queue
+
+    def _consume(self, consumer: int, queue: int) -> None:
+        """An operation that reads the queue, and perhaps calls others."""
+        o = self._operation(consumer)
+        self.operations[o].name = f"process {self.components[queue].name}"
+        self.operations[o].consumes = queue
+        weights = self._weights(consumer)
+        if weights.any() and self.rng.random() < 0.6:
+            self._call(o, self._one_of(self.components[self._pick(weights)].operations))
 
     def make_externals(self) -> None:
         known: list[int] = []
@@ -355,8 +370,8 @@ class _Draft:
                 host = self._backend("external", "")
                 idle = self.load.external_seconds.draw(self.rng)
                 known.append(self._add(_Operation(host, "POST", 0.0, idle, self.load.spread.draw(self.rng))))
-            source = self._one_of(self.components[service].operations)
-            self.sites.append(_Site(source, self._one_of(known), critical=bool(self.rng.random() < 0.7)))
+            mine = self.components[service].operations
+            self.sites.append(_Site(self._one_of(mine), self._one_of(known), critical=bool(self.rng.random() < 0.7)))
 
     def leave_out_unused(self) -> None:
         """Take out statements that nobody sends and what is left without any."""
