@@ -52,6 +52,7 @@ def main() -> None:
     results += _commands(repeat)
     results += _prometheus(10 if options.quick else 50, repeat)
     results += _live(20_000 if options.quick else _SPANS, repeat)
+    results += _simulator(*((4, 1) if options.quick else (60, min(repeat, 3))))
     if find_spec("torch") is not None:
         results += _network(repeat)
     body = {"machine": _machine(), "repeat": repeat, "results": results}
@@ -85,6 +86,10 @@ def _prometheus(services: int, repeat: int) -> list[dict[str, Any]]:
 def _live(spans: int, repeat: int) -> list[dict[str, Any]]:
     """Nothing where no Prometheus is installed."""
     return _printed("benchmarks.live", "--spans", str(spans), "--repeat", str(repeat))
+
+
+def _simulator(incidents: int, repeat: int) -> list[dict[str, Any]]:
+    return _printed("benchmarks.simulator", "--incidents", str(incidents), "--repeat", str(repeat), environment=_ONE_CORE)
 
 
 def _printed(*module: str, environment: Mapping[str, str] = {}) -> list[dict[str, Any]]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import exp, log, sqrt
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 from rca.bins import BUCKET_WIDTH, OFFSET_SECONDS
@@ -156,6 +158,14 @@ def test_child_calls_that_stop_are_charged_to_the_parent() -> None:
 def test_child_calls_that_stop_together_with_their_parent_are_no_deviation() -> None:
     made = window(spans=pairs(T0, 100) + pairs(NOW, 10))
     assert of(made, "vanished_calls", "A") == pytest.approx(0)
+
+
+def test_a_child_whose_parent_lies_before_the_telemetry_harms_nothing() -> None:
+    made = window(spans=handled(T0, 40, calls=True) + handled(NOW, 40, calls=True))
+    first = made.bins.counts.filter((pl.col("what") == "child") & (pl.col("source") == "A")).head(1)
+    orphan = first.with_columns(pl.lit("an operation that no span has").alias("operation"))
+    with_orphan = replace(made, bins=replace(made.bins, counts=pl.concat([made.bins.counts, orphan])))
+    assert of(with_orphan, "vanished_calls", "A") == of(made, "vanished_calls", "A")
 
 
 def test_new_child_calls_are_charged_to_the_callee() -> None:

@@ -102,7 +102,7 @@ class LoadRanges:
     """Share of operations that now and then fail without a reason."""
     base_errors: Range = Range(0.0002, 0.01, log=True)
     retry_share: float = 0.4
-    """Share of systems that retry failed calls."""
+    """Share of systems that retry failed calls, each at some of its sites."""
     pause_share: float = 0.3
     """Share of services with pauses of a garbage collector."""
 

@@ -103,6 +103,7 @@ class Counter:
         lost = conditions.traces_lost
         self._kept = 1.0 if lost is None else 1 - lost
         self._base_failure = system.base_failure
+        self._sent: dict[int, int] = {}  # recorded client spans of every site
         self._exemplars: list[tuple[int, int, Ints, Floats, Bools]] = []
 
     def frames(self, start_ns: int) -> dict[str, pl.DataFrame]:
@@ -174,9 +175,9 @@ class Counter:
         system = self._world.system
         senders = np.flatnonzero(system.target_component == queue)
         weigh = self._world.state.calls[senders].sum(axis=1)
-        if weigh.sum() <= 0:
-            return
         site = int(senders[int(np.argmax(weigh))])
+        if not self._sent.get(site):  # a child is known by its parent
+            return
         sender = int(system.source_component[site])
         self._count("child", counts, sender, self._words.client[site], "service", component, name)
         self._count("call", counts, sender, -1, "service", component)
@@ -194,6 +195,7 @@ class Counter:
         if not seen.any():
             return
         counts = seen.sum(axis=0)
+        self._sent[k] = self._sent.get(k, 0) + int(counts.sum())
         self._count("span", counts, caller, name)
         self._count("child", counts, caller, self._words.operation[int(system.source[k])], "service", caller, name)
         if system.kinds[callee] != "service":

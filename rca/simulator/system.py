@@ -565,7 +565,7 @@ def _policies(draft: _Draft, latency: Floats) -> tuple[Floats, Ints, Floats]:
     timeout = steps[np.minimum(np.searchsorted(steps, wanted), len(steps) - 1)]
     retrying = rng.random() < draft.load.retry_share
     retries = (
-        np.where(rng.random(len(latency)) < 0.5, rng.integers(1, 4, len(latency)), 0) if retrying else np.zeros(len(latency))
+        np.where(rng.random(len(latency)) < 0.3, rng.integers(1, 3, len(latency)), 0) if retrying else np.zeros(len(latency))
     )
     return timeout, retries.astype(np.int64), rng.uniform(0.01, 0.2, len(latency))
 
