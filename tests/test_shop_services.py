@@ -95,7 +95,7 @@ def spans_say_who_called_whom(shop: Pods) -> None:
     names = set(spans.filter(pl.col("kind") == 2)["name"].unique())
     assert {"GET /products/{id}", "POST /checkouts", "POST /reservations"} <= names
     assert not [name for name in spans["name"].unique() if "http " in name]
-    order = spans.filter(pl.col("name") == "POST /checkout/{customer}", pl.col("http.response.status_code") == 200)["trace_id"][0]
+    order = spans.filter(pl.col("name") == "process order-events")["trace_id"][0]
     one_trace = set(spans.filter(pl.col("trace_id") == order)["service.name"].unique())
     assert one_trace == set(plan.SERVICES) - {"search", "recommendation"}
     lines = shop.receiver.intake.frame("logs")
@@ -141,14 +141,15 @@ def failures_reach_the_caller_or_are_tolerated(shop: Pods) -> None:
     refused = shop.call("gateway", "POST", "/checkout/c2", {})
     assert refused.status == 502
     shop.providers.behave(plan.PAYMENTS, "ok")
-    failed = pl.col("status_code") == 2
-    spans = shop.spans(lambda spans: "payment" in spans.filter(failed, pl.col("kind") == 2)["service.name"])
-    chain = spans.filter(failed, pl.col("kind") == 2, pl.col("http.response.status_code") == 502)["service.name"].unique()
-    assert {"payment", "checkout", "gateway"} <= set(chain)
-    before = time.time_ns()
-    shop.chaos("pricing", "skew_clock", s=-3600)
+
+    def failing(spans: pl.DataFrame) -> set[str]:
+        return set(spans.filter(pl.col("status_code") == 2, pl.col("kind") == 2)["service.name"])
+
+    chain = {"payment", "checkout", "gateway"}
+    assert chain <= failing(shop.spans(lambda spans: chain <= failing(spans)))
+    shop.chaos("pricing", "skew_clock", s=300)
     shop.call("gateway", "POST", "/checkout/c2", {})
-    of_pricing = (pl.col("service.name") == "pricing") & (pl.col("start_time_unix_nano") < before - 3000 * 10**9)
+    of_pricing = (pl.col("service.name") == "pricing") & (pl.col("start_time_unix_nano") > time.time_ns() + 200 * 10**9)
     assert len(shop.spans(lambda spans: spans.filter(of_pricing).height > 0).filter(of_pricing))
     shop.calm("pricing")
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -163,12 +164,18 @@ def _sent(url: str, method: str, body: Any) -> Answer:
     return Answer(status, json.loads(text) if text.startswith(("{", "[")) else text, seconds)
 
 
+def needs(*programs: str) -> None:
+    """Skip the test where one of these is not installed."""
+    for program in programs:
+        try:
+            binary(program)
+        except Unavailable as error:
+            pytest.skip(str(error))
+
+
 def started(server: Server, folder: Path) -> Server:
-    """A server of the shop on a free port, ready. Skips where its program is not installed."""
-    try:
-        server.start(folder, free_port())
-    except Unavailable as error:
-        pytest.skip(str(error))
+    """A server of the shop on a free port, ready."""
+    server.start(folder, free_port())
     deadline = time.monotonic() + _READY_S
     while not server.ready():
         assert time.monotonic() < deadline, (folder / "log.txt").read_text(errors="replace")
@@ -177,25 +184,34 @@ def started(server: Server, folder: Path) -> Server:
 
 
 @contextmanager
+def postgres() -> Iterator[Postgres]:
+    """PostgreSQL with the shop's products, in a folder that its user may reach: pytest's own are closed to others."""
+    needs("postgres")
+    with tempfile.TemporaryDirectory(prefix="rca-shop-") as folder:
+        server = Postgres()
+        started(server, Path(folder) / "shop-db")
+        try:
+            server.initialise()
+            yield server
+        finally:
+            server.stop()
+
+
+@contextmanager
 def pods(folder: Path, services: Sequence[str]) -> Iterator[Pods]:
     """These services with all servers behind them. Skips where PostgreSQL or Redis is not installed."""
-    for program in ("postgres", "redis-server"):
-        try:
-            binary(program)
-        except Unavailable as error:
-            pytest.skip(str(error))
+    needs("postgres", "redis-server")
     with ExitStack() as stack:
         receiver = stack.enter_context(running(now_ns=None))
-        servers = {"shop-db": Postgres(), "cache": Redis(), "order-events": Redis(), "providers": Providers(free_port())}
+        database = stack.enter_context(postgres())
+        servers = {"cache": Redis(), "order-events": Redis(), "providers": Providers(free_port())}
         for name, server in servers.items():
             stack.callback(server.stop)
             started(server, folder / name)
-        database, cache, queue, providers = servers.values()
-        assert isinstance(database, Postgres)
+        cache, queue, providers = servers.values()
         assert isinstance(providers, Providers)
-        database.initialise()
         shop = Pods(folder, receiver, database, cache, queue, providers)  # type: ignore[arg-type]
-        shop.ports |= {name: server.port for name, server in servers.items() if name != "providers"} | providers.ports
+        shop.ports |= {plan.DATABASE: database.port, plan.CACHE: cache.port, plan.QUEUE: queue.port, **providers.ports}
         shop.ports |= {name: free_port() for name in plan.SERVICES}
         for service in services:
             stack.callback(shop.stop, service)
