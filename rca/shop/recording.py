@@ -127,6 +127,7 @@ class Recorder:
     def __init__(self, shop: Shop, folder: Path, *, pace: Pace | None = None, seed: int = 0, told: Told = print) -> None:
         self.shop, self.folder, self.pace, self.seed, self.told = shop, folder, pace or Pace(), seed, told
         self._quiet_since: float | None = None
+        self._cleared = time.time()
         self._stopped = threading.Event()
         config = load_config(shop.folder.config_file)
         triage = config.triage.model_copy(update={"baseline": self.pace.baseline_s * SECOND_NS, "system": SYSTEM})
@@ -143,7 +144,6 @@ class Recorder:
                         self._record(recording, host)
                         work.done()
                     except (Spoilt, Unavailable) as error:
-                        self._quiet_since = None
                         later = "again later" if work.put_back(recording, attempt) else "given up"
                         self.told(f"{recording.id}: thrown away ({error}), {later}")
                         self._recover()
@@ -152,9 +152,13 @@ class Recorder:
         finally:
             clear(self.shop)
 
+    def _clear(self) -> None:
+        self._quiet_since, self._cleared = None, time.time()
+        clear(self.shop)
+
     def _recover(self) -> None:
         try:
-            clear(self.shop)
+            self._clear()
         except Unavailable as error:
             self.told(f"the shop does not answer: {error}")
             self._wait_until(time.time() + self.pace.settle_s)
@@ -170,8 +174,7 @@ class Recorder:
             self._wait_until(start + self.pace.incident_s, lambda: self._keep_up(recording))
         finally:
             if not quiet:
-                self._quiet_since = None
-                clear(self.shop)
+                self._clear()
         end = start + self.pace.incident_s
         load = host.between(start - self.pace.baseline_s, end)
         if load.saturated:
@@ -195,11 +198,18 @@ class Recorder:
     def _wait_for_baseline(self) -> float:
         """Until the shop has been quiet for a baseline, on a full ten seconds; that time."""
         if self._quiet_since is None:
-            self.shop.wait_ready(_PATIENCE_S)
-            self._quiet_since = time.time() + self.pace.settle_s
+            self._quiet_since = self._healthy_since() + self.pace.settle_s
         start = -(-max(self._quiet_since + self.pace.baseline_s, time.time()) // 10) * 10
         self._wait_until(start)
         return start
+
+    def _healthy_since(self) -> float:
+        """When the shop became what it is now: cleared, every pod running and ready. Waits until it is."""
+        status = self.shop.status()
+        if status.ready:  # since when is not known; a pod takes seconds from its start
+            return max(self._cleared, *(pod.started + self.pace.settle_s / 2 for pod in status.pods))
+        self.shop.wait_ready(_PATIENCE_S)
+        return time.time()
 
     def _wait_until(self, end: float, meanwhile: Callable[[], None] = lambda: None) -> None:
         while (left := end - time.time()) > 0:
