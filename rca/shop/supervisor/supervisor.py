@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import random
 import secrets
@@ -35,6 +36,8 @@ from rca.shop.supervisor.processes import Ports, children, identified, spawn, us
 from rca.shop.supervisor.programs import Backing, Command, Neighbour, Service, service_command
 from rca.shop.supervisor.servers import ServerMetrics
 from rca.shop.supervisor.workloads import Deployment, ReplicaSet, StatefulSet, release_of
+
+log = logging.getLogger(__name__)
 
 CUSTOMERS: Final = "customers"
 NEIGHBOUR: Final = "nightly-report"
@@ -127,7 +130,10 @@ class Supervisor:
             self._prepare()
             starting = asyncio.create_task(self._start())
             while not self._stopping.is_set():
-                self._tick()
+                try:
+                    self._tick()
+                except OSError as error:  # a full disk, no more processes: the next tick tries again
+                    log.warning("%s", error)
                 if starting.done() and starting.exception() is not None:
                     raise starting.exception() or AssertionError
                 with contextlib.suppress(TimeoutError):
@@ -259,14 +265,7 @@ class Supervisor:
 
     def _tick(self) -> None:
         self._ticks += 1
-        for auxiliary in self._auxiliaries.values():
-            auxiliary.tick()
-        if self._providers is not None and self._providers.process is not None and self._providers.process.poll() is not None:
-            self._providers.start(self._providers.folder, self._providers.port)
-        if self._ticks % _CHILDREN_EVERY == 0:
-            known = children()
-            for one in self._stateful_sets.values():
-                one.pod.children = known.get(one.pod.process.pid, ()) if one.pod.process is not None else ()
+        self._tick_processes()
         self._sample()
         gone = self._kubelet.tick()
         for pod in gone:
@@ -280,6 +279,16 @@ class Supervisor:
             services = [pod for one in self._deployments.values() for pod in one.pods if pod.admin_port]
             monitoring.pod_targets(self.folder, [(pod.name, pod.owner, pod.node, pod.admin_port) for pod in services])
             self._write_state()
+
+    def _tick_processes(self) -> None:
+        for auxiliary in self._auxiliaries.values():
+            auxiliary.tick()
+        if self._providers is not None and self._providers.process is not None and self._providers.process.poll() is not None:
+            self._providers.start(self._providers.folder, self._providers.port)
+        if self._ticks % _CHILDREN_EVERY == 0:
+            known = children()
+            for one in self._stateful_sets.values():
+                one.pod.children = known.get(one.pod.process.pid, ()) if one.pod.process is not None else ()
 
     def _sample(self, *, at_most_every_s: float = 0.9) -> None:
         """Look at what every process used."""
