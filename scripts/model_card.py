@@ -13,13 +13,13 @@ import argparse
 import hashlib
 import json
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from rca.errors import BadInput
 from rca.evaluation.tables import markdown
-from rca.models.files import ONNX, WEIGHTS, ModelCard, StoredModel, describe, read_model
+from rca.models.files import ONNX, WEIGHTS, StoredModel, describe, read_model
 
 _CARD: Final = """\
 # {name}
@@ -52,7 +52,8 @@ def card_page(folder: Path, shown_as: str) -> str:
     """The card of a model. Raises BadCheckpoint."""
     model = read_model(folder)
     card = model.card
-    sources = [_bullet(source) for source in card.data.get("sources", ())]
+    data = [_bullet(source) for source in card.data.get("sources", ())]
+    data += [f"- {key.replace('_', ' ')}: {_told(value)}" for key, value in card.data.items() if key != "sources"]
     rows = card.metrics.get("evaluation", ())
     return _CARD.format(
         name=model.id,
@@ -60,7 +61,7 @@ def card_page(folder: Path, shown_as: str) -> str:
         facts=_facts(model),
         use=card.intended_use or _UNSAID,
         limits="\n".join(f"- {limit}" for limit in card.limits) or _UNSAID,
-        data="\n".join([*sources, *_digests(card)]),
+        data="\n".join(data) or _UNSAID,
         accuracy=markdown(rows).rstrip() if rows else _UNSAID,
     )
 
@@ -87,9 +88,12 @@ def _bullet(source: Mapping[str, Any]) -> str:
     return f"- {', '.join([str(source['name']), *more])}; SHA-256 `{source['sha256']}`"
 
 
-def _digests(card: ModelCard) -> Iterator[str]:
-    yield f"- {card.data.get('graphs', 0):,} training graphs, SHA-256 `{card.data.get('training', '')}`"
-    yield f"- held out for early stopping and calibration, SHA-256 `{card.data.get('validation', '')}`"
+def _told(value: Any) -> str:
+    """A value of `data`, a mapping in words."""
+    if not isinstance(value, Mapping):
+        return f"{value:,}" if isinstance(value, int) else str(value)
+    inside = (f"({_told(item)})" if isinstance(item, Mapping) else str(item) for item in value.values())
+    return ", ".join(f"{key.replace('_', ' ')} {item}" for key, item in zip(value, inside, strict=True))
 
 
 def facts_of(path: Path) -> tuple[str, list[str], list[dict[str, Any]]]:

@@ -332,7 +332,7 @@ class NetworkRanker:
         """Temperature fitted on held-out incidents; the null takes part only where it will when ranking."""
         scores, answers = [], []
         for graph, rows in zip(validation.graphs, validation.targets, strict=True):
-            found = self._scores(graph)
+            found = self.scores(graph)
             candidates = found.score
             right = np.isin(graph.candidate_rows, np.array(rows, dtype=np.int64))
             if with_null:
@@ -347,9 +347,9 @@ class NetworkRanker:
         if not self._networks:
             raise BadInput(f"ranker {self.name}", expected="training before ranking", found="none")
         with _threads(self.threads):
-            return ranking_of_scores(self.name, self._networks[0].schema, case, self._scores, self.temperature)
+            return ranking_of_scores(self.name, self._networks[0].schema, case, self.scores, self.temperature)
 
-    def _scores(self, graph: ServiceGraph) -> Scores:
+    def scores(self, graph: ServiceGraph) -> Scores:
         """What the networks say on average."""
         tensors = batch([graph]).to("cpu", torch.float64)
         engine = engine_of(self.engine)

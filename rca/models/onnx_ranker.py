@@ -47,9 +47,10 @@ class OnnxRanker:
 
     def rank(self, case: Case) -> Ranking:
         """Raises BadCheckpoint for a graph with other features."""
-        return ranking_of_scores(self.name, self.card.schema, case, self._scores, self.card.temperature)
+        return ranking_of_scores(self.name, self.card.schema, case, self.scores, self.card.temperature)
 
-    def _scores(self, graph: ServiceGraph) -> Scores:
+    def scores(self, graph: ServiceGraph) -> Scores:
+        """What the networks say on average. Raises BadGraph."""
         arrays = feeds(graph)
         score, null, family = self._session.run(list(OUTPUTS[:3]), {name: arrays[name] for name in self._inputs})
         return Scores(score, float(null[0]), family)
