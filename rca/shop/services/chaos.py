@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 import anyio.to_thread
-from psycopg import Connection
 from psycopg_pool import ConnectionPool, PoolTimeout
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -76,18 +75,28 @@ class EarlyReturn(_OfOperations):
     fault: Literal["early_return"] = "early_return"
 
 
-class HoldThreads(_Fault):
+class _Held(_Fault):
+    """`n` are held; with `ms`, each is given back after so long and taken again when it is its turn, so that others only wait."""
+
+    n: int = Field(ge=1)
+    ms: float | None = Field(default=None, gt=0)
+
+    @property
+    def hold_s(self) -> float | None:
+        """For how long one is held; None is until the fault ends."""
+        return None if self.ms is None else self.ms / 1000
+
+
+class HoldThreads(_Held):
     """Worker threads that are blocked."""
 
     fault: Literal["hold_threads"] = "hold_threads"
-    n: int = Field(ge=1)
 
 
-class HoldConnections(_Fault):
+class HoldConnections(_Held):
     """Connections to PostgreSQL that are taken from the pool and kept."""
 
     fault: Literal["hold_connections"] = "hold_connections"
-    n: int = Field(ge=1)
 
 
 class CpuWork(_OfOperations):
@@ -253,31 +262,35 @@ class Chaos:
         if isinstance(fault, Leak):
             return [lambda: _leak(fault, end)]
         if isinstance(fault, HoldThreads):
-            return [lambda: self._hold_threads(fault.n, end)]
+            return [lambda: self._hold_threads(fault, end)]
         if isinstance(fault, HoldConnections):
-            return [lambda: self._hold_connections(fault.n, end)]
+            return [lambda: self._hold_connection(fault.hold_s, end)] * fault.n
         if isinstance(fault, Exit):
             return [lambda: _exit(fault, end)]
         return []
 
-    def _hold_threads(self, n: int, end: threading.Event) -> None:
+    def _hold_threads(self, fault: HoldThreads, end: threading.Event) -> None:
         self._started.wait()
         loop = self._loop
         assert loop is not None
-        for _ in range(n):
-            asyncio.run_coroutine_threadsafe(anyio.to_thread.run_sync(end.wait), loop)
 
-    def _hold_connections(self, n: int, end: threading.Event) -> None:
+        async def hold() -> None:
+            while not end.is_set():
+                await anyio.to_thread.run_sync(end.wait, fault.hold_s)
+
+        for _ in range(fault.n):
+            asyncio.run_coroutine_threadsafe(hold(), loop)
+
+    def _hold_connection(self, hold_s: float | None, end: threading.Event) -> None:
         pool = self._pool
         assert pool is not None
-        held: list[Connection[Any]] = []
-        while not end.wait(0.05 if len(held) < n else 3600):
+        while not end.is_set():
             try:
-                held.append(pool.getconn(timeout=0.5))
+                held = pool.getconn(timeout=0.5)
             except PoolTimeout:
                 continue
-        for connection in held:
-            pool.putconn(connection)
+            end.wait(hold_s)
+            pool.putconn(held)
 
 
 def compute(cpu_s: float) -> None:
