@@ -98,7 +98,7 @@ class LoadRanges:
     """Standard deviation of ln(rate) from bin to bin."""
     burst_share: float = 0.25
     """Share of windows with an innocent burst."""
-    base_error_share: float = 0.3
+    base_error_share: float = 0.15
     """Share of operations that now and then fail without a reason."""
     base_errors: Range = Range(0.0002, 0.01, log=True)
     retry_share: float = 0.4
@@ -111,7 +111,7 @@ class LoadRanges:
 class TelemetryRanges:
     """What is recorded of a system, and how well. Shares are of systems unless said otherwise."""
 
-    baseline_minutes: Range = Range(2, 60, log=True)
+    baseline_minutes: Range = Range(1.5, 60, log=True)
     window_minutes: Range = Range(1, 15, log=True)
     onset_known_share: float = 0.6
     """Share of windows that start when the fault does."""
@@ -129,6 +129,8 @@ class TelemetryRanges:
     """Services have request rates, durations and errors as metrics."""
     call_metrics: float = 0.5
     """Of systems without traces: calls arrive aggregated, as a mesh has them."""
+    call_metrics_beside_traces: float = 0.3
+    """The same of systems that have traces too."""
     sampled_share: float = 0.45
     """Traces are sampled; the rest keeps all."""
     sampling: Range = Range(0.01, 0.6, log=True)

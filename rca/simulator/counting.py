@@ -58,7 +58,8 @@ def client_name(system: System, site: int) -> str:
     target = int(system.target[site])
     component = int(system.component_of[target])
     name = system.operation_names[target]
-    if system.kinds[component] == "service" and system.speaks == "http":
+    verb_alone = system.speaks == "http" if system.kinds[component] == "service" else not system.says_tables
+    if verb_alone and system.kinds[component] in ("service", "database"):
         return name.split(" ")[0]
     return f"send {system.names[component]}" if system.kinds[component] == "queue" else name
 

@@ -20,6 +20,12 @@ from rca.telemetry import EntityId
 
 LEAST_RATE: Final = 0.1
 """Requests a second below which a component is no victim: nobody would notice."""
+_STARTING: Final = (
+    ("Scheduled", "Successfully assigned pod to <*>"),
+    ("Pulled", "Container image already present on machine"),
+    ("Created", "Created container"),
+    ("Started", "Started container"),
+)
 _RESTART_MESSAGE: Final = "Back-off restarting failed container"
 
 
@@ -381,11 +387,14 @@ def _roll_out(scene: Scene, component: int, at: int) -> None:
     """A new version, pod by pod."""
     system = scene.system
     name = EntityId("service", system.names[component])
-    scene.tell(max(at, 0), name, "ScalingReplicaSet", "Scaled up replica set <*> to 1")
+    if scene.rng.random() < 0.5:  # told by objects as well as by events
+        scene.tell(max(at, 0), name, "RolloutStarted", "the pod template changed")
     for i, p in enumerate(system.pods_of[component].tolist()):
         when = max(at, 0) + 1 + 2 * i
+        scene.tell(when - 1, name, "ScalingReplicaSet", "Scaled up replica set <*> to <*>")
+        for reason, message in _STARTING:
+            scene.tell(when, scene.pod(p), reason, message)
         scene.tell(when, scene.pod(p), "Killing", "Stopping container")
-        scene.tell(when, scene.pod(p), "Started", "Started container")
         if len(system.pods_of[component]) > 1:
             _restart(scene, p, when, 1)
 
@@ -394,7 +403,8 @@ def _pod_kill(scene: Scene) -> None:
     for p in scene.pods().tolist():
         scene.tell(scene.onset, scene.pod(p), "Killing", "Stopping container")
         _restart(scene, p, scene.onset, max(1, round(scene.between(0.6, 8.0))))
-        scene.tell(scene.onset + 1, scene.pod(p), "Started", "Started container")
+        for reason, message in _STARTING[scene.rng.integers(2) :]:
+            scene.tell(scene.onset + 1, scene.pod(p), reason, message)
 
 
 def _pod_failure(scene: Scene) -> None:
@@ -579,7 +589,8 @@ def wobble(scene: Scene) -> None:
         _roll_out(scene, component, at)
     elif how == 2:
         scene.tell(at, scene.pod(pod), "Killing", "Stopping container")
-        scene.tell(at, scene.pod(pod), "Scheduled", "Successfully assigned pod to <*>")
+        for reason, message in _STARTING:
+            scene.tell(at, scene.pod(pod), reason, message)
         _restart(scene, pod, at, 1)
     elif how == 3:
         scene.tell(at, scene.pod(pod), "Unhealthy", "Readiness probe failed: context deadline exceeded", "Warning")

@@ -20,6 +20,8 @@ from rca.telemetry import SECOND_NS, EntityKind, empty
 _POD_METRICS: Final = (
     "container.cpu.usage",
     "container.memory.usage",
+    "container.cpu.utilization",
+    "container.memory.utilization",
     "container.network.receive",
     "container.network.transmit",
     "container.filesystem.usage",
@@ -30,7 +32,7 @@ _POD_METRICS: Final = (
     "process.sockets",
 )
 _ALWAYS: Final = 2  # of the metrics above, so many are in every system
-_QUANTILES: Final = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99))
+_QUANTILES: Final = (("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99))
 _BYTES_IN, _BYTES_OUT = 1500.0, 4000.0
 _WORKER_BYTES: Final = 1.5e6
 _LINE_BYTES: Final = 300.0
@@ -56,7 +58,7 @@ class Scraping:
 def draw_scraping(rng: np.random.Generator, ranges: TelemetryRanges, bins: int) -> Scraping:
     """How one system is scraped."""
     extra = [name for name in _POD_METRICS[_ALWAYS:] if rng.random() < 0.55]
-    statistics = tuple(name for name in ("mean", "p50", "p90", "p99") if rng.random() < 0.6) or ("p50",)
+    statistics = tuple(name for name in ("mean", "p50", "p90", "p95", "p99") if rng.random() < 0.6) or ("p50",)
     gap = None
     if rng.random() < ranges.scrape_gap_share:
         start = rng.uniform(0, bins * BIN_SECONDS)
@@ -68,7 +70,7 @@ def draw_scraping(rng: np.random.Generator, ranges: TelemetryRanges, bins: int) 
         noise=ranges.metric_noise.draw(rng),
         pod_metrics=(*_POD_METRICS[:_ALWAYS], *extra),
         statistics=statistics if rng.random() < ranges.request_metrics else (),
-        clients=bool(rng.random() < 0.4),
+        clients=bool(rng.random() < 0.5),
         nodes=bool(rng.random() >= ranges.no_node_metrics),
         backends=bool(rng.random() < 0.5),
     )
@@ -152,12 +154,14 @@ class Scraper:
         )
         idle = 0.01 + 0.02 * system.cores[component][:, None]
         for metric in self._scraping.pod_metrics:
-            if metric == "container.cpu.usage":
+            if metric.startswith("container.cpu.u"):
                 values = self._noisy(self._mean(state.cores[pods]) + idle)
-            elif metric == "container.memory.usage":
+                values = values / limit if metric.endswith("utilization") else values
+            elif metric.startswith("container.memory"):
                 base = system.memory[component][:, None] * swing + _WORKER_BYTES * self._now(state.workers[pods])
                 most = system.memory_limit[component][:, None]
                 values = np.minimum(self._noisy(base, 0.3) + self._now(conditions.memory[pods]), most)
+                values = values / most if metric.endswith("utilization") else values
             elif metric == "container.network.receive":
                 values = self._noisy(300 + self._mean((requests * _BYTES_IN + calls * _BYTES_OUT)[component] * share))
             elif metric == "container.network.transmit":
@@ -207,6 +211,10 @@ class Scraper:
         disk = np.zeros((count, conditions.bins))
         np.add.at(disk, system.pod_node[placed], conditions.disk_busy[placed])
         noise = self._noisy
+        requests, calls = self._throughput()
+        moved = (requests + calls)[system.pod_component] * state.share
+        bytes_moved = np.zeros((count, conditions.bins))
+        np.add.at(bytes_moved, system.pod_node[placed], moved[placed] * (_BYTES_IN + _BYTES_OUT) / 2)
         self._parts += [
             ("node", names, "node.cpu.utilization", np.minimum(noise(busy / cores + own), 1.0)),
             ("node", names, "node.load", noise(busy + own * cores + self._mean(conditions.node_burnt) * 0.5, 3.0)),
@@ -217,6 +225,8 @@ class Scraper:
                 np.minimum(noise(self._now(memory) / (2.2 * memory[:, :1] + 1e9), 0.3), 1.0),
             ),
             ("node", names, "node.disk.io", noise(self._mean(disk) * 2e5, 3.0)),
+            ("node", names, "node.network.receive", noise(self._mean(bytes_moved) + 2e3)),
+            ("node", names, "node.network.transmit", noise(self._mean(bytes_moved) + 2e3)),
         ]
 
     def _backends(self) -> None:
@@ -268,25 +278,64 @@ class Scraper:
             ("service", names, "server.request.success_ratio", (1 - failed / np.maximum(count, 1)) * served),
             ("service", names, "server.request.error.rate", failed / seconds * silent),
         ]
-        durations = np.stack([self._durations(c) for c in services])  # (services, S, statistics)
+        self._durations("server", [self._served_by(c) for c in services], served)
+        if self._scraping.clients:
+            self._clients(calls, silent)
+
+    def _clients(self, calls: Floats, silent: Floats) -> None:
+        """The same of the calls that services send."""
+        system = self._world.system
+        names = system.names[: system.services]
+        seconds = max(self._scraping.step_seconds, _RATE_SECONDS)
+        sent = self._rng.poisson(self._mean(calls)[: system.services] * seconds)
+        made = [self._sent_by(c) for c in range(system.services)]
+        failing = np.stack(
+            [np.where(w.sum(axis=1) > 0, (f * w).sum(axis=1) / np.maximum(w.sum(axis=1), 1e-9), 0.0) for *_, w, f in made]
+        )
+        failed = self._rng.binomial(sent, np.clip(self._mean(failing), 0.0, 1.0))
+        some = np.where(sent > 0, silent, np.nan)
+        self._parts += [
+            ("service", names, "client.request.rate", sent / seconds * silent),
+            ("service", names, "client.request.success_ratio", (1 - failed / np.maximum(sent, 1)) * some),
+        ]
+        self._durations("client", [(values, weights) for values, weights, _ in made], some)
+
+    def _durations(self, side: str, samples: Sequence[tuple[Floats, Floats]], shown: Floats) -> None:
+        """Mean and quantiles of durations. samples: of every service, (values (T, n), weights (T, n)); shown: (services, S)."""
+        names = self._world.system.names[: self._world.system.services]
+        found = np.stack([self._statistics(values, weights) for values, weights in samples])  # (services, S, statistics)
         for i, statistic in enumerate(("mean", *(name for name, _ in _QUANTILES))):
             if statistic in self._scraping.statistics:
-                values = self._noisy(durations[:, :, i], 0.5) * served
-                self._parts.append(("service", names, f"server.request.duration.{statistic}", values))
-        if self._scraping.clients:
-            sent = self._rng.poisson(self._mean(calls)[: system.services] * seconds) / seconds * silent
-            self._parts.append(("service", names, "client.request.rate", sent))
+                values = self._noisy(found[:, :, i], 0.5) * shown
+                self._parts.append(("service", names, f"{side}.request.duration.{statistic}", values))
 
-    def _durations(self, component: int) -> Floats:
-        """Mean and quantiles of the requests to a service at every scrape, (S, 1 + quantiles)."""
-        system, state = self._world.system, self._world.state
-        result = np.full((len(self.seconds), 1 + len(_QUANTILES)), np.nan)
-        operations = system.operations_of[component].tolist()
+    def _served_by(self, component: int) -> tuple[Floats, Floats]:
+        """Durations of the requests to a service and what each counts, (T, n) each."""
+        operations = self._world.system.operations_of[component].tolist()
         if not operations:
-            return result
-        samples = np.concatenate([self._served[o].outcome.duration for o in operations]).T  # (T, n)
+            return np.zeros((self._world.conditions.bins, 0)), np.zeros((self._world.conditions.bins, 0))
+        samples = np.concatenate([self._served[o].outcome.duration for o in operations]).T
         each = len(self._served[operations[0]].outcome.duration)
-        weights = np.repeat(state.rate[operations].T, each, axis=1)
+        return samples, np.repeat(self._world.state.rate[operations].T, each, axis=1)
+
+    def _sent_by(self, component: int) -> tuple[Floats, Floats, Floats]:
+        """Durations of a service's calls, what each counts, and whether it failed, (T, n) each."""
+        operations = self._world.system.operations_of[component].tolist()
+        attempts = [attempt for o in operations for attempt in self._served[o].attempts]
+        if not attempts:
+            nothing = np.zeros((self._world.conditions.bins, 0))
+            return nothing, nothing, nothing
+        source = self._world.system.source
+        weights = [attempt.made * self._world.state.rate[source[attempt.site]] for attempt in attempts]
+        columns = [attempt.client for attempt in attempts], weights, [attempt.failed.astype(float) for attempt in attempts]
+        values, weigh, failed = (np.concatenate(column).T for column in columns)
+        return values, weigh, failed
+
+    def _statistics(self, samples: Floats, weights: Floats) -> Floats:
+        """Mean and quantiles at every scrape, (S, 1 + quantiles). samples, weights: (T, n)."""
+        result = np.full((len(self.seconds), 1 + len(_QUANTILES)), np.nan)
+        if not samples.shape[1]:
+            return result
         back = np.arange(int((self._last - self._first).max()) + 1)
         bins = np.maximum(self._last[:, None] - back, self._first[:, None])  # (S, w)
         weigh = (weights[bins] * (self._last[:, None] - back >= self._first[:, None])[:, :, None]).reshape(len(bins), -1)

@@ -28,6 +28,7 @@ _SETTLED: Final = 0.02
 _FULLEST: Final = 0.985
 """Use of a resource beyond which the formula is no longer asked: from there the line is counted."""
 _SPREAD: Final = 0.9  # of ln(latency), for the chance that a call times out
+_NO_CONNECTION_SECONDS: Final = 10.0
 _NEVER: Final = 1e-12
 
 
@@ -231,6 +232,7 @@ class Solver:
         each = held / np.maximum(self._by_pool.of(self.calls[self._pooled]) / s.replicas[s.pool_owner][:, None], _NEVER)
         use = held / size
         longer = np.minimum(wait_in_line(use, np.maximum(size, 1.0)) * each * np.maximum(use, 1.0), 30.0)
+        longer += np.clip(1 - size, 0.0, 1.0) * _NO_CONNECTION_SECONDS  # with less than one left, some find none at all
         self.pool_wait = (1 - self._new) * self.pool_wait + self._new * longer
 
     def _workers(self) -> None:

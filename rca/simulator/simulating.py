@@ -149,10 +149,11 @@ def _recording(rng: np.random.Generator, ranges: TelemetryRanges, system: System
     traced, measured = rng.random() >= ranges.no_traces, rng.random() >= ranges.no_metrics
     sampling = ranges.sampling.draw(rng) if rng.random() < ranges.sampled_share else 1.0
     tracing = Tracing(sampling, bool(rng.random() < ranges.spans_name_pods), bool(rng.random() < ranges.consumers_join_traces))
-    meshed = bool(rng.random() < ranges.call_metrics)
+    meshed = rng.random()
     stated = bool(rng.random() < ranges.topology_stated)
     # Whoever has neither has nothing to rank with; and metrics of pods are nobody's where nothing says whose the pods are.
     traces = tracing if traced or not measured else None
+    aggregated = ranges.call_metrics if traces is None else ranges.call_metrics_beside_traces
     nameless = measured and (traces is None or not traces.name_pods)
     own_pods = any(system.in_pods(c) for c in range(system.services, len(system.names)))
     return Recording(
@@ -161,7 +162,7 @@ def _recording(rng: np.random.Generator, ranges: TelemetryRanges, system: System
         logs=bool(rng.random() >= ranges.no_logs),
         events=bool(rng.random() >= ranges.no_events),
         alerts=bool(rng.random() >= ranges.no_alerts),
-        calls_seconds=int(rng.choice((30, 60, 60))) if traces is None and meshed else 0,
+        calls_seconds=int(rng.choice((15, 30, 60, 60))) if meshed < aggregated else 0,
         topology=stated or nameless or own_pods,
     )
 

@@ -73,6 +73,8 @@ class System:
     shape: str
     speaks: str
     """http or rpc: how operations and client spans are named."""
+    says_tables: bool
+    """Client spans name a statement with its table, else by its verb alone."""
     names: tuple[str, ...]  # (C,)
     kinds: tuple[EntityKind, ...]  # (C,)
     products: tuple[str, ...]  # (C,) of databases and queues
@@ -186,6 +188,7 @@ class _Draft:
         self.names = Names(rng)
         self.shape = str(rng.choice(topology.shapes))
         self.speaks = "http" if rng.random() < 0.65 else "rpc"
+        self.says_tables = bool(rng.random() < 0.5)
         self.own_pods = bool(rng.random() < topology.own_pods_share)
         self.components: list[_Component] = []
         self.operations: list[_Operation] = []
@@ -498,6 +501,7 @@ def _sized(draft: _Draft) -> System:
     return System(
         shape=draft.shape,
         speaks=draft.speaks,
+        says_tables=draft.says_tables,
         names=tuple(c.name for c in components),
         kinds=tuple(c.kind for c in components),
         products=tuple(c.product for c in components),
