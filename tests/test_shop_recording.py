@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -72,15 +75,22 @@ def test_the_plan_has_no_loose_ends() -> None:
     assert [name for name in WORKLOADS if not callers_of(name)] == ["gateway", "email-worker"]
 
 
-def test_a_saturated_machine_is_noticed_and_niced_work_is_not() -> None:
-    assert HostLoad((0.99,) * 3 + (0.4,) * 7).saturated
-    assert not HostLoad((0.99,) * 2 + (0.4,) * 8).saturated
-    start = time.time()
-    with HostWatch() as host:
-        time.sleep(2.2)
-    load = host.between(start, time.time())
-    assert len(load.samples) == 2
-    assert all(0 <= sample <= 1 for sample in load.samples)
+def test_processes_that_wait_for_a_cpu_are_noticed() -> None:
+    assert HostLoad(0.5, 2.5).is_saturated
+    assert not HostLoad(0.5, 1.0).is_saturated
+    assert HostLoad(0.0, 0.0).ratio == 0
+    core = min(os.sched_getaffinity(0))
+    burn = f"import os, time\nos.sched_setaffinity(0, {{{core}}})\nend = time.time() + 6\nwhile time.time() < end: pass"
+    with ExitStack() as stack:  # two processes that want one core
+        burning = [stack.enter_context(subprocess.Popen([sys.executable, "-c", burn])) for _ in range(2)]
+        start = time.time()
+        with HostWatch(lambda: [process.pid for process in burning]) as host:
+            time.sleep(4.5)
+        load = host.between(start, time.time())
+        for process in burning:
+            process.kill()
+    assert load.cores > 0
+    assert load.ratio > 0.5
 
 
 def _add(folder: str, number: int) -> None:

@@ -1,42 +1,47 @@
-"""How busy the machine is while something is recorded: what a saturated one slows down would be learnt as a symptom."""
+"""How much a shop's processes had to wait for a CPU: on a saturated machine everything slows down, and that would be learnt.
+
+The kernel tells for every thread how long it ran and how long it was ready to run and did not (/proc/PID/task/TID/schedstat).
+That holds where a machine's load does not: work of a lower priority may fill every core and disturb nobody.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-_STAT: Final = Path("/proc/stat")
-_EVERY_S: Final = 1.0
-_SATURATED_AT: Final = 0.95
-_SATURATED_SHARE: Final = 0.2
+_EVERY_S: Final = 2.0
+_MOST_WAITING: Final = 4.0
 
 
 @dataclass(frozen=True)
 class HostLoad:
-    """Share of the machine's CPU time that was taken, by second. Work at a lower priority (nice) does not count: it gives way."""
+    """What the processes used and waited for, in CPU seconds a second."""
 
-    samples: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        return sum(self.samples) / len(self.samples) if self.samples else 0.0
+    cores: float
+    waiting: float
 
     @property
-    def saturated(self) -> bool:
-        """Whether more than a fifth of the seconds had no CPU time to spare."""
-        full = sum(1 for sample in self.samples if sample > _SATURATED_AT)
-        return full > _SATURATED_SHARE * len(self.samples)
+    def ratio(self) -> float:
+        """Seconds of waiting for each second of computing. About 1 is usual for two shops on two cores."""
+        return self.waiting / self.cores if self.cores else 0.0
+
+    @property
+    def is_saturated(self) -> bool:
+        """Whether they waited so much that their latencies tell of the machine more than of the shop."""
+        return self.ratio > _MOST_WAITING
 
 
 class HostWatch:
-    """Samples the machine's CPU in the background, as a context."""
+    """Samples the processes in the background, as a context. `pids` is asked each time for those that run."""
 
-    def __init__(self) -> None:
+    def __init__(self, pids: Callable[[], Iterable[int]]) -> None:
+        self._pids = pids
         self._end = threading.Event()
-        self._samples: list[tuple[float, float]] = []
+        self._samples: list[tuple[float, float, float]] = []  # time, CPU seconds and seconds of waiting since the sample before
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Self:
@@ -49,20 +54,28 @@ class HostWatch:
 
     def between(self, start: float, end: float) -> HostLoad:
         """The load between two times (time.time())."""
-        return HostLoad(tuple(busy for at, busy in self._samples if start <= at < end))
+        inside = [(ran, waited) for at, ran, waited in self._samples if start <= at < end]
+        seconds = max(end - start, 1e-9)
+        return HostLoad(sum(ran for ran, _ in inside) / seconds, sum(waited for _, waited in inside) / seconds)
 
     def _run(self) -> None:
-        before = _ticks()
+        before = _threads(self._pids())
         while not self._end.wait(_EVERY_S):
-            after = _ticks()
-            taken, total = after[0] - before[0], after[1] - before[1]
-            if total > 0:
-                self._samples.append((time.time(), taken / total))
+            after = _threads(self._pids())
+            known = [(after[thread], before[thread]) for thread in after if thread in before]
+            ran, waited = (sum(now[place] - then[place] for now, then in known) / 1e9 for place in (0, 1))
+            self._samples.append((time.time(), ran, waited))
             before = after
 
 
-def _ticks() -> tuple[int, int]:
-    """CPU time taken at normal priority, and in all, in ticks since boot."""
-    user, nice, system, idle, waiting, *rest = map(int, _STAT.read_text().splitlines()[0].split()[1:9])
-    taken = user + system + sum(rest)
-    return taken, taken + nice + idle + waiting
+def _threads(pids: Iterable[int]) -> dict[str, tuple[int, int]]:
+    """Nanoseconds that every thread ran and waited, since it began."""
+    found = {}
+    for pid in pids:
+        for task in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+            try:
+                ran, waited, _ = task.read_text().split()
+            except (OSError, ValueError):  # it ended meanwhile
+                continue
+            found[str(task)] = (int(ran), int(waited))
+    return found

@@ -137,7 +137,7 @@ class Recorder:
         """Make recordings until nothing is left or it is stopped. The shop is cleared however it ends."""
         self._stopped = work.stopped
         try:
-            with HostWatch() as host:
+            with HostWatch(self._pids) as host:
                 while task := work.take():
                     recording, attempt = task
                     try:
@@ -151,6 +151,10 @@ class Recorder:
             self.told("stopped")
         finally:
             clear(self.shop)
+
+    def _pids(self) -> list[int]:
+        state = self.shop.folder.state()
+        return [process.pid for process in state.processes] if state else []
 
     def _clear(self) -> None:
         self._quiet_since, self._cleared = None, time.time()
@@ -166,7 +170,6 @@ class Recorder:
     def _record(self, recording: Recording, host: HostWatch) -> None:
         start = self._wait_for_baseline()
         self.told(f"{recording.id}: begins")
-        injected = time.time()
         culprit = culprit_of(recording.fault_kind, recording.target)
         quiet = recording.fault_kind == NO_FAULT
         try:
@@ -176,9 +179,9 @@ class Recorder:
             if not quiet:
                 self._clear()
         end = start + self.pace.incident_s
-        load = host.between(start - self.pace.baseline_s, end)
-        if load.saturated:
-            raise Spoilt(f"the machine was saturated, {load.mean:.0%} on average")
+        load = host.between(start - self.pace.baseline_s, start)
+        if load.is_saturated:
+            raise Spoilt(f"the machine was saturated: {load.ratio:.1f} s of waiting for each second of computing")
         incident, telemetry = self._collect(start, end)
         _check_baseline(incident, telemetry)
         label = Label(
@@ -190,7 +193,7 @@ class Recorder:
         incident = incident.model_copy(
             update={"id": recording.id, "labels": (label,), "source": "shop", "title": _title(incident, telemetry)}
         )
-        self._keep(recording, incident, telemetry, {"cpu_mean": round(load.mean, 3), "injected": round(injected, 2)})
+        self._keep(recording, incident, telemetry, {"cores": round(load.cores, 2), "waiting": round(load.ratio, 2)})
 
     def _keep_up(self, recording: Recording) -> None:
         keep_up(self.shop, recording.fault_kind, recording.target, recording.strength)
