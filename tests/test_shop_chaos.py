@@ -314,12 +314,10 @@ def test_connections_held_locks_and_heavy_queries_are_felt(tmp_path: Path, datab
     time.sleep(0.3)
 
     table = lock(database)
-    time.sleep(0.3)
     with pytest.raises(Exception, match="statement timeout"):
         stock()
     table.end()
     rows = lock(database, rows=True)
-    time.sleep(0.3)
     assert stock() == [(1000,)]
     with pytest.raises(Exception, match="statement timeout"):
         order()

@@ -25,6 +25,7 @@ USER: Final = "shop"
 PASSWORD: Final = "shop"
 _ADMIN: Final = "postgres"
 _SEED: Final = 4
+_LOCKED_S: Final = 10.0
 
 _CONFIGURATION: Final = """
 listen_addresses = '127.0.0.1'
@@ -182,16 +183,24 @@ def _product(number: int, chosen: random.Random) -> tuple[int, str, str, str, st
 
 
 def lock(server: Postgres, table: str = "stock", *, rows: bool = False) -> Trouble:
-    """A transaction that stays open: it holds a lock on a whole table, or on all of its rows (readers go on)."""
+    """A transaction that stays open: it holds a lock on a whole table, or on all of its rows (readers go on).
+
+    Returns when it has the lock, or after ten seconds of waiting behind others.
+    """
+
+    held = threading.Event()
 
     def work(end: threading.Event) -> None:
         with server.connect() as connection, connection.transaction():
             name = sql.Identifier(table)
             how = "SELECT 1 FROM {} FOR UPDATE" if rows else "LOCK TABLE {} IN ACCESS EXCLUSIVE MODE"
             connection.execute(sql.SQL(how).format(name))
+            held.set()
             end.wait()
 
-    return Trouble([work])
+    trouble = Trouble([work])
+    held.wait(_LOCKED_S)
+    return trouble
 
 
 def heavy_queries(server: Postgres, workers: int = 2, duty: float = 1.0) -> Trouble:
