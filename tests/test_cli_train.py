@@ -89,7 +89,7 @@ def test_a_model_is_pretrained_on_simulated_incidents(tmp_path: Path, monkeypatc
     words = ["train", "--simulate", "6", "--out", str(tmp_path / "mine"), "--epochs", "1", "--width", "16"]
     done = CliRunner().invoke(app, words, catch_exceptions=False)
     assert done.exit_code == 0
-    assert "from 6 simulated incidents (1 more held out)" in done.stdout
+    assert "from 6 simulated incidents (6 more held out)" in done.stdout
     ranker = NetworkRanker.load(tmp_path / "mine")
     assert ranker.data["simulated"]["incidents"] == 6
     assert ranker.data["simulated"]["held_out_seed"] != ranker.data["simulated"]["seed"]

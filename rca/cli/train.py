@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     """(folder for states, progress, called before every part of judging) -> what was learnt from, in words."""
 
 _STATES = "unfinished"
+_HELD_OUT = 256
+"""Fewest simulated incidents that are held out, where that many are learnt from."""
 
 _Bundles = Annotated[
     Path | None, typer.Option(metavar="PATH", help="Folder of incident bundles; default: the incident store.", show_default=False)
@@ -60,7 +62,7 @@ _Invented = Annotated[
 _Simulate = Annotated[
     int,
     typer.Option(
-        min=0, metavar="N", help="Learn from N simulated incidents instead of recorded ones; a tenth as many more are held out."
+        min=0, metavar="N", help="Learn from N simulated incidents instead of recorded ones; more of other systems are held out."
     ),
 ]
 _Workers = Annotated[int, typer.Option(min=1, help="Processes that simulate.")]
@@ -176,7 +178,7 @@ def _on_simulated(ranker: NetworkRanker, incidents: int, workers: int, home: Pat
     from rca.provenance import code_digest
 
     source, seeds = Simulated(), (ranker.seed, ranker.seed + HELD_OUT_SEED)
-    orders = [Order(seeds[0], incidents), Order(seeds[1], max(1, incidents // 10))]
+    orders = [Order(seeds[0], incidents), Order(seeds[1], max(incidents // 10, min(incidents, _HELD_OUT)))]
     graphs = []
     with progress("simulated incidents", sum(order.count for order in orders)) as step:
         for order, before in zip(orders, (0, incidents), strict=True):

@@ -190,14 +190,16 @@ class NetworkRanker:
     ) -> Self:
         """Train on graphs that are at hand, such as simulated ones, and choose epoch, strength and temperature on held-out ones.
 
-        `data` says where they come from; the model keeps it. An interrupted run goes on from the states in `state_folder`.
+        Held-out systems of the same making are kinder than real ones: however well it does on them, the correction counts half at
+        most. `data` says where the graphs come from; the model keeps it. An interrupted run goes on from the states in
+        `state_folder`.
         """
         self._go_on()
         self.data = {"graphs": training.graphs, "validation_graphs": validation.graphs, **data}
         with _threads(self.threads):
             self._train_members(training, validation, state_folder, progress)
             ranks = self._reciprocal_ranks(validation)[(~validation.is_normal).numpy()]
-            found = best_strength(ranks) if len(ranks) else UNJUDGED
+            found = min(UNJUDGED, best_strength(ranks)) if len(ranks) else UNJUDGED
             self._set_strength(found if self.strength is None else self.strength)
             means = np.round(ranks.mean(axis=0), 6).tolist() if len(ranks) else []
             self.data["reciprocal_rank"] = dict(zip(map(str, STRENGTHS), means, strict=False))
