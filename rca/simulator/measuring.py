@@ -381,11 +381,12 @@ def call_frame(
         count = number[seen]
         values = {
             "call.rate": count / step_seconds,
-            "call.error_ratio": rng.binomial(count, np.nanmean(failing[seen], axis=1)) / count,
-            "call.client.duration.p50": np.nanmedian(of("client")[seen], axis=1),
+            "call.error_ratio": rng.binomial(count, np.nansum(failing[seen], axis=1) / np.isfinite(failing[seen]).sum(axis=1))
+            / count,
+            "call.client.duration.p50": _medians(of("client")[seen]),
         }
         if system.kinds[callee] == "service":
-            values["call.server.duration.p50"] = np.nanmedian(of("called")[seen], axis=1)
+            values["call.server.duration.p50"] = _medians(of("called")[seen])
         for metric, column in values.items():
             ends.append((caller, callee, metric, len(seen)))
             times.append(start_ns + seen * wide * BIN_NS)
@@ -404,3 +405,11 @@ def call_frame(
         metric=column_of([metric for _, _, metric, _ in ends]),
         value=np.concatenate([*samples, np.zeros(0)]),
     )
+
+
+def _medians(values: Floats) -> Floats:
+    """Median of every row, NaN left out; each row has a number. (np.nanmedian takes twenty times as long for short rows.)"""
+    ordered, count = np.sort(values, axis=1), np.isfinite(values).sum(axis=1)  # NaN sorts last
+    rows = np.arange(len(values))
+    medians: Floats = (ordered[rows, (count - 1) // 2] + ordered[rows, count // 2]) / 2
+    return medians
