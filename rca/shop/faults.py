@@ -178,13 +178,12 @@ def _latency(shop: Shop, target: str, strength: float) -> None:
 
 
 def _thread_starvation(shop: Shop, target: str, strength: float) -> None:
-    threads = WORKLOADS[target].threads
-    _chaos(shop, target, "hold_threads", n=threads if strength > 0.7 else threads - 1)
+    """Every thread is held for a while and then given back, so that requests wait and some get their turn."""
+    _chaos(shop, target, "hold_threads", n=WORKLOADS[target].threads, ms=round(_between(150, 1500, strength)))
 
 
 def _pool_exhaustion(shop: Shop, target: str, strength: float) -> None:
-    connections = WORKLOADS[target].connections
-    _chaos(shop, target, "hold_connections", n=connections if strength > 0.6 else connections - 1)
+    _chaos(shop, target, "hold_connections", n=WORKLOADS[target].connections, ms=round(_between(150, 1500, strength)))
 
 
 def _retry_storm(shop: Shop, target: str, strength: float) -> None:
