@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("--model", nargs="+", metavar="FOLDER", type=Path, default=[], help="model folders beside models/")
     options = parser.parse_args()
     folders = [path.parent for path in sorted(MODELS.glob(f"*/{MODEL_FILE}"))] + options.model
-    entrants = [e for e in (*rules(), *models(folders), *trained()) if options.only is None or e.label in options.only]
+    entrants = [e for e in (*models(folders), *rules(), *trained()) if options.only is None or e.label in options.only]
     exams = public_sets()
     tested = shop_set("test")
     if tested is not None:

@@ -37,7 +37,7 @@ the tested incidents, so that the difference favours the rule. `python -m script
 {realism}"""
 
 _CURVE: Final = """\
-Nezha, {draws} draws; pre-trained model `{model}`. Every draw keeps whole groups together and tests on the rest; AC@1 is the mean
+Nezha; draws: {draws}; pre-trained model `{model}`. Every draw keeps whole groups together and tests on the rest; AC@1 is the mean
 over draws, with its standard error. `python -m scripts.learning_curve` makes it.
 
 ![AC@1 against labels](learning-curve.svg)
@@ -100,7 +100,8 @@ def curve_table(body: Mapping[str, Any]) -> str:
         for name in (SCORE, FRESH, PRETRAINED):
             points = {labels: f"{mean:.2f} ± {error:.2f}" for labels, mean, error in curve(runs, name)}
             rows.append([system, name, *(points.get(labels, "") for labels in LABELS)])
-    return _CURVE.format(draws=body["draws"], model=body["model"], table=table(head, rows))
+    draws = ", ".join(f"{len({key.rsplit('|', 1)[1] for key in runs})} of {name}" for name, runs in body["systems"].items())
+    return _CURVE.format(draws=draws, model=body["model"], table=table(head, rows))
 
 
 def realism_table(body: Mapping[str, Any]) -> str:

@@ -45,7 +45,7 @@ def test_without_labels_the_curve_starts_at_the_score(exam: Exam, tmp_path: Path
         for draw in (0, 1)
     }
     assert curve(runs, SCORE)[0] == (0, pytest.approx(0.55), pytest.approx(0.05 / np.sqrt(2)))
-    body: dict[str, Any] = {"draws": 2, "model": "m", "systems": {"shop": runs}}
+    body: dict[str, Any] = {"model": "m", "systems": {"shop": runs}}
     learning_curve.picture(body, tmp_path / "curve.svg")
     first = (tmp_path / "curve.svg").read_bytes()
     learning_curve.picture(body, tmp_path / "curve.svg")
