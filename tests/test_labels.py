@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -15,6 +16,7 @@ from rca.incidents.bundle import IncidentFile
 from rca.incidents.entities import check_label, find_entity, known_entities
 from rca.incidents.example import example_incident
 from rca.incidents.incident import EntityModel, Incident, Label
+from rca.pipeline import case_of
 from rca.telemetry import EntityId, Telemetry
 from rca.topology import standing_for
 
@@ -58,3 +60,14 @@ def test_only_what_is_called_may_be_a_service() -> None:
     assert standing_for(EntityId("database", "b"), known) == EntityId("database", "b")
     assert standing_for(EntityId("node", "a"), known) == EntityId("node", "a")
     assert standing_for(EntityId("database", "c"), known) == EntityId("database", "c")
+
+
+def test_what_callers_see_of_it_is_its_own_by_either_kind() -> None:
+    incident, telemetry = example_incident()
+    _, clustered = in_a_cluster()
+    alone = case_of(incident, telemetry).graph
+    in_cluster = case_of(incident, replace(telemetry, topology=clustered.topology)).graph
+    for signal in ("leaf_latency", "own_errors"):
+        ours = in_cluster.column(f"{signal}.z")[in_cluster.rows[EntityId("service", "redis")]]
+        assert ours == alone.column(f"{signal}.z")[alone.rows[EntityId("database", "redis")]]
+        assert np.isfinite(ours)

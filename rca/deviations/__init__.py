@@ -12,7 +12,7 @@ from rca.deviations.durations import measure_durations
 from rca.deviations.events import measure_events
 from rca.deviations.logs import measure_logs
 from rca.deviations.metrics import client_gaps, measure_call_metrics, measure_metrics, robust_scores
-from rca.deviations.sheet import CLIP, Deviations, Sheet
+from rca.deviations.sheet import CLIP, Deviations, Sheet, credit_callees, silent_services
 from rca.deviations.unexplained import LEAST_RATE, measure_unexplained
 from rca.topology import Topology, topology_of
 from rca.window import Window
@@ -43,6 +43,9 @@ def measure(window: Window, topology: Topology | None = None) -> tuple[Deviation
     sheet = Sheet.blank(topology, len(blocks.stretches))
     measure_durations(sheet, window, topology, blocks)
     measure_counts(sheet, counts, topology)
+    silent = silent_services(topology, window)
+    credit_callees(sheet, topology, silent, "client_latency", "leaf_latency")
+    credit_callees(sheet, topology, silent, "failed_calls", "own_errors")
     measure_logs(sheet, window, counts, topology, blocks)
     measure_metrics(sheet, window, topology, blocks)
     measure_call_metrics(sheet, window, topology, blocks)

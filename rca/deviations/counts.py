@@ -13,7 +13,6 @@ from rca.deviations.sheet import (
     RATE_SPREAD,
     Array,
     Sheet,
-    credit_callees,
     edge_of,
     service_rows,
 )
@@ -153,4 +152,3 @@ def _measure_edges(sheet: Sheet, counts: Counts, topology: Topology) -> None:
             f_before = failed_before[:, [f]] if f is not None else np.zeros_like(calls_before[:, [k]])
             expected, share = expected_counts(calls_now[:, [k]], f_before, calls_before[:, [k]])
             sheet.raise_edge("failed_calls", relation, column, anscombe(f_now, expected, share))
-    credit_callees(sheet, topology, "failed_calls", "own_errors")

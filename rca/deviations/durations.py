@@ -9,7 +9,7 @@ import polars as pl
 
 from rca.bins import BUCKET_WIDTH
 from rca.deviations.blocks import Blocks
-from rca.deviations.sheet import FEWEST_BEFORE, FEWEST_NOW, Array, Sheet, credit_callees, edge_of, service_rows
+from rca.deviations.sheet import FEWEST_BEFORE, FEWEST_NOW, Array, Sheet, edge_of, service_rows
 from rca.signals import EDGE_COLUMN, NODE_COLUMN
 from rca.topology import Topology
 from rca.window import Window
@@ -91,7 +91,6 @@ def measure_durations(sheet: Sheet, window: Window, topology: Topology, blocks: 
                 sheet.raise_edge(signal, relation, rows, shifts[:, of_relation])
         if what == "gap":
             _credit_gaps(sheet, topology)
-    credit_callees(sheet, topology, "client_latency", "leaf_latency")
 
 
 def _credit_gaps(sheet: Sheet, topology: Topology) -> None:

@@ -13,7 +13,8 @@ import polars as pl
 from rca.graph import Indices
 from rca.signals import EDGE_COLUMN, EDGE_SIGNALS, NODE_COLUMN, NODE_SIGNALS
 from rca.telemetry import EntityId
-from rca.topology import Topology
+from rca.topology import Topology, key_of
+from rca.window import Window
 
 Array = npt.NDArray[np.float64]
 
@@ -114,10 +115,21 @@ def edge_of(topology: Topology, source: str, target_kind: str, target: str) -> t
     return (relation, int(found[0])) if len(found) else None
 
 
-def credit_callees(sheet: Sheet, topology: Topology, edge_signal: str, signal: str) -> None:
-    """Databases, queues and external hosts emit no spans: what every caller sees of them is theirs (the least over callers)."""
-    for relation in ("queries", "publishes", "requests"):
+def silent_services(topology: Topology, window: Window) -> npt.NDArray[np.bool_]:
+    """Services that emit no spans, (N,): a database that Kubernetes knows as a workload stands in the graph as one."""
+    speaking = set(window.bins.counts.filter(pl.col("what") == "span")["source"].unique().to_list())
+    silent = [entity.kind == "service" and key_of(entity) not in speaking for entity in topology.entities]
+    return np.array(silent, dtype=bool)
+
+
+def credit_callees(sheet: Sheet, topology: Topology, silent: npt.NDArray[np.bool_], edge_signal: str, signal: str) -> None:
+    """What emits no spans is judged by its callers: what every one of them sees of it is its own (the least over callers).
+
+    Databases, queues and external hosts never do; `silent` says which services do not, (N,).
+    """
+    for relation in ("calls", "queries", "publishes", "requests"):
         callees = topology.edges[relation][1]
+        own = silent[callees] if relation == "calls" else np.ones(len(callees), dtype=bool)
         for stretch, values in enumerate(sheet.edge[relation][:, :, EDGE_COLUMN[edge_signal]]):
-            seen = np.isfinite(values)
+            seen = np.isfinite(values) & own
             np.fmin.at(sheet.node[stretch, :, NODE_COLUMN[signal]], callees[seen], np.maximum(values[seen], 0.0))
