@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -78,7 +79,7 @@ def _table(entries: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _targets(targets: Any) -> str:
+def _targets(targets: Iterable[str]) -> str:
     counts = Counter(targets)
     return ", ".join(
         (target or "the whole shop") + (f" ({count})" if count > 1 else "") for target, count in sorted(counts.items())

@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import psutil
 import psycopg
 import pytest
 import uvicorn
@@ -33,6 +32,7 @@ from rca.shop.services.clients import CalleeFailed
 from rca.shop.services.kit import Call, Kit, Operation, application
 from rca.shop.services.pod import Pod, Release, Settings
 from rca.shop.services.volume import Volume
+from rca.shop.supervisor.processes import children, usage
 from tests.servers.pods import needs, postgres, started
 from tests.servers.prometheus import free_port
 
@@ -201,14 +201,20 @@ def test_work_per_request_is_cpu_of_the_request(service: Running) -> None:
     assert time.process_time() - before > 0.06
 
 
+def memory_bytes() -> int:
+    """What this process holds."""
+    found = usage(os.getpid())
+    assert found is not None
+    return found.memory_bytes
+
+
 def test_leaked_memory_stays_and_comes_back_when_it_ends() -> None:
-    chaos, process = Chaos(), psutil.Process()
-    before = process.memory_info().rss
+    chaos, before = Chaos(), memory_bytes()
     chaos.start(fault_of({"fault": "leak", "mib_per_second": 80, "most_mib": 60}))
     deadline = time.monotonic() + 10
-    while process.memory_info().rss - before < 40 * 2**20 and time.monotonic() < deadline:
+    while memory_bytes() - before < 40 * 2**20 and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert process.memory_info().rss - before >= 40 * 2**20
+    assert memory_bytes() - before >= 40 * 2**20
     chaos.stop()
 
 
@@ -349,9 +355,10 @@ def test_connections_held_locks_and_heavy_queries_are_felt(tmp_path: Path, datab
 def cpu_of(server: Postgres) -> float:
     """Seconds of CPU that a server's processes used."""
     assert server.process is not None
-    process = psutil.Process(server.process.pid)
-    own = process.cpu_times()
-    return own.children_user + sum(child.cpu_times().user for child in process.children())
+    pid = server.process.pid
+    found = usage(pid, children().get(pid, ()))
+    assert found is not None
+    return found.cpu_seconds
 
 
 def test_a_wrong_password_or_a_database_that_is_down_is_told(tmp_path: Path, database: Postgres) -> None:

@@ -13,10 +13,12 @@ import pytest
 import requests
 
 from rca.errors import BadInput, Rejected, Unavailable
+from rca.shop.backing.redis import Redis
 from rca.shop.client import Shop
+from rca.shop.faults import inject
 from rca.shop.folder import RunFolder
 from rca.shop.supervisor.supervisor import Supervisor
-from tests.servers.prometheus import binary
+from tests.servers.prometheus import binary, free_port
 
 
 @pytest.fixture
@@ -90,6 +92,25 @@ def test_orders_that_come_too_early_or_do_not_fit(shop: Shop) -> None:
         shop.load(3)
     with pytest.raises(Rejected, match="expected stop, start or restart, found flush"):
         shop.backing("smtp.mail.example", "flush")
+    with pytest.raises(Unavailable, match="still starting"):
+        shop.backing("smtp.mail.example", "stop")
+
+
+def test_a_server_that_does_not_answer_is_told_apart_from_a_supervisor_that_does_not(tmp_path: Path) -> None:
+    server = Redis()
+    server.port = free_port()
+
+    async def flush() -> None:
+        await Supervisor(RunFolder(tmp_path))._ordered("cache", server.flush)
+
+    with pytest.raises(Unavailable, match=r"cache does not answer: .*refused"):
+        asyncio.run(flush())
+
+
+def test_faults_without_a_pod_to_hit_do_not_pretend(shop: Shop) -> None:
+    for fault in ("exception", "disk_full", "pod_kill", "pod_failure"):
+        with pytest.raises(Unavailable, match=r"shipping: expected a pod to hit, found none"):
+            inject(shop, fault, "shipping")
 
 
 def test_bodies_that_are_no_objects_are_refused(shop: Shop) -> None:

@@ -16,11 +16,14 @@ import pytest
 
 from rca.errors import BadInput, UnknownName
 from rca.faults import FAULT_KINDS, NO_FAULT
-from rca.shop import manifest
+from rca.shop import manifest, monitoring
+from rca.shop.client import Shop
 from rca.shop.faults import RECIPES, culprit_of, recipe_of
+from rca.shop.folder import RunFolder
 from rca.shop.host import HostLoad, HostWatch
 from rca.shop.plan import WORKLOADS, callers_of
 from rca.shop.programme import programme
+from rca.shop.recording import Recorder, record
 
 
 def test_the_programme_holds_what_the_project_promises() -> None:
@@ -103,6 +106,16 @@ def test_two_recorders_share_a_manifest(tmp_path: Path) -> None:
     with ProcessPoolExecutor(2) as pool:
         list(pool.map(_add, [str(tmp_path)] * 2, range(2)))
     assert sorted(entry["number"] for entry in manifest.read(tmp_path)["incidents"]) == list(range(10))
+
+
+def test_what_cannot_be_recorded_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Shop, "status", lambda _shop: None)
+    folder = RunFolder(tmp_path)
+    monitoring.write_settings(folder, monitoring.Ports(20001, 20002, 20003, 20004), tmp_path / "kubeconfig")
+    with pytest.raises(BadInput, match="expected one recorder for each shop, found 2"):
+        record([Recorder(Shop(folder), tmp_path / "out")] * 2, programme())
+    with pytest.raises(BadInput, match="expected a folder for recordings, found a file"):
+        record([Recorder(Shop(folder), folder.config_file)], programme())
 
 
 def test_a_bundle_that_changed_is_refused(tmp_path: Path) -> None:

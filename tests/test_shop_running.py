@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,7 +16,7 @@ from typer.testing import CliRunner
 
 from rca.cli.main import app
 from rca.collectors.config import load_config
-from rca.errors import BadInput, Rejected, Unavailable
+from rca.errors import BadInput, RcaError, Rejected, Unavailable
 from rca.shop import monitoring, running
 from rca.shop.client import Shop
 from rca.shop.folder import Process, RunFolder, State, run_folder
@@ -112,6 +113,42 @@ def test_commands_say_that_no_shop_runs(tmp_path: Path) -> None:
         assert "no shop runs here; `rca shop up` starts one" in str(failed.exception)
 
 
+@pytest.mark.parametrize(
+    "command", [["status"], ["up"], ["down"], ["clear"], ["inject", "exception", "cart"], ["record", "--out", "new"]]
+)
+def test_a_file_is_no_folder_of_a_shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
+    monkeypatch.setattr(running, "check_requirements", lambda: None)
+    file = tmp_path / "notes"
+    file.write_text("mine")
+    failed = CliRunner().invoke(app, ["shop", *command, "--run", str(file)])
+    assert isinstance(failed.exception, BadInput)
+    assert str(failed.exception) == f"{file.resolve()}: expected the folder of a shop, found a file"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["inject"], "FAULT and TARGET, or --list"),
+        (["inject", "exeption", "cart"], r"fault: .*did you mean exception"),
+        (["inject", "exception", "card"], r"target of exception: .*did you mean cart"),
+        (["inject", "exception"], "target of exception"),
+        (["inject", "exception", "cart", "--for", "soon"], "--for: expected a duration"),
+        (["inject", "exception", "cart"], "no shop runs here"),
+        (["inject", "exception", "cart", "--for", "1s"], "no shop runs here"),
+        (["clear"], "no shop runs here"),
+        (["record"], "no shop runs here"),
+        (["record", "--fault", "exeption"], r"--fault: .*did you mean exception"),
+    ],
+)
+def test_orders_for_faults_say_what_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.setenv("RCA_HOME", str(tmp_path))
+    failed = CliRunner().invoke(app, ["shop", *arguments])
+    assert isinstance(failed.exception, RcaError)
+    assert re.search(message, str(failed.exception))
+
+
 def test_a_shop_that_ended_unexpectedly_is_told_apart_from_one_that_is_slow(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.write_state(_state(2**22 - 7))
@@ -132,6 +169,28 @@ def test_a_start_that_fails_says_why_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match=r"did not come up: .*expected an empty folder"):
         running.wait_ready(folder, supervisor, lambda _text: None)
     assert (folder.path / "thesis.tex").exists()
+
+
+def test_nothing_is_written_where_others_have_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "check_requirements", lambda: None)
+    (tmp_path / "supervisor.log").write_text("of another program")
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(BadInput, match=r"expected an empty folder, or one of an earlier shop"):
+        running.start(RunFolder(tmp_path), 12.0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["supervisor.log", "thesis.tex"]
+    assert (tmp_path / "supervisor.log").read_text() == "of another program"
+
+
+def test_a_start_that_comes_too_late_leaves_the_shop_of_the_other(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with subprocess.Popen(["sleep", "1000"]) as first, subprocess.Popen(["false"]) as second:
+        folder.write_state(replace(_state(first.pid), phase="starting"))
+        second.wait(5)
+        with pytest.raises(Unavailable, match="did not come up"):
+            running.wait_ready(folder, second, lambda _text: None)
+        assert first.poll() is None
+        assert folder.state_file.exists()
+        first.kill()
 
 
 def test_the_default_folder_is_below_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

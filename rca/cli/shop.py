@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rca.cli.shop_faults import clear, inject, record
+from rca.cli.shop_faults import Run, clear, inject, record
 from rca.cli.terminal import print_json
 
 if TYPE_CHECKING:
@@ -22,13 +21,12 @@ app = typer.Typer(
 for command in (inject, clear, record):
     app.command()(command)
 
-_Run = Annotated[Path | None, typer.Option("--run", metavar="FOLDER", help="Where it runs. Default: `shop` below $RCA_HOME.")]
 _FULL = 0.9
 
 
 @app.command()
 def up(
-    run: _Run = None,
+    run: Run = None,
     *,
     rate: Annotated[float, typer.Option(min=0.0, help="Requests a second that customers send.")] = 12.0,
     no_load: Annotated[bool, typer.Option("--no-load", help="No customers; `rca shop load` sends them later.")] = False,
@@ -65,7 +63,7 @@ def up(
 
 
 @app.command()
-def down(run: _Run = None) -> None:
+def down(run: Run = None) -> None:
     """Stop the shop and all of its processes. Telemetry and logs stay in the folder until the next start."""
     from rca.shop.folder import run_folder
     from rca.shop.running import stop
@@ -76,7 +74,7 @@ def down(run: _Run = None) -> None:
 
 
 @app.command()
-def status(run: _Run = None, *, json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def status(run: Run = None, *, json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Show pods, what they use, addresses, and what is injected."""
     from dataclasses import asdict
 
@@ -99,7 +97,7 @@ def status(run: _Run = None, *, json: Annotated[bool, typer.Option("--json", hel
 
 @app.command()
 def load(
-    rate: Annotated[float, typer.Argument(metavar="RATE", min=0.0, help="Requests a second, on average.")], run: _Run = None
+    rate: Annotated[float, typer.Argument(metavar="RATE", min=0.0, help="Requests a second, on average.")], run: Run = None
 ) -> None:
     """Change how many requests customers send."""
     from rca.shop.client import Shop

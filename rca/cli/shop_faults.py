@@ -10,8 +10,7 @@ import typer
 
 from rca.cli.terminal import duration_of, progress
 
-_Run = Annotated[Path | None, typer.Option("--run", metavar="FOLDER", help="Where it runs. Default: `shop` below $RCA_HOME.")]
-_KEEP_UP_S = 5.0
+Run = Annotated[Path | None, typer.Option("--run", metavar="FOLDER", help="Where it runs. Default: `shop` below $RCA_HOME.")]
 
 
 def inject(
@@ -26,7 +25,7 @@ def inject(
         typer.Option("--for", metavar="DURATION", help="Clear it after this time, or at Ctrl-C; default: until `clear`."),
     ] = None,
     listed: Annotated[bool, typer.Option("--list", help="Print every fault and what it can hit.")] = False,
-    run: _Run = None,
+    run: Run = None,
 ) -> None:
     """Inject a fault into the running shop: it really happens."""
     from rca.errors import BadInput
@@ -42,16 +41,19 @@ def inject(
         raise BadInput("options", expected="FAULT and TARGET, or --list", found="neither")
     seconds = None if lasting is None else duration_of("--for", lasting) / SECOND_NS
     shop = Shop(run)
-    faults.inject(shop, fault, target or "", strength)
     where = f" at {target}" if target else ""
+    faults.recipe_of(fault, target or "")
     if seconds is None:
+        faults.inject(shop, fault, target or "", strength)
         typer.echo(f"{fault}{where} began; `rca shop clear` ends it")
         return
-    end = time.monotonic() + seconds
+    shop.status()  # nothing to clear where none runs
     try:
+        faults.inject(shop, fault, target or "", strength)
+        end = time.monotonic() + seconds
         with progress(f"{fault}{where}", round(seconds)) as step:
             while (left := end - time.monotonic()) > 0:
-                time.sleep(min(left, _KEEP_UP_S))
+                time.sleep(min(left, faults.KEEP_UP_S))
                 step("Ctrl-C ends it", completed=round(seconds - max(end - time.monotonic(), 0)))
                 faults.keep_up(shop, fault, target or "", strength)
     finally:
@@ -59,7 +61,7 @@ def inject(
     typer.echo(f"{fault}{where} is over")
 
 
-def clear(run: _Run = None) -> None:
+def clear(run: Run = None) -> None:
     """End every fault in the shop; releases, settings and load return to what is usual."""
     from rca.shop.client import Shop
     from rca.shop.faults import clear as clear_faults

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from rca.errors import BadInput, UnknownName
+from rca.errors import BadInput, Unavailable, UnknownName
 from rca.faults import FAULT_KINDS, NO_FAULT
-from rca.shop.client import EVERYBODY, TELEMETRY, Shop
+from rca.shop.client import EVERYBODY, TELEMETRY, PodStatus, Shop
 from rca.shop.plan import CACHE, DATABASE, EXTERNALS, MAIL, MIB, NODES, PAYMENTS, QUEUE, SERVICES, WORKLOADS
 from rca.telemetry import EntityId
 
@@ -23,6 +23,8 @@ _CALLING: Final = tuple(name for name in SERVICES if WORKLOADS[name].calls)
 _WITH_VOLUME: Final = tuple(name for name in SERVICES if WORKLOADS[name].volume_bytes)
 _ON_NETWORK: Final = (*SERVICES[1:], DATABASE, CACHE)
 _USUAL_RSS_MIB: Final = 90  # of a service's pod
+KEEP_UP_S: Final = 5.0
+"""After how many seconds `keep_up` is to be called again."""
 _LEAK_S: Final = 45.0  # until the limit, at middle strength
 
 
@@ -36,7 +38,10 @@ class Recipe:
 
 
 def inject(shop: Shop, fault_kind: str, target: str, strength: float = 0.5) -> None:
-    """Begin a fault. Raises UnknownName for a fault or target that does not exist, Unavailable, Rejected."""
+    """Begin a fault. Raises UnknownName for a fault or target that does not exist, BadInput, Rejected.
+
+    Raises Unavailable where no shop runs, or the target has no pod that the fault could hit.
+    """
     recipe = recipe_of(fault_kind, target)
     if not 0 < strength <= 1:
         raise BadInput("strength", expected="a number above 0, up to 1", found=str(strength))
@@ -44,7 +49,7 @@ def inject(shop: Shop, fault_kind: str, target: str, strength: float = 0.5) -> N
 
 
 def keep_up(shop: Shop, fault_kind: str, target: str, strength: float = 0.5) -> None:
-    """Repeat what a fault needs to last. To be called every five seconds or so."""
+    """Repeat what a fault needs to last, every KEEP_UP_S or so. Raises as `inject` does."""
     recipe = recipe_of(fault_kind, target)
     if recipe.keep_up is not None:
         recipe.keep_up(shop, target, strength)
@@ -80,10 +85,19 @@ def culprit_of(fault_kind: str, target: str) -> EntityId | None:
 
 
 def _chaos(shop: Shop, target: str, fault: str, **parameters: float | int | str) -> None:
-    """The same fault in every pod of a workload. A pod that is gone or not up yet is nobody to hit."""
-    for pod in shop.status().pods_of(target):
-        if pod.ready:
-            shop.chaos(pod.name, fault, **parameters)
+    """The same fault in every pod of a workload. A pod that is not up yet is nobody to hit."""
+    ready = [pod for pod in _pods(shop, target) if pod.ready]
+    if not ready:
+        raise Unavailable(f"{target}: expected a pod that is ready, found none")
+    for pod in ready:
+        shop.chaos(pod.name, fault, **parameters)
+
+
+def _pods(shop: Shop, target: str) -> tuple[PodStatus, ...]:
+    pods = shop.status().pods_of(target)
+    if not pods:
+        raise Unavailable(f"{target}: expected a pod to hit, found none; `rca shop status` shows whether the shop is up")
+    return pods
 
 
 def _between(low: float, high: float, strength: float) -> float:
@@ -108,12 +122,12 @@ def _memory_leak(shop: Shop, target: str, strength: float) -> None:
 
 
 def _disk_full(shop: Shop, target: str, _strength: float) -> None:
-    for pod in shop.status().pods_of(target):
+    for pod in _pods(shop, target):
         shop.fill_volume(pod.name)
 
 
 def _slow_io(shop: Shop, target: str, strength: float) -> None:
-    for pod in shop.status().pods_of(target):
+    for pod in _pods(shop, target):
         shop.slow_volume(pod.name, ms_per_write=round(_between(30, 400, strength)))
 
 
@@ -192,13 +206,13 @@ def _retry_storm(shop: Shop, target: str, strength: float) -> None:
 
 
 def _pod_kill(shop: Shop, target: str, _strength: float) -> None:
-    for pod in shop.status().pods_of(target):
+    for pod in _pods(shop, target):
         if pod.pid is not None:
             shop.signal(pod.name, "KILL")
 
 
 def _pod_failure(shop: Shop, target: str, _strength: float) -> None:
-    shop.signal(shop.status().pods_of(target)[0].name, "STOP")
+    shop.signal(_pods(shop, target)[0].name, "STOP")
 
 
 def _crash_loop(shop: Shop, target: str, _strength: float) -> None:
@@ -236,7 +250,7 @@ def _traffic_surge(shop: Shop, _target: str, strength: float) -> None:
 
 def _clock_skew(shop: Shop, _target: str, strength: float) -> None:
     for pod in shop.status().pods:
-        if pod.node == NODES[1] and pod.workload in SERVICES:
+        if pod.node == NODES[1] and pod.workload in SERVICES and pod.ready:
             shop.chaos(pod.name, "skew_clock", s=round(_between(0.05, 5, strength), 3))
 
 

@@ -10,8 +10,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from rca.errors import BadInput
+from rca.shop import plan
 
 STATE_FILE: Final = "shop.json"
+OWN_FOLDERS: Final = ("logs", "pods", "prometheus", "alertmanager", "warm", *plan.BACKING, "providers")
+OWN_FILES: Final = (STATE_FILE, "rca.toml", "kubeconfig", "load.json", "supervisor.log", "lock", "shop.new", "load.new")
+"""What a shop leaves in its folder."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +76,27 @@ class RunFolder:
         """The folder that a pod sees."""
         return self.path / "pods" / name
 
+    def check(self) -> None:
+        """Raises BadInput where a shop must not be put: a file, or a folder with others' files."""
+        if not self.path.exists():
+            return
+        expected = "an empty folder, or one of an earlier shop"
+        if not self.path.is_dir():
+            raise BadInput(str(self.path), expected=expected, found="a file")
+        strange = sorted(path.name for path in self.path.iterdir() if path.name not in (*OWN_FOLDERS, *OWN_FILES))
+        if strange:
+            raise BadInput(str(self.path), expected=expected, found=f"other files: {', '.join(strange[:4])}")
+
     def state(self) -> State | None:
-        """What `shop.json` says; None where there is none. Raises BadInput if it is damaged."""
+        """What `shop.json` says; None where there is none. Raises BadInput if it is damaged, or the folder is a file."""
         try:
             body = json.loads(self.state_file.read_text(encoding="utf-8"))
             processes = tuple(Process(**one) for one in body.pop("processes"))
             return State(**{**body, "supervisor": Process(**body["supervisor"]), "processes": processes})
         except FileNotFoundError:
             return None
+        except NotADirectoryError:
+            raise BadInput(str(self.path), expected="the folder of a shop", found="a file") from None
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             found = f"{type(error).__name__}: {error}"
             raise BadInput(str(self.state_file), expected="what a running shop writes", found=found) from None

@@ -148,9 +148,12 @@ class Browser:
 
     def send(self, request: Request) -> str:
         """Status of the answer, or what went wrong."""
-        fresh = not self._idle
         try:
-            return self._on(self._idle.pop() if not fresh else self._connection(), request)
+            connection, fresh = self._idle.pop(), False
+        except IndexError:
+            connection, fresh = self._connection(), True
+        try:
+            return self._on(connection, request)
         except (http.client.RemoteDisconnected, ConnectionResetError) as error:
             if fresh:
                 return type(error).__name__

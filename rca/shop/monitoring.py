@@ -41,7 +41,7 @@ def binary(name: str) -> str:
     return path
 
 
-def write_settings(folder: RunFolder, ports: Ports, kubernetes_url_file: Path) -> None:
+def write_settings(folder: RunFolder, ports: Ports, kubeconfig: Path) -> None:
     """Everything that Prometheus, Alertmanager and rca read at their start."""
     prometheus, alertmanager = folder.path / "prometheus", folder.path / "alertmanager"
     for place in (prometheus, alertmanager):
@@ -50,7 +50,7 @@ def write_settings(folder: RunFolder, ports: Ports, kubernetes_url_file: Path) -
     (alertmanager / "alertmanager.yml").write_text(yaml.safe_dump(_ALERTMANAGER, sort_keys=False), encoding="utf-8")
     for name in (_PODS_FILE, _SERVERS_FILE):
         write_targets(prometheus / name, [])
-    folder.config_file.write_text(_rca(folder, ports, kubernetes_url_file), encoding="utf-8")
+    folder.config_file.write_text(_rca(folder, ports, kubeconfig), encoding="utf-8")
 
 
 def prometheus_command(folder: RunFolder, ports: Ports) -> Sequence[str]:

@@ -13,7 +13,7 @@ import re
 import subprocess
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
@@ -30,20 +30,19 @@ from rca.bins import BIN_NS
 from rca.collectors.config import load_config
 from rca.collectors.live import Question, collect_incident, fresh_until
 from rca.collectors.sources import sources_of
-from rca.errors import RcaError, Unavailable
+from rca.errors import BadInput, RcaError, Rejected, Unavailable, UnknownName
 from rca.faults import NO_FAULT
 from rca.incidents.bundle import ARCHIVE_SUFFIX, write_bundle
 from rca.incidents.incident import EntityModel, Incident, Label
 from rca.shop import manifest
 from rca.shop.backing.server import binary
 from rca.shop.client import Shop
-from rca.shop.faults import clear, culprit_of, inject, keep_up
+from rca.shop.faults import KEEP_UP_S, clear, culprit_of, inject, keep_up
 from rca.shop.host import HostWatch
 from rca.shop.plan import SYSTEM
 from rca.shop.programme import Recording
 from rca.telemetry import SECOND_NS, Interval, Telemetry
 
-_KEEP_UP_S: Final = 5.0
 _PATIENCE_S: Final = 120.0
 _ATTEMPTS: Final = 3
 _MOST_BASELINE_ERRORS: Final = 0.05
@@ -107,7 +106,11 @@ class Work:
 
 
 def record(recorders: Sequence[Recorder], recordings: Iterable[Recording], most: int | None = None) -> int:
-    """Make what the recorders' folder lacks of the recordings; how many were made. Ctrl-C clears the shops before it ends."""
+    """Make what the recorders' folder lacks of the recordings; how many were made. Ctrl-C clears the shops before it ends.
+
+    Raises BadInput where two recorders have one shop, or the folder is a file.
+    """
+    _check(recorders)
     known = {entry["id"] for recorder in recorders for entry in manifest.read(recorder.folder)["incidents"]}
     work = Work((recording for recording in recordings if recording.id not in known), most)
     with ThreadPoolExecutor(len(recorders)) as pool:
@@ -121,10 +124,22 @@ def record(recorders: Sequence[Recorder], recordings: Iterable[Recording], most:
     return work.made
 
 
+def _check(recorders: Sequence[Recorder]) -> None:
+    """What would otherwise show only once minutes have passed."""
+    where = Counter(recorder.shop.folder.path for recorder in recorders)
+    for path, times in where.items():
+        if times > 1:  # their faults would overlap
+            raise BadInput(str(path), expected="one recorder for each shop", found=f"{times} of them")
+    for recorder in recorders:
+        if recorder.folder.exists() and not recorder.folder.is_dir():
+            raise BadInput(str(recorder.folder), expected="a folder for recordings", found="a file")
+
+
 class Recorder:
     """Records from one shop into one folder. Several may share a folder, each with a shop of its own."""
 
     def __init__(self, shop: Shop, folder: Path, *, pace: Pace | None = None, seed: int = 0, told: Told = print) -> None:
+        shop.status()  # raises Unavailable where none runs
         self.shop, self.folder, self.pace, self.seed, self.told = shop, folder, pace or Pace(), seed, told
         self._quiet_since: float | None = None
         self._cleared = time.time()
@@ -143,7 +158,7 @@ class Recorder:
                     try:
                         self._record(recording, host)
                         work.done()
-                    except (Spoilt, Unavailable) as error:
+                    except (Spoilt, Unavailable, Rejected, UnknownName) as error:  # a pod may go just before it is to be hit
                         later = "again later" if work.put_back(recording, attempt) else "given up"
                         self.told(f"{recording.id}: thrown away ({error}), {later}")
                         self._recover()
@@ -163,7 +178,7 @@ class Recorder:
     def _recover(self) -> None:
         try:
             self._clear()
-        except Unavailable as error:
+        except (Unavailable, Rejected) as error:
             self.told(f"the shop does not answer: {error}")
             self._wait_until(time.time() + self.pace.settle_s)
 
@@ -216,7 +231,7 @@ class Recorder:
 
     def _wait_until(self, end: float, meanwhile: Callable[[], None] = lambda: None) -> None:
         while (left := end - time.time()) > 0:
-            if self._stopped.wait(min(left, _KEEP_UP_S)):
+            if self._stopped.wait(min(left, KEEP_UP_S)):
                 raise _Stopped
             if end - time.time() > 1:
                 meanwhile()

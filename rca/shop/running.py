@@ -77,6 +77,7 @@ def start(folder: RunFolder, rate: float | None) -> subprocess.Popen[bytes]:
         if is_running(state.supervisor):
             raise Rejected(f"{folder.path}: a shop is already running here; `rca shop status` shows it, `rca shop down` stops it")
         sweep(state.processes)  # of a supervisor that was killed
+    folder.check()  # before a line of log is written
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         log = (folder.path / _LOG).open("wb")
@@ -103,7 +104,7 @@ def _where_rca_is() -> Path | None:
 
 
 def wait_ready(folder: RunFolder, supervisor: subprocess.Popen[bytes], told: Callable[[str], None]) -> None:
-    """Wait until the shop is up. If that fails or is interrupted, everything is stopped. Raises Unavailable, Rejected."""
+    """Wait until the shop is up. If that fails or is interrupted, it is stopped. Raises Unavailable."""
     deadline = time.monotonic() + LONGEST_START_S
     try:
         while not _is_up(folder, supervisor, told, deadline):
@@ -113,7 +114,9 @@ def wait_ready(folder: RunFolder, supervisor: subprocess.Popen[bytes], told: Cal
             supervisor.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 supervisor.wait(_STOP_S)
-        stop(folder)
+        state = folder.state()
+        if state is not None and state.supervisor.pid == supervisor.pid:  # not of somebody who started one at the same time
+            stop(folder)
         raise
 
 

@@ -21,7 +21,6 @@ from rca.shop import plan
 from rca.shop.backing.server import Server, ask
 
 Mode = Literal["ok", "slow", "failing", "down"]
-MODES: Final = ("ok", "slow", "failing", "down")
 _USUAL_MS: Final = {plan.PAYMENTS: 45.0, plan.MAIL: 25.0}
 
 

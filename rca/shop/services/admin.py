@@ -41,7 +41,7 @@ def serve(port: int, chaos: Chaos, ready: Callable[[], bool]) -> ThreadingHTTPSe
             text = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             try:
                 chaos.start(fault_of(json.loads(text)))
-            except (BadInput, json.JSONDecodeError, TypeError) as error:
+            except (BadInput, ValueError, TypeError) as error:
                 self._send(400, str(error))
             else:
                 self._send(200, "started")

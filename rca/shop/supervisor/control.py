@@ -90,7 +90,7 @@ class Orders:
 
     async def neighbour(self, path: Mapping[str, str], body: Mapping[str, Any]) -> Any:
         threads = int(_number(body, "threads", 1, least=1, most=16))
-        await self._supervisor.add_neighbours(path["node"], threads, _number(body, "duty", 0.9, most=1.0))
+        self._supervisor.add_neighbours(path["node"], threads, _number(body, "duty", 0.9, most=1.0))
 
     async def clear_neighbour(self, path: Mapping[str, str], _body: Mapping[str, Any]) -> Any:
         self._supervisor.remove_neighbours(path["node"])

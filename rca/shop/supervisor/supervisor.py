@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -25,7 +25,7 @@ from typing import Any, Final
 from rca import __version__
 from rca.errors import BadInput, RcaError, Rejected, Unavailable, UnknownName
 from rca.shop import monitoring, plan
-from rca.shop.folder import RunFolder, State
+from rca.shop.folder import OWN_FILES, OWN_FOLDERS, RunFolder, State
 from rca.shop.supervisor import exporters
 from rca.shop.supervisor.cluster import Cluster
 from rca.shop.supervisor.control import ControlServer
@@ -36,6 +36,7 @@ from rca.shop.supervisor.processes import Ports, children, identified, spawn, us
 from rca.shop.supervisor.programs import Backing, Command, Neighbour, Service, service_command
 from rca.shop.supervisor.servers import ServerMetrics
 from rca.shop.supervisor.workloads import Deployment, ReplicaSet, StatefulSet, release_of
+from rca.wording import excerpt
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,6 @@ NEIGHBOUR: Final = "nightly-report"
 _TICK_S: Final = 0.5
 _CHILDREN_EVERY: Final = 10  # ticks
 _SERVING_S: Final = 90.0
-_OWN_FOLDERS: Final = ("logs", "pods", "prometheus", "alertmanager", "warm", *plan.BACKING, "providers")
 _ENVIRONMENT: Final = {
     "OTEL_SEMCONV_STABILITY_OPT_IN": "http,database",
     "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
@@ -209,7 +209,7 @@ class Supervisor:
         self._providers = Providers(self._ports.take())
         self._providers.start(self.folder.path / "providers", self._ports.take())
 
-    async def _until(self, reached: Any, what: str) -> None:
+    async def _until(self, reached: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + _SERVING_S
         while not reached():
             if time.monotonic() > deadline:
@@ -561,7 +561,7 @@ class Supervisor:
                 if self.folder.pod(pod.name).is_dir():
                     self._write_hosts(pod)
 
-    async def add_neighbours(self, node: str, threads: int, duty: float) -> None:
+    def add_neighbours(self, node: str, threads: int, duty: float) -> None:
         if node not in plan.NODES:
             raise UnknownName("node", node, plan.NODES)
         code = self._chosen.randrange(28_000_000, 30_000_000)
@@ -634,7 +634,7 @@ class Supervisor:
             flush = getattr(self._servers[name], "flush", None)
             if flush is None:
                 raise Rejected(f"{name}: expected a Redis server to flush, found PostgreSQL")
-            await asyncio.get_running_loop().run_in_executor(self._threads, flush)
+            await self._ordered(name, flush)
 
     async def trouble(self, name: str, what: str, parameters: Mapping[str, Any]) -> None:
         """Let something go wrong inside a backing server; one of each sort."""
@@ -644,15 +644,27 @@ class Supervisor:
             raise UnknownName("backing server", name, plan.BACKING)
         await self._end_trouble((name, what))
         begin = partial(troubles.begin, self._servers[name], name, what, parameters)
-        self._troubles[name, what] = await asyncio.get_running_loop().run_in_executor(self._threads, begin)
+        self._troubles[name, what] = await self._ordered(name, begin)
 
     async def _end_trouble(self, key: tuple[str, str]) -> None:
         trouble = self._troubles.pop(key, None)
         if trouble is not None:
             await asyncio.get_running_loop().run_in_executor(self._threads, trouble.end)
 
+    async def _ordered(self, name: str, order: Callable[[], Any]) -> Any:
+        """What a server answers to an order that blocks. Raises Unavailable where it does not answer."""
+        import psycopg
+        import redis
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, order)
+        except (OSError, psycopg.Error, redis.RedisError) as error:
+            raise Unavailable(f"{name} does not answer: {excerpt(str(error), 200)}") from error
+
     async def _behave(self, name: str, mode: str) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._threads, self._providers.behave, name, mode)
+        if self._providers is None:
+            raise Unavailable("the shop is still starting")
+        await self._ordered(name, partial(self._providers.behave, name, mode))
         (self._down.add if mode == "down" else self._down.discard)(name)
 
     @property
@@ -705,16 +717,11 @@ class Supervisor:
 
 def empty(folder: RunFolder) -> None:
     """Make the folder ready for a new shop: what an earlier one left is deleted. Raises BadInput where others' files stand."""
-    known = {*_OWN_FOLDERS, "shop.json", "rca.toml", "kubeconfig", "load.json", "supervisor.log", "lock", "shop.new", "load.new"}
-    if folder.path.exists():
-        strange = sorted(path.name for path in folder.path.iterdir() if path.name not in known)
-        if strange:
-            expected = "an empty folder, or one of an earlier shop"
-            raise BadInput(str(folder.path), expected=expected, found=f"other files: {', '.join(strange[:4])}")
+    folder.check()
     folder.path.mkdir(parents=True, exist_ok=True)
-    for name in _OWN_FOLDERS:
+    for name in OWN_FOLDERS:
         shutil.rmtree(folder.path / name, ignore_errors=True)
-    for name in known - set(_OWN_FOLDERS) - {"lock", "supervisor.log"}:
+    for name in set(OWN_FILES) - {"lock", "supervisor.log"}:  # which are in use
         (folder.path / name).unlink(missing_ok=True)
 
 
