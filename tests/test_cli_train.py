@@ -86,12 +86,12 @@ def test_training_goes_on_from_a_model(bundles: Path, tmp_path: Path, monkeypatc
 
 def test_a_model_is_pretrained_on_simulated_incidents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RCA_HOME", str(tmp_path / "home"))
-    words = ["train", "--simulate", "6", "--out", str(tmp_path / "mine"), "--epochs", "1", "--width", "16"]
+    words = ["train", "--simulate", "2", "--out", str(tmp_path / "mine"), "--epochs", "1", "--width", "16"]
     done = CliRunner().invoke(app, words, catch_exceptions=False)
     assert done.exit_code == 0
-    assert "from 6 simulated incidents (6 more held out)" in done.stdout
+    assert "from 2 simulated incidents (2 more held out)" in done.stdout
     ranker = NetworkRanker.load(tmp_path / "mine")
-    assert ranker.data["simulated"]["incidents"] == 6
+    assert ranker.data["simulated"]["incidents"] == 2
     assert ranker.data["simulated"]["held_out_seed"] != ranker.data["simulated"]["seed"]
 
 
