@@ -27,8 +27,9 @@ trained on incidents invented on the system's own quiet stretches; `fresh` is th
 the shop's training part; `others` the same on the labels of the other public sets. Nothing was chosen on these sets, but for
 one thing: that a correction judged on simulated systems alone counts half at most was decided after `simulated` had been seen at
 full strength, as held-out simulated systems asked for (AC@1 1.00, .46, .46 and .46 on the four public sets, in their order).
-AC@1 and its difference to the best rule carry 95 % intervals that draw whole (service, fault) groups; which rule is best was found on
-the tested incidents, so that the difference favours the rule. `python -m scripts.transfer` makes the tables.
+
+AC@1 and its difference to the best rule carry 95 % intervals that draw whole (service, fault) groups; which rule is best was
+found on the tested incidents, so that the difference favours the rule. `python -m scripts.transfer` makes the tables.
 
 {transfer}
 ## Labels of its own
