@@ -23,8 +23,8 @@ _PAGE: Final = """\
 
 Real telemetry of real processes: {incidents} incidents of {kinds} fault kinds and {quiet} windows in which nobody is to
 blame, {bytes} in all, recorded from the shop (`rca shop`, docs/shop.md) through the product's own collectors: OTLP, Prometheus,
-Alertmanager and the Kubernetes API. Each is a bundle (docs/bundle.md) with a baseline of {baseline_s} s and a window of
-{incident_s} s; its label says what was injected. `manifest.json` holds, for each, the fault, the target, the strength, the part,
+Alertmanager and the Kubernetes API. Each is a bundle (docs/bundle.md) with a baseline of {baseline} s and a window of
+{incident} s; its label says what was injected. `manifest.json` holds, for each, the fault, the target, the strength, the part,
 the SHA-256, the machine's load and the versions of everything that ran.
 
     rca triage incidents/{example}
@@ -59,8 +59,8 @@ def incidents_page() -> str:
         kinds=len({entry["fault_kind"] for entry in blamed}),
         quiet=len(entries) - len(blamed),
         bytes=size(sum(entry["bytes"] for entry in entries)),
-        baseline_s=made["baseline_s"],
-        incident_s=made["incident_s"],
+        baseline=_seconds(entries, "baseline_s"),
+        incident=_seconds(entries, "incident_s"),
         seed=made["seed"],
         example=example,
         table=_table(entries),
@@ -77,6 +77,10 @@ def _table(entries: list[dict[str, Any]]) -> str:
             train, test = (_targets(entry["target"] for entry in ours if entry["part"] == part) for part in ("train", "test"))
             lines.append(f"| `{name}` | {kind.title} | {train} | {test} |")
     return "\n".join(lines)
+
+
+def _seconds(entries: list[dict[str, Any]], key: str) -> str:
+    return " or ".join(map(str, sorted({entry["made_with"][key] for entry in entries})))
 
 
 def _targets(targets: Iterable[str]) -> str:

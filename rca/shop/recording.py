@@ -58,8 +58,8 @@ class Pace:
     """Seconds of a recording: after the last fault, before the next one, and of the incident. Multiples of ten."""
 
     settle_s: int = 20
-    baseline_s: int = 100
-    incident_s: int = 80
+    baseline_s: int = 180
+    incident_s: int = 60
 
 
 class Spoilt(RcaError):
