@@ -52,7 +52,7 @@ def test_another_simulation_is_refused_in_the_same_folder(tmp_path: Path) -> Non
     _run("--incidents", "1", *SMALL, "--out", str(tmp_path), "--processes", "1")
     done = _run("--incidents", "1", "--services", "5:6", "--seed", "4", "--out", str(tmp_path))
     assert done.returncode == 2
-    assert "one with another seed" in done.stderr
+    assert "one that differs in seed" in done.stderr
 
 
 def test_the_store_takes_them_too(tmp_path: Path) -> None:
@@ -118,3 +118,13 @@ def test_what_is_finished_when_it_is_interrupted_stays(tmp_path: Path) -> None:
     for bundle in bundles:
         read_bundle(bundle)
     assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_no_process_stays_when_it_is_killed(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "rca", "simulate", "--incidents", "5000", *SMALL, "--processes", "2", "--out", str(tmp_path)]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("simulated-*")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    running.kill()
+    running.communicate(timeout=30)  # standard output ends when the last process that inherited it does

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rca.cli.main import app
-from rca.errors import BadInput
+from rca.errors import BadCheckpoint, BadInput
 from rca.incidents.bundle import write_bundle
 from rca.incidents.example import example_incident
 from rca.models import onnx_export
@@ -123,6 +123,19 @@ def test_bad_options_end_before_the_work(bundles: Path, tmp_path: Path) -> None:
         CliRunner().invoke(app, [*options(bundles, tmp_path / "mine", 2), "--resume"], catch_exceptions=False)
     with pytest.raises(BadInput, match="multiple of heads"):
         CliRunner().invoke(app, [*options(bundles, tmp_path / "mine", 2), "--width", "18"], catch_exceptions=False)
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match="--out: expected a folder"):
+        CliRunner().invoke(app, ["train", "--simulate", "9999999", "--out", str(tmp_path / "file")], catch_exceptions=False)
+    words = ["train", "--simulate", "9999999", "--from", str(tmp_path / "nothing"), "--out", str(tmp_path / "mine")]
+    with pytest.raises(BadCheckpoint, match="nothing"):
+        CliRunner().invoke(app, words, catch_exceptions=False)
+
+
+@pytest.mark.parametrize(("option", "value"), [("--simulate", "0"), ("--seed", "-1")])
+def test_numbers_out_of_range_are_named(option: str, value: str) -> None:
+    done = CliRunner().invoke(app, ["train", option, value])
+    assert done.exit_code == 2
+    assert option in done.output
 
 
 def test_bad_incidents_do_not_cost_an_interrupted_training(tmp_path: Path) -> None:

@@ -60,9 +60,12 @@ _Invented = Annotated[
     typer.Option(min=0, metavar="N", help="How many to invent; default with --invent: 60 a quiet stretch.", show_default=False),
 ]
 _Simulate = Annotated[
-    int,
+    int | None,
     typer.Option(
-        min=0, metavar="N", help="Learn from N simulated incidents instead of recorded ones; more of other systems are held out."
+        min=1,
+        metavar="N",
+        help="Learn from N simulated incidents instead of recorded ones; more of other systems are held out.",
+        show_default=False,
     ),
 ]
 _Workers = Annotated[int, typer.Option(min=1, help="Processes that simulate.")]
@@ -73,7 +76,7 @@ _Strength = Annotated[
         min=0, max=1, help="Share of the correction that counts; default: what held-out incidents justify.", show_default=False
     ),
 ]
-_Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.")]
+_Seed = Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn.")]
 _Threads = Annotated[int, typer.Option(min=1, help="CPU threads; results repeat for the same number.")]
 _Resume = Annotated[bool, typer.Option("--resume", help="Go on with the interrupted training of this model.")]
 _Onnx = Annotated[
@@ -96,7 +99,7 @@ def train(
     start: _From = None,
     invent: _Invent = False,
     invented: _Invented = None,
-    simulate: _Simulate = 0,
+    simulate: _Simulate = None,
     workers: _Workers = 1,
     ensemble: _Ensemble = 1,
     strength: _Strength = None,
@@ -114,6 +117,7 @@ def train(
     """
     from rca.errors import BadInput
     from rca.models import registry
+    from rca.models.files import read_model
 
     shape = {name: value for name, value in (("edges", edges), ("width", width), ("layers", layers)) if value is not None}
     if start is not None and shape:
@@ -124,6 +128,10 @@ def train(
     created = registry.create("gnn", epochs=epochs, start=start, **options, **shape)
     ranker = cast("NetworkRanker", created)
     ranker.network_config()
+    if out.exists() and not out.is_dir():
+        raise BadInput("--out", expected="a folder, or a place for one", found=f"{out}, a file")
+    if start is not None:
+        read_model(start)  # before anything is simulated or read, which may take hours
     states = out / _STATES
     if resume and not states.exists():
         raise BadInput(str(states), expected="the state of an interrupted training", found="none (start without --resume)")

@@ -8,14 +8,9 @@ many processes build it, and a build that was interrupted goes on from the parts
 from __future__ import annotations
 
 import hashlib
-import os
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import wait
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -35,6 +30,7 @@ from rca.pipeline import case_of
 from rca.provenance import code_digest
 from rca.signals import EDGE_SIGNALS, NODE_SIGNALS
 from rca.simulator import CONFIG, Config, simulate
+from rca.simulator.generation import in_processes
 from rca.telemetry import Telemetry
 from rca.tensors import GraphTensors, joined
 
@@ -103,16 +99,18 @@ def simulated_graphs(
 ) -> GraphTensors:
     """The graphs of simulated incidents, built where the cache under `home` lacks them.
 
-    `step` is told how many of the incidents are done. Features are 16-bit floats; `GraphTensors.select` gives 32-bit ones.
+    `step` is told how many of the incidents are done. Features are 16-bit floats; `GraphTensors.select` gives 32-bit ones. Raises
+    Unavailable if a process that builds dies.
     """
     folder = home / CACHE_FOLDER / cache_key(source, order.seed)
-    files = {part: folder / f"{part.start}-{part.stop}.safetensors" for part in order.parts}
+    files = {part: _file(folder, part) for part in order.parts}
     found = {part: tensors for part, file in files.items() if (tensors := _read(file)) is not None}
     done = sum(len(part) for part in found)
     step(done)
     missing = [part for part in files if part not in found]
-    for part in _built(source, order.seed, {part: files[part] for part in missing}, workers):
-        done += len(part)
+    parts = order.parts
+    for place, _ in in_processes(partial(_build, source, order, folder), [parts.index(part) for part in missing], workers):
+        done += len(parts[place])
         step(done)
     made = [found.get(part) or _read(file) for part, file in files.items()]
     return joined([tensors for tensors in made if tensors is not None and tensors.graphs])
@@ -124,59 +122,20 @@ def cache_key(source: Source, seed: int) -> str:
     return hashlib.blake2b("\n".join(names).encode(), digest_size=12).hexdigest()
 
 
-def _built(source: Source, seed: int, files: Mapping[range, Path], workers: int) -> Iterator[range]:
-    """Build parts in processes of their own; yields each part that is done."""
-    if not files:
-        return
-    processes = min(workers, len(files))
-    with _one_thread_each(), ProcessPoolExecutor(processes, get_context("spawn"), _end_with_the_parent) as pool:
-        running: dict[Future[None], range] = {pool.submit(_build, source, seed, part, file): part for part, file in files.items()}
-        try:
-            for future in as_completed(running):
-                future.result()
-                yield running[future]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+def _file(folder: Path, part: range) -> Path:
+    return folder / f"{part.start}-{part.stop}.safetensors"
 
 
-def _end_with_the_parent() -> None:
-    """End this process when the one that started it does, however that ended: a pool's processes would wait for ever."""
-    parent = parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Processes started within compute with one thread each: small frames are quicker so, and the processes share the cores."""
-    names = ("POLARS_MAX_THREADS", "OMP_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def _build(source: Source, seed: int, numbers: range, file: Path) -> None:
-    made = [graphs_of(*source(seed, number), np.random.default_rng([seed, number, 5])) for number in numbers]
+def _build(source: Source, order: Order, folder: Path, place: int) -> None:
+    """Build part `place` of an order."""
+    numbers = order.parts[place]
+    made = [graphs_of(*source(order.seed, number), np.random.default_rng([order.seed, number, 5])) for number in numbers]
     whole = sum(made, TrainingSet.empty())
     tensors = whole.tensors(np.array(whole.weights)).compact()
     values = {name: getattr(tensors, name) for name in _PLAIN}
     for name in _BY_RELATION:
         values |= {f"{name}.{rel}": value for rel, value in getattr(tensors, name).items() if not rel.startswith(REVERSE)}
-    write_state(file, values, {"fingerprint": file.parent.name})
+    write_state(_file(folder, numbers), values, {"fingerprint": folder.name})
 
 
 def _read(file: Path) -> GraphTensors | None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -100,7 +102,7 @@ def _claim(plan: Plan, out: Path) -> None:
 
 def _difference(found: Any, wanted: dict[str, Any]) -> str:
     differing = [key for key in wanted if not isinstance(found, dict) or found.get(key) != wanted[key]]
-    return f"one with another {', '.join(differing)}"
+    return f"one that differs in {', '.join(differing)}"
 
 
 def _is_complete(path: Path, incident_id: str) -> bool:
@@ -116,8 +118,8 @@ def _is_complete(path: Path, incident_id: str) -> bool:
 def in_processes(job: Callable[[int], T], indices: Iterable[int], processes: int) -> Iterator[tuple[int, T]]:
     """Run a job for every index, in that many processes; yields (index, result) as they come.
 
-    `job` must be picklable. When the caller stops early or is interrupted, what is under way is finished and the rest left out.
-    Raises what a job raises, and Unavailable if a process dies.
+    `job` must be picklable; where one process is enough it is the caller's own. When the caller stops early or is interrupted,
+    what is under way is finished and the rest left out. Raises what a job raises, and Unavailable if a process dies.
     """
     places = list(indices)
     if processes <= 1 or len(places) <= 1:
@@ -125,7 +127,7 @@ def in_processes(job: Callable[[int], T], indices: Iterable[int], processes: int
             yield index, job(index)
         return
     with _environment(_ONE_THREAD):
-        executor = ProcessPoolExecutor(min(processes, len(places)), mp_context=get_context("spawn"), initializer=_quietly)
+        executor = ProcessPoolExecutor(min(processes, len(places)), mp_context=get_context("spawn"), initializer=_settle)
         try:
             futures: dict[Future[T], int] = {executor.submit(job, index): index for index in places}
             for future in as_completed(futures):
@@ -136,9 +138,20 @@ def in_processes(job: Callable[[int], T], indices: Iterable[int], processes: int
             executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _quietly() -> None:
-    """Ctrl-C is for the parent, which lets its processes finish what they have begun."""
+def _settle() -> None:
+    """Leave Ctrl-C to the parent, which lets its processes finish what they have begun; end when it does, however that ended.
+
+    A pool's processes would wait for work for ever.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager
