@@ -6,7 +6,6 @@ python -m scripts.demo --bundle   the path of its incident
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from rca.incidents.incident import Incident
 from rca.models.shipped import default_ranker
 from rca.pipeline import report_on
 from rca.report import shown
+from rca.shop import manifest
 
 RECORDED: Final = Path(__file__).resolve().parent.parent / "incidents"
 _SYNTHETIC: Final = Path("build/demo")
@@ -40,9 +40,7 @@ docs/triage.md says how to read this. Try next:
 
 def demo_bundle() -> Path:
     """A recorded incident of the test part of incidents/, or a synthetic one where nothing was recorded."""
-    manifest = RECORDED / "manifest.json"
-    entries = json.loads(manifest.read_text(encoding="utf-8"))["incidents"] if manifest.is_file() else []
-    tested = [entry for entry in entries if entry["part"] == "test" and entry["target"]]
+    tested = [entry for entry in manifest.read(RECORDED)["incidents"] if entry["part"] == "test" and entry["target"]]
     if not tested:
         incident, telemetry = example_incident(seed=7)
         return write_bundle(_SYNTHETIC / incident.id, incident, telemetry, replace=True)

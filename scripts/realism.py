@@ -48,7 +48,7 @@ class Table:
 
 
 def table(recorded: Sequence[LabelledCase], simulated: Sequence[LabelledCase]) -> Table:
-    """Candidates of both as rows; the incidents of a system weigh the same on both sides by number of rows drawn."""
+    """Candidates of both as rows: a group is (service, fault) of the shop, or one simulated incident, a system of its own."""
     groups: dict[object, int] = {}
     blocks, told, owners = [], [], []
     for cases, made in ((recorded, False), (simulated, True)):
