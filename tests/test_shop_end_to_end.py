@@ -15,8 +15,8 @@ from typing import Any, Final
 import pytest
 
 from rca.incidents.bundle import read_bundle
-from rca.shop.backing.server import binary
 from rca.shop.client import Shop
+from rca.shop.installed import binary
 
 ROOT: Final = Path(__file__).parents[1]
 QUIET_S, FAULT_S, SETTLE_S = 60, 40, 20

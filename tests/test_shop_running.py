@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from rca.cli.main import app
 from rca.collectors.config import load_config
 from rca.errors import BadInput, RcaError, Rejected, Unavailable
-from rca.shop import monitoring, running
+from rca.shop import installed, monitoring, running
 from rca.shop.client import Shop
 from rca.shop.folder import Process, RunFolder, State, run_folder
 from rca.shop.supervisor.processes import identified, is_running
@@ -92,7 +92,7 @@ def test_stopping_sweeps_what_a_killed_supervisor_left(tmp_path: Path) -> None:
 
 
 def test_missing_programs_are_told_with_their_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "_has", lambda program: program not in ("postgres", "prometheus"))
+    monkeypatch.setattr(installed, "_has", lambda program: program not in ("postgres", "prometheus"))
     with pytest.raises(Unavailable, match="apt install prometheus postgresql"):
         running.check_requirements()
 

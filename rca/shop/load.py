@@ -22,28 +22,13 @@ from typing import IO, Final
 from urllib.parse import quote, urlsplit
 
 from rca.errors import BadInput
+from rca.shop.goods import CATEGORIES, NOUNS, PRODUCTS
 
 TIMEOUT_S: Final = 5.0
 _AT_ONCE: Final = 256
 _CUSTOMERS: Final = 400
-_PRODUCTS: Final = 400
 _DRIFT: Final = 0.15
 _PERIODS_S: Final = (620.0, 173.0)
-_CATEGORIES: Final = ("new", "kitchen", "garden", "office", "travel", "music", "books", "toys")
-_WORDS: Final = (
-    "lamp",
-    "chair",
-    "kettle",
-    "backpack",
-    "notebook",
-    "guitar",
-    "spade",
-    "puzzle",
-    "blanket",
-    "radio",
-    "clock",
-    "tent",
-)
 _COLOURS: Final = ("blue", "wooden", "small", "classic", "warm", "")
 _MIX: Final = {"home": 0.14, "browse": 0.17, "product": 0.31, "search": 0.13, "view_cart": 0.06, "add": 0.11, "check_out": 0.08}
 
@@ -62,7 +47,7 @@ class Customers:
         chosen = self._chosen
         what = chosen.choices(list(_MIX), list(_MIX.values()))[0]
         customer = f"c{chosen.randrange(_CUSTOMERS)}"
-        product = min(int(chosen.expovariate(1 / 90)) + 1, _PRODUCTS)  # a few are looked at by many
+        product = min(int(chosen.expovariate(1 / 90)) + 1, PRODUCTS)  # a few are looked at by many
         if what == "check_out" and self._filled:
             code = chosen.choice(["SPRING", "FRIENDS", None, None])
             return what, ("POST", f"/checkout/{self._next_buyer()}", {"code": code, "card": "visa"})
@@ -70,11 +55,11 @@ class Customers:
             body = {"product": product, "quantity": chosen.randint(1, 3)}
             return "add", ("POST", f"/cart/{customer}/items", body)
         if what == "search":
-            words = f"{chosen.choice(_COLOURS)} {chosen.choice(_WORDS)}".strip()
+            words = f"{chosen.choice(_COLOURS)} {chosen.choice(NOUNS)}".strip()
             return what, ("GET", f"/search?q={quote(words)}", None)
         paths = {
             "home": f"/?customer={customer}",
-            "browse": f"/products?category={chosen.choice(_CATEGORIES)}",
+            "browse": f"/products?category={chosen.choice(CATEGORIES)}",
             "product": f"/products/{product}",
             "view_cart": f"/cart/{customer}",
         }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +11,9 @@ from typing import Any, Final
 
 import yaml
 
-from rca.errors import Unavailable
 from rca.shop import plan
 from rca.shop.folder import RunFolder
+from rca.shop.installed import binary
 
 RULES: Final = Path(__file__).parent / "rules.yml"
 SCRAPE_S: Final = 5
@@ -30,15 +29,6 @@ class Ports:
     alertmanager: int
     otlp: int
     exporters: int
-
-
-def binary(name: str) -> str:
-    """Path of a program. Raises Unavailable where it is not installed."""
-    path = shutil.which(name)
-    if path is None:
-        package = {"setpriv": "util-linux"}.get(name, name)
-        raise Unavailable(f"{name} is not installed (Debian package {package})")
-    return path
 
 
 def write_settings(folder: RunFolder, ports: Ports, kubeconfig: Path) -> None:

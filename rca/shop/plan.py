@@ -96,8 +96,3 @@ WORKLOADS: Final = {workload.name: workload for workload in _WORKLOADS}
 SERVICES: Final = tuple(workload.name for workload in _WORKLOADS if workload.kind == "service")
 BACKING: Final = tuple(workload.name for workload in _WORKLOADS if workload.kind in ("database", "queue"))
 EXTERNALS: Final = tuple(workload.name for workload in _WORKLOADS if workload.kind == "external")
-
-
-def callers_of(name: str) -> tuple[str, ...]:
-    """Workloads that call this one."""
-    return tuple(workload.name for workload in _WORKLOADS if name in workload.calls)

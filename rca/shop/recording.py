@@ -35,10 +35,10 @@ from rca.faults import NO_FAULT
 from rca.incidents.bundle import ARCHIVE_SUFFIX, write_bundle
 from rca.incidents.incident import EntityModel, Incident, Label
 from rca.shop import manifest
-from rca.shop.backing.server import binary
 from rca.shop.client import Shop
 from rca.shop.faults import KEEP_UP_S, clear, culprit_of, inject, keep_up
 from rca.shop.host import HostWatch
+from rca.shop.installed import binary
 from rca.shop.plan import SYSTEM
 from rca.shop.programme import Recording
 from rca.telemetry import SECOND_NS, Interval, Telemetry

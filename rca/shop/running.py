@@ -15,19 +15,13 @@ from typing import Final
 
 from rca.errors import BadInput, Rejected, Unavailable
 from rca.shop.folder import RunFolder
+from rca.shop.installed import missing_packages
 from rca.shop.supervisor.processes import is_running, sweep
 from rca.wording import listed
 
 LONGEST_START_S: Final = 240.0
 _STOP_S: Final = 15.0
 _LOG: Final = "supervisor.log"
-_PROGRAMS: Final = {
-    "setpriv": "util-linux",
-    "prometheus": "prometheus",
-    "prometheus-alertmanager": "prometheus-alertmanager",
-    "postgres": "postgresql",
-    "redis-server": "redis-server",
-}
 _MODULES: Final = (
     "psycopg",
     "psycopg_pool",
@@ -47,7 +41,7 @@ def check_requirements() -> None:
     missing = [name for name in _MODULES if not _is_installed(name)]
     if missing:
         raise Unavailable(f"the shop needs packages that are not installed: {listed(missing, 3)}; pip install 'rca-gnn[shop]'")
-    packages = [package for name, package in _PROGRAMS.items() if not _has(name)]
+    packages = missing_packages()
     if packages:
         raise Unavailable(f"the shop needs programs that are not installed; Debian: apt install {' '.join(packages)}")
 
@@ -57,16 +51,6 @@ def _is_installed(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:
         return False
-
-
-def _has(program: str) -> bool:
-    from rca.shop.backing.server import binary
-
-    try:
-        binary(program)
-    except Unavailable:
-        return False
-    return True
 
 
 def start(folder: RunFolder, rate: float | None) -> subprocess.Popen[bytes]:

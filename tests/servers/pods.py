@@ -24,7 +24,8 @@ from rca.shop import plan
 from rca.shop.backing.postgres import Postgres
 from rca.shop.backing.providers import Providers
 from rca.shop.backing.redis import Redis
-from rca.shop.backing.server import Server, binary
+from rca.shop.backing.server import Server
+from rca.shop.installed import binary
 from tests.receiving import Running, running
 from tests.servers.prometheus import free_port
 

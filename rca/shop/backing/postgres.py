@@ -17,10 +17,11 @@ from psycopg import sql
 
 from rca.errors import Unavailable
 from rca.shop import plan
-from rca.shop.backing.server import Server, binary, owned_by
+from rca.shop.backing.server import Server, owned_by
 from rca.shop.backing.trouble import Trouble
+from rca.shop.goods import CATEGORIES, NOUNS, PRODUCTS
+from rca.shop.installed import binary
 
-PRODUCTS: Final = 400
 USER: Final = "shop"
 PASSWORD: Final = "shop"
 _ADMIN: Final = "postgres"
@@ -72,22 +73,7 @@ CREATE TABLE order_lines (order_id text NOT NULL REFERENCES orders, product inte
 CREATE INDEX ON order_lines (order_id);
 """
 
-CATEGORIES: Final = ("new", "kitchen", "garden", "office", "travel", "music", "books", "toys")
-ADJECTIVES: Final = ("blue", "folding", "wooden", "light", "sturdy", "small", "quiet", "warm", "round", "classic")
-NOUNS: Final = (
-    "lamp",
-    "chair",
-    "kettle",
-    "backpack",
-    "notebook",
-    "guitar",
-    "spade",
-    "puzzle",
-    "blanket",
-    "radio",
-    "clock",
-    "tent",
-)
+_ADJECTIVES: Final = ("blue", "folding", "wooden", "light", "sturdy", "small", "quiet", "warm", "round", "classic")
 _PHRASES: Final = (
     "made to last for many years", "easy to clean and to carry", "with a guarantee of two years", "a present for friends",
     "loved by people who travel", "fits into every home", "made of recycled material", "comes with a manual",
@@ -177,7 +163,7 @@ def _fill(connection: psycopg.Connection[Any]) -> None:
 
 
 def _product(number: int, chosen: random.Random) -> tuple[int, str, str, str, str, int]:
-    name = f"{chosen.choice(ADJECTIVES)} {chosen.choice(ADJECTIVES)} {chosen.choice(NOUNS)}"
+    name = f"{chosen.choice(_ADJECTIVES)} {chosen.choice(_ADJECTIVES)} {chosen.choice(NOUNS)}"
     text = ". ".join(chosen.sample(_PHRASES, 4))
     return number, f"SKU-{number:05}", name, text, chosen.choice(CATEGORIES), chosen.randrange(199, 19_900)
 

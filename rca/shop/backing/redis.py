@@ -9,8 +9,9 @@ from typing import Final, cast
 import redis
 
 from rca.shop import plan
-from rca.shop.backing.server import Server, ask, binary
+from rca.shop.backing.server import Server, ask
 from rca.shop.backing.trouble import Trouble
+from rca.shop.installed import binary
 
 _PLAYED_BACK: Final = 50
 _TRACE: Final = ("traceparent", "tracestate", "baggage")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -14,22 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from rca.errors import Unavailable
-
-_DEBIAN: Final = ("/usr/lib/postgresql",)
 _PR_SET_PDEATHSIG: Final = 1
-
-
-def binary(name: str) -> str:
-    """Path of a program. Raises Unavailable where it is not installed."""
-    path = shutil.which(name)
-    for folder in map(Path, _DEBIAN):
-        if path is None and folder.is_dir():
-            versions = sorted(folder.glob(f"*/bin/{name}"), key=lambda found: float(found.parts[-3]))
-            path = str(versions[-1]) if versions else None
-    if path is None:
-        raise Unavailable(f"{name} is not installed (Debian packages postgresql, redis-server)")
-    return path
 
 
 class Server(ABC):

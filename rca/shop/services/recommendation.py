@@ -11,12 +11,12 @@ from typing import Any, Final
 import redis
 
 from rca.shop import plan
+from rca.shop.goods import PRODUCTS
 from rca.shop.services.kit import Call, Kit, Operation
 
 log = logging.getLogger("shop.recommendation")
 
 _SHOWN: Final = 4
-_PRODUCTS: Final = 400
 
 
 class Recommendation:
@@ -40,7 +40,7 @@ class Recommendation:
         if kept is not None:
             log.info("recommendations for %s taken from the cache", about)
             return {"products": kept}
-        chosen = random.Random(about).sample(range(1, _PRODUCTS + 1), _SHOWN)
+        chosen = random.Random(about).sample(range(1, PRODUCTS + 1), _SHOWN)
         found = self._http.get("catalogue", "/products", ids=",".join(map(str, chosen)))["products"]
         products = [{"id": product["id"], "name": product["name"]} for product in found]
         self._keep(key, products)

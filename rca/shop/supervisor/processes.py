@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +15,7 @@ from typing import Final
 
 from rca.errors import Unavailable
 from rca.shop.folder import Process
+from rca.shop.installed import binary
 
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
@@ -40,13 +40,10 @@ def spawn(
 
     Its output goes to `log`. Raises Unavailable where a program is missing.
     """
-    setpriv = shutil.which("setpriv")
-    if setpriv is None:
-        raise Unavailable("setpriv is not installed (Debian package util-linux)")
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as out:
         process = subprocess.Popen(
-            [setpriv, "--pdeathsig", "KILL", "--", *command],
+            [binary("setpriv"), "--pdeathsig", "KILL", "--", *command],
             env=dict(environment) if environment is not None else None,
             stdin=subprocess.DEVNULL,
             stdout=out,
