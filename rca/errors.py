@@ -19,7 +19,12 @@ A message says what was expected, what was found, and where. The command line pr
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from rca.wording import listed
+
+_LISTED: Final = 12
 
 
 class RcaError(Exception):
@@ -55,13 +60,19 @@ class BadCheckpoint(BadInput):
 
 
 class UnknownName(BadInput):
-    """A name that does not exist here; the message offers the nearest ones that do."""
+    """A name that does not exist here; the message offers the nearest ones that do, or the first of all and how many more."""
 
     def __init__(self, where: str, name: str, known: Iterable[str]) -> None:
         known = sorted(known)
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known[:12]) or 'none'}"
+        near = _nearest(name, known)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {listed(known, _LISTED) or 'none'}"
         super().__init__(where, expected="a known name", found=f"{name!r} ({hint})")
+
+
+def _nearest(name: str, known: Sequence[str]) -> list[str]:
+    """Up to three names that are written much the same, whatever their case."""
+    spelled = {each.casefold(): each for each in known}
+    return [spelled[each] for each in difflib.get_close_matches(name.casefold(), spelled, n=3, cutoff=0.5)]
 
 
 class Unavailable(RcaError):

@@ -17,6 +17,7 @@ from rca.shop.backing.redis import Redis
 from rca.shop.client import Shop
 from rca.shop.faults import inject
 from rca.shop.folder import RunFolder
+from rca.shop.supervisor import troubles
 from rca.shop.supervisor.supervisor import Supervisor
 from tests.servers.prometheus import binary, free_port
 
@@ -76,6 +77,7 @@ _WRONG: list[tuple[Callable[[Shop], Any], str]] = [
     (lambda shop: shop.network("cart", "cache", delay_ms=-1), r"delay_ms: expected a number from 0 on, found -1"),
     (lambda shop: shop.network("cart", "cache", cut="knife"), r"cut: expected none or reset or blackhole"),  # type: ignore[arg-type]
     (lambda shop: shop.neighbour("node-z"), r"node: expected a known name, found 'node-z'"),
+    (lambda shop: shop._ask("DELETE", "/network", {"from": 3}), r"from: expected a name, found 3"),
     (lambda shop: shop.slow_volume("cart-1"), r"volume: expected bytes_per_second or ms_per_write, found neither"),
     (lambda shop: shop.backing("shop-db", "stop"), r"backing server: expected a known name"),
 ]
@@ -118,6 +120,38 @@ def test_bodies_that_are_no_objects_are_refused(shop: Shop) -> None:
     for text in ("[1]", "{", '"x"'):
         answer = requests.post(f"{url}/network", data=text, headers=headers, timeout=5)
         assert (answer.status_code, answer.json()["where"]) == (400, "body")
+    answer = requests.post(f"{url}/limits/cart", data='{"memory_bytes": 1e999}', headers=headers, timeout=5)
+    assert (answer.status_code, answer.json()["found"]) == (400, "inf")
+
+
+def test_a_mistake_of_the_shop_is_not_blamed_on_the_caller(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def mistaken(_supervisor: Supervisor, *_: object) -> None:
+        raise TypeError("unsupported operand")
+
+    monkeypatch.setattr(Supervisor, "signal", mistaken)
+    with pytest.raises(Rejected, match=r"POST /pods/cart-1/signal: a mistake of the shop itself, TypeError: unsupported operand"):
+        shop.signal("cart-1", "KILL")
+    assert "Traceback" in caplog.text
+    assert "in mistaken" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "what", "parameters", "message"),
+    [
+        ("shop-db", "slow_writes", {"ms": "soon"}, "its parameters, ms, tables, found ms: "),
+        ("shop-db", "slow_writes", {}, "found ms: Field required"),
+        ("shop-db", "lock", {"colour": "red"}, "found colour: Extra inputs"),
+        ("order-events", "flood", {"per_second": []}, "its parameters, per_second, found per_second"),
+        ("shop-db", "flood", {}, r"trouble of shop-db: expected a known name, found 'flood'"),
+    ],
+)
+def test_parameters_of_troubles_are_checked_before_anything_happens(
+    name: str, what: str, parameters: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(BadInput, match=message):
+        troubles.begin(None, name, what, parameters)
 
 
 def test_its_metrics_are_well_formed(shop: Shop) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from rca.collectors.kubernetes.collector import KubernetesCollector
 from rca.collectors.kubernetes.config import KubernetesConfig
-from rca.errors import BadInput
+from rca.errors import BadInput, Unavailable
 from rca.shop import plan
 from rca.shop.folder import RunFolder
 from rca.shop.supervisor import exporters
@@ -46,11 +46,14 @@ class World:
         self.kubelet = Kubelet(self.cluster)
         self.ports = Ports()
         self.fewest_ready = 0
+        self.hindrance: Exception | None = None
         self.deployment = Deployment(plan.WORKLOADS[workload], self.cluster, self.kubelet, self._new_pod, random.Random(1))
         self.deployment.show()
 
     def _new_pod(self, deployment: Deployment, replica_set: ReplicaSet, name: str, node: str) -> Pod:
         async def connect(_pod: Pod) -> int:
+            if self.hindrance is not None:
+                raise self.hindrance
             return 9
 
         program = Service(self.folder, self.ports, replica_set.release, dict(os.environ), standin.command, connect)
@@ -138,6 +141,46 @@ def test_a_killed_container_comes_back_with_growing_delays(tmp_path: Path) -> No
         assert state["containerStatuses"][0]["restartCount"] == 2
         assert state["containerStatuses"][0]["lastState"]["terminated"]["exitCode"] == 137
         assert 'reason="Error"' in exporters.kube_state([pod], [world.deployment], [])
+
+    _play(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("error", [OSError("no space left"), Unavailable("no port is free"), KeyError("a mistake")])
+def test_whatever_keeps_a_container_from_starting_is_told_and_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    async def scenario(world: World) -> None:
+        world.hindrance = error
+        await world.until(lambda: any(pod.delay_s >= 2 for pod in world.deployment.pods), "second attempt")
+        pod = next(pod for pod in world.deployment.pods if pod.delay_s >= 2)
+        assert pod.phase == "RunContainerError"
+        shown = next(body for body in world.objects("pods") if body["metadata"]["name"] == pod.name)["status"]
+        waiting = {"reason": "RunContainerError", "message": str(error)}
+        assert shown["containerStatuses"][0]["state"]["waiting"] == waiting
+        told = [body for body in world.objects("events") if body["reason"] == "Failed"]
+        assert {body["message"] for body in told} == {f"Error: {error}"}
+        assert max(body["count"] for body in told) == 2
+        assert 'reason="RunContainerError"' in exporters.kube_state([pod], [world.deployment], [])
+        assert ("does not start" in caplog.text) == isinstance(error, KeyError)
+        world.hindrance = None
+        await world.settled()
+        assert {pod.phase for pod in world.deployment.pods} == {"Running"}
+
+    _play(tmp_path, scenario)
+
+
+def test_a_probe_that_fails_for_whatever_reason_counts_as_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(world: World) -> None:
+        await world.settled()
+        pod = world.deployment.pods[0]
+
+        async def mistaken(_pod: Pod) -> bool:
+            raise ValueError("a mistake")
+
+        monkeypatch.setattr(pod.program, "is_ready", mistaken)
+        await world.until(lambda: not pod.takes_traffic, "unready")
+        monkeypatch.undo()
+        await world.until(lambda: pod.takes_traffic, "ready again")
 
     _play(tmp_path, scenario)
 

@@ -23,7 +23,7 @@ from rca.shop.folder import RunFolder
 from rca.shop.host import HostLoad, HostWatch
 from rca.shop.plan import WORKLOADS
 from rca.shop.programme import programme
-from rca.shop.recording import Recorder, record
+from rca.shop.recording import Recorder, Spoilt, _unsaturated, record
 
 
 def test_the_programme_holds_what_the_project_promises() -> None:
@@ -82,7 +82,6 @@ def test_the_plan_has_no_loose_ends() -> None:
 def test_processes_that_wait_for_a_cpu_are_noticed() -> None:
     assert HostLoad(0.5, 2.5).is_saturated
     assert not HostLoad(0.5, 1.0).is_saturated
-    assert HostLoad(0.0, 0.0).ratio == 0
     core = min(os.sched_getaffinity(0))
     burn = f"import os, time\nos.sched_setaffinity(0, {{{core}}})\nend = time.time() + 6\nwhile time.time() < end: pass"
     with ExitStack() as stack:  # two processes that want one core
@@ -91,10 +90,22 @@ def test_processes_that_wait_for_a_cpu_are_noticed() -> None:
         with HostWatch(lambda: [process.pid for process in burning]) as host:
             time.sleep(4.5)
         load = host.between(start, time.time())
+        assert host.between(0, start) is None
         for process in burning:
             process.kill()
-    assert load.cores > 0
+    assert load is not None
     assert load.ratio > 0.5
+
+
+def test_a_machine_of_which_nothing_is_known_spoils_a_recording() -> None:
+    with HostWatch(lambda: [2**22 - 7]) as host:  # no such process
+        time.sleep(2.5)
+    assert host.between(0, time.time()) is None
+    with pytest.raises(Spoilt, match="not known: /proc told of no process"):
+        _unsaturated(None)
+    with pytest.raises(Spoilt, match=r"saturated: 5\.0 s of waiting"):
+        _unsaturated(HostLoad(0.5, 2.5))
+    assert _unsaturated(HostLoad(0.5, 1.0)).ratio == 2
 
 
 def _add(folder: str, number: int) -> None:

@@ -19,7 +19,7 @@ _MOST_WAITING: Final = 4.0
 
 @dataclass(frozen=True)
 class HostLoad:
-    """What the processes used and waited for, in CPU seconds a second."""
+    """What the processes used, which is more than nothing, and waited for, in CPU seconds a second."""
 
     cores: float
     waiting: float
@@ -27,7 +27,7 @@ class HostLoad:
     @property
     def ratio(self) -> float:
         """Seconds of waiting for each second of computing. About 1 is usual for two shops on two cores."""
-        return self.waiting / self.cores if self.cores else 0.0
+        return self.waiting / self.cores
 
     @property
     def is_saturated(self) -> bool:
@@ -52,11 +52,12 @@ class HostWatch:
         self._end.set()
         self._thread.join()
 
-    def between(self, start: float, end: float) -> HostLoad:
-        """The load between two times (time.time())."""
+    def between(self, start: float, end: float) -> HostLoad | None:
+        """The load between two times (time.time()). None where no process was seen to run, so that nothing is known."""
         inside = [(ran, waited) for at, ran, waited in self._samples if start <= at < end]
+        ran, waited = sum(ran for ran, _ in inside), sum(waited for _, waited in inside)
         seconds = max(end - start, 1e-9)
-        return HostLoad(sum(ran for ran, _ in inside) / seconds, sum(waited for _, waited in inside) / seconds)
+        return HostLoad(ran / seconds, waited / seconds) if ran > 0 else None
 
     def _run(self) -> None:
         before = _threads(self._pids())

@@ -37,7 +37,7 @@ from rca.incidents.incident import EntityModel, Incident, Label
 from rca.shop import manifest
 from rca.shop.client import Shop
 from rca.shop.faults import KEEP_UP_S, clear, culprit_of, inject, keep_up
-from rca.shop.host import HostWatch
+from rca.shop.host import HostLoad, HostWatch
 from rca.shop.installed import binary
 from rca.shop.plan import SYSTEM
 from rca.shop.programme import Recording
@@ -194,9 +194,7 @@ class Recorder:
             if not quiet:
                 self._clear()
         end = start + self.pace.incident_s
-        load = host.between(start - self.pace.baseline_s, start)
-        if load.is_saturated:
-            raise Spoilt(f"the machine was saturated: {load.ratio:.1f} s of waiting for each second of computing")
+        load = _unsaturated(host.between(start - self.pace.baseline_s, start))
         incident, telemetry = self._collect(start, end)
         _check_baseline(incident, telemetry)
         label = Label(
@@ -290,6 +288,15 @@ def _title(incident: Incident, telemetry: Telemetry) -> str:
         return "no alert fired"
     name, entity = alerts.sort("time_unix_nano", "name", "entity").select("name", "entity").row(0)
     return f"{name} on {entity}"
+
+
+def _unsaturated(load: HostLoad | None) -> HostLoad:
+    """Raises Spoilt for a machine that was saturated, and where nobody knows whether it was."""
+    if load is None:
+        raise Spoilt("whether the machine was saturated is not known: /proc told of no process of the shop that ran")
+    if load.is_saturated:
+        raise Spoilt(f"the machine was saturated: {load.ratio:.1f} s of waiting for each second of computing")
+    return load
 
 
 def _check_baseline(incident: Incident, telemetry: Telemetry) -> None:

@@ -263,11 +263,13 @@ def _pod_status(pod: Pod) -> Body:
     status["image"] = IMAGES.get(pod.owner, f"registry.example/shop/{pod.owner}:{pod.version}")
     if pod.is_running:
         status["state"] = {"running": {"startedAt": stamp(pod.started_ns)}}
+    elif pod.failure:
+        status["state"] = {"waiting": {"reason": pod.waiting_for, "message": pod.failure}}
     elif pod.last_end is not None:
         message = f"back-off {pod.delay_s:.0f}s restarting failed container={pod.owner} pod={pod.name}_{plan.NAMESPACE}"
-        status["state"] = {"waiting": {"reason": "CrashLoopBackOff", "message": message}}
+        status["state"] = {"waiting": {"reason": pod.waiting_for, "message": message}}
     else:
-        status["state"] = {"waiting": {"reason": "ContainerCreating"}}
+        status["state"] = {"waiting": {"reason": pod.waiting_for}}
     if pod.last_end is not None:
         end = pod.last_end
         ended = {"exitCode": end.code, "reason": end.reason, "startedAt": stamp(end.started_ns), "finishedAt": stamp(end.at_ns)}

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import secrets
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import uvicorn
 from starlette.applications import Starlette
@@ -17,9 +18,12 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from rca.errors import BadInput, RcaError, Unavailable
+from rca.wording import excerpt
 
 if TYPE_CHECKING:
     from rca.shop.supervisor.supervisor import Supervisor
+
+log = logging.getLogger(__name__)
 
 Handle = Callable[["Orders", Mapping[str, str], Mapping[str, Any]], Awaitable[Any]]
 
@@ -77,7 +81,7 @@ class Orders:
         )
 
     async def clear_network(self, _path: Mapping[str, str], body: Mapping[str, Any]) -> Any:
-        self._supervisor.network.clear(body.get("from"), body.get("to"))
+        self._supervisor.network.clear(*(None if body.get(end) is None else _text(body, end) for end in ("from", "to")))
 
     async def dns(self, _path: Mapping[str, str], body: Mapping[str, Any]) -> Any:
         names = body.get("names", "*")
@@ -174,21 +178,33 @@ class ControlServer(uvicorn.Server):
             if scheme.lower() != "bearer" or not secrets.compare_digest(shown, self._token):
                 return JSONResponse({"error": "expected the token of shop.json"}, 401)
             try:
-                text = await request.body()
-                body = json.loads(text) if text.strip() else {}
-                return JSONResponse(await handle(orders, request.path_params, dict(body)) or {})
-            except (ValueError, TypeError) as error:
-                return JSONResponse({"where": "body", "expected": "a JSON object", "found": str(error)}, 400)
+                return JSONResponse(await handle(orders, request.path_params, _object(await request.body())) or {})
             except BadInput as error:
                 return JSONResponse({"where": error.where, "expected": error.expected, "found": error.found}, 400)
             except RcaError as error:
                 return JSONResponse({"error": str(error)}, 503 if isinstance(error, Unavailable) else 409)
+            except Exception as error:
+                log.exception("%s %s", request.method, request.url.path)
+                told = f"a mistake of the shop itself, {type(error).__name__}: {error}; supervisor.log says where"
+                return JSONResponse({"error": told}, 500)
 
         return endpoint
 
     async def _page(self, request: Request) -> Response:
         text = await self._supervisor.page(request.path_params["page"])
         return PlainTextResponse(text, 200 if text else 404, media_type="text/plain; version=0.0.4")
+
+
+def _object(text: bytes) -> Mapping[str, Any]:
+    """The body of an order; without one nothing is said. Raises BadInput."""
+    expected = "a JSON object"
+    try:
+        body = json.loads(text) if text.strip() else {}
+    except ValueError as error:
+        raise BadInput("body", expected=expected, found=str(error)) from None
+    if not isinstance(body, dict):
+        raise BadInput("body", expected=expected, found=excerpt(repr(body), 80))
+    return body
 
 
 def _text(body: Mapping[str, Any], key: str) -> str:
@@ -209,7 +225,8 @@ def _number(
     body: Mapping[str, Any], key: str, usual: float | None = None, *, least: float = 0.0, most: float = float("inf")
 ) -> float:
     value = body.get(key, usual)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+    fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and least <= value <= most
+    if not fits:
         limits = f"a number from {least:g}" + (f" to {most:g}" if most < float("inf") else " on")
         raise BadInput(key, expected=limits, found=repr(value))
-    return float(value)
+    return float(cast("float", value))

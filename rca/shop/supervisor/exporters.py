@@ -104,8 +104,8 @@ def _pod_state(page: Page, pod: Pod) -> None:
         page.add("kube_pod_status_ready", int(pod.is_ready == (condition == "true")), **who, condition=condition)
     page.add("kube_pod_container_status_restarts_total", pod.restarts, **container)
     page.add("kube_pod_container_status_ready", int(pod.is_ready), **container)
-    if not pod.is_running and pod.last_end is not None and not pod.is_held:
-        page.add("kube_pod_container_status_waiting_reason", 1, **container, reason="CrashLoopBackOff")
+    if not pod.is_running and not pod.is_held and (pod.failure or pod.last_end is not None):
+        page.add("kube_pod_container_status_waiting_reason", 1, **container, reason=pod.waiting_for)
     if pod.last_end is not None:
         page.add("kube_pod_container_status_last_terminated_reason", 1, **container, reason=pod.last_end.reason)
     for resource, unit, value in (("cpu", "core", pod.cpu_limit), ("memory", "byte", pod.memory_limit_bytes)):

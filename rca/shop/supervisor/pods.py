@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 import subprocess
 import time
@@ -18,6 +19,8 @@ from rca.shop.supervisor.throttling import PERIOD_S, throttle
 
 if TYPE_CHECKING:
     from rca.shop.supervisor.cluster import Cluster
+
+log = logging.getLogger(__name__)
 
 FIRST_DELAY_S: Final = 1.0
 LONGEST_DELAY_S: Final = 20.0
@@ -38,7 +41,7 @@ class Program(Protocol):
     probe_s: float
 
     async def start(self, pod: Pod) -> subprocess.Popen[bytes]:
-        """Raises Unavailable or OSError."""
+        """Raises Unavailable or OSError; anything else is a mistake, which is told and tried again too."""
 
     async def is_ready(self, pod: Pod, /) -> bool: ...
 
@@ -74,6 +77,7 @@ class Pod:
         self.process: subprocess.Popen[bytes] | None = None
         self.children: Sequence[int] = ()
         self.started_ns = 0
+        self.failure = ""  # why the last attempt to start it failed; empty once one succeeded
         self.last_end: End | None = None
         self.restarts = 0
         self.delay_s = 0.0
@@ -111,9 +115,15 @@ class Pod:
             return "Running"
         if self.is_held:
             return "Stopped"
-        if self.last_end is None:
-            return "ContainerCreating"
-        return "OOMKilled" if self.last_end.reason == "OOMKilled" else "CrashLoopBackOff"
+        was_too_large = self.last_end is not None and self.last_end.reason == "OOMKilled"
+        return "OOMKilled" if was_too_large and not self.failure else self.waiting_for
+
+    @property
+    def waiting_for(self) -> str:
+        """Why a container that does not run does not run, as Kubernetes calls it."""
+        if self.failure:
+            return "RunContainerError"
+        return "CrashLoopBackOff" if self.last_end is not None else "ContainerCreating"
 
     def send(self, number: signal.Signals) -> None:
         """A signal to its process; none if it is gone."""
@@ -223,14 +233,15 @@ class Kubelet:
     async def _start(self, pod: Pod) -> None:
         try:
             process = await pod.program.start(pod)
-        except (Unavailable, OSError) as error:
-            self._tell(pod, "Failed", f"Error: {error}", warning=True)
-            pod.delay_s = min(max(2 * pod.delay_s, FIRST_DELAY_S), LONGEST_DELAY_S)
-            pod._restart_at = time.monotonic() + pod.delay_s
+        except Exception as error:
+            if not isinstance(error, Unavailable | OSError):
+                log.exception("%s does not start", pod.name)
+            self._failed(pod, str(error) or type(error).__name__)
             return
         finally:
             pod.is_starting = False
         pod.process, pod.started_ns, pod._killed_for, pod.is_paused = process, time.time_ns(), "", False
+        pod.failure = ""
         pod.children, pod.was_ready = (), False
         self._cluster.show_pod(pod)
         self._tell(pod, "Created", f"Created container: {pod.owner}")
@@ -239,6 +250,14 @@ class Kubelet:
             self._end(pod)
             return
         self._run(self._probe(pod, process))
+
+    def _failed(self, pod: Pod, why: str) -> None:
+        """The container of a pod could not be started."""
+        pod.failure = why
+        pod.delay_s = min(max(2 * pod.delay_s, FIRST_DELAY_S), LONGEST_DELAY_S)
+        pod._restart_at = time.monotonic() + pod.delay_s
+        self._cluster.show_pod(pod)
+        self._tell(pod, "Failed", f"Error: {why}", warning=True)
 
     def _ended(self, pod: Pod, returned: int, now: float) -> None:
         """The container of a pod ended by itself or was killed."""
@@ -305,9 +324,13 @@ class Kubelet:
 
 
 async def _within(probe: Awaitable[bool]) -> bool:
+    """Whether a probe succeeds in time. Whatever it raises, the next one is asked too."""
     try:
         return await asyncio.wait_for(probe, _PROBE_PATIENCE_S)
     except (OSError, TimeoutError):
+        return False
+    except Exception:
+        log.exception("a probe failed")
         return False
 
 

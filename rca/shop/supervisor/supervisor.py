@@ -225,7 +225,7 @@ class Supervisor:
         if waiting[0].owner in plan.BACKING:
             log = self.folder.path / waiting[0].owner / "log.txt"
         last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:] if log.exists() else []
-        names = ", ".join(f"{pod.name} ({pod.phase})" for pod in waiting)
+        names = ", ".join(f"{pod.name} ({pod.phase}{pod.failure and f', {pod.failure}'})" for pod in waiting)
         return f"{names}; {log} ends with: {' | '.join(last) or 'nothing'}"
 
     async def _end(self) -> None:
