@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -164,6 +165,30 @@ def test_a_black_hole_holds_everything_until_it_is_lifted() -> None:
         network.clear()
         assert await asyncio.wait_for(reader.readline(), 5) == b"a two\n"
         assert await new == b"a three\n"
+        writer.close()
+
+    _with_echo(scenario)
+
+
+def test_a_black_hole_is_lifted_from_connections_whose_other_end_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(network: Network, _backends: list[Backend], _callee: _Pod) -> None:
+        port = await network.connect("cart-1", "cart", "catalogue", None)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"one\n")
+        await reader.readline()
+        network.disturb("*", "catalogue", Disturbance(cut="blackhole"))
+        writer.write(b"two\n")
+        writer.write_eof()
+        await asyncio.sleep(0.1)
+        (connection,) = network._edges["cart-1", "catalogue"].connections
+
+        def gone() -> None:
+            raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+        monkeypatch.setattr(connection.server.transport, "write_eof", gone)
+        network.clear()
+        assert connection.client.out.is_done
+        assert await _ask(port) == b"a hello\n"
         writer.close()
 
     _with_echo(scenario)

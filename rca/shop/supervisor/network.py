@@ -412,7 +412,8 @@ class _Pipe:
             self._connection.edge.connections.discard(self._connection)
         elif not self.is_done:
             self.is_done = True
-            target.write_eof()
+            with contextlib.suppress(OSError):  # the other end is gone, and asyncio has not noticed yet
+                target.write_eof()
             self._connection.end()
 
 
