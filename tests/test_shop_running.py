@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,12 @@ from rca.cli.main import app
 from rca.collectors.config import load_config
 from rca.errors import BadInput, RcaError, Rejected, Unavailable
 from rca.shop import installed, monitoring, running
+from rca.shop.backing.postgres import Postgres, user
 from rca.shop.client import Shop
-from rca.shop.folder import Process, RunFolder, State, run_folder
+from rca.shop.folder import Process, RunFolder, State, private_folder, remove_private, run_folder
 from rca.shop.supervisor.processes import identified, is_running
 from rca.shop.supervisor.supervisor import alone, empty
+from tests.servers.pods import needs, started
 from tests.servers.prometheus import binary
 
 PORTS = monitoring.Ports(prometheus=20001, alertmanager=20002, otlp=20003, exporters=20004)
@@ -89,6 +93,58 @@ def test_stopping_sweeps_what_a_killed_supervisor_left(tmp_path: Path) -> None:
         assert not is_running(process)
     assert not folder.state_file.exists()
     assert not running.stop(folder)
+
+
+def test_a_private_folder_goes_with_the_shop(tmp_path: Path) -> None:
+    whose = pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())  # only root makes one for another
+    private = private_folder(whose.pw_name)
+    (private / "data").mkdir()
+    assert (private.stat().st_uid, private.stat().st_mode & 0o777) == (whose.pw_uid, 0o700)
+    folder = RunFolder(tmp_path)
+    state = replace(_state(2**22 - 7), outside=(str(private),))
+    folder.write_state(state)
+    assert folder.state() == state
+    running.stop(folder)
+    assert not private.exists()
+
+
+def test_no_other_folder_is_deleted_whatever_a_state_says(tmp_path: Path) -> None:
+    mine = Path(tempfile.mkdtemp(dir="/tmp"))
+    named_so = tmp_path / "rca-shop-thesis"
+    named_so.mkdir()
+    remove_private([str(mine), str(named_so), f"/tmp/rca-shop-x/../{mine.name}", "/var/tmp", "rca-shop-1"])
+    assert mine.exists()
+    assert named_so.exists()
+    mine.rmdir()
+
+
+def test_postgres_needs_no_folder_to_be_opened_for_it(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    needs("postgres")
+    who = user()
+    home = private_folder(who) if who else None
+    server = Postgres(home)
+    try:
+        started(server, tmp_path / "shop" / "shop-db")
+        assert server.data.parent == (home or tmp_path / "shop" / "shop-db")
+        assert tmp_path.stat().st_mode & 0o777 == 0o700
+    finally:
+        server.stop()
+        remove_private([str(home)])
+    assert home is None or not home.exists()
+
+
+def test_a_state_of_somebody_else_is_said_to_be_so(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write_state(_state(os.getpid()))
+    me = os.geteuid()
+    folder.state_file.chmod(0)
+    os.seteuid(me or pwd.getpwnam("nobody").pw_uid)
+    try:
+        with pytest.raises(BadInput, match=r"shop\.json: expected a file that you may read, found somebody else's"):
+            folder.state()
+    finally:
+        os.seteuid(me)
 
 
 def test_missing_programs_are_told_with_their_packages(monkeypatch: pytest.MonkeyPatch) -> None:

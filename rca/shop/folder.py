@@ -1,19 +1,28 @@
-"""The run folder of a shop: where its files stand, and `shop.json`, which says what runs and where it answers."""
+"""The run folder of a shop: where its files stand, and `shop.json`, which says what runs and where it answers.
+
+What another user has to reach cannot stand there where the folder is root's. It stands in a private folder outside, which
+`shop.json` names.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from rca.errors import BadInput
+from rca.errors import BadInput, Unavailable
 from rca.shop import plan
 
 STATE_FILE: Final = "shop.json"
 OWN_FOLDERS: Final = ("logs", "pods", "prometheus", "alertmanager", "warm", *plan.BACKING, "providers")
+_TEMPORARY: Final = (Path("/var/tmp"), Path("/tmp"))  # folders in them are made by mkdtemp
+_PRIVATE: Final = "rca-shop-"
 OWN_FILES: Final = (STATE_FILE, "rca.toml", "kubeconfig", "load.json", "supervisor.log", "lock", "shop.new", "load.new")
 """What a shop leaves in its folder."""
 
@@ -32,7 +41,7 @@ class State:
     """What `shop.json` says.
 
     `phase` is `starting`, `ready` or `failed`, with the reason in `message`. `addresses` are URLs by name: control, prometheus,
-    alertmanager, kubernetes, otlp, exporters, and `gateway`, where customers reach the shop.
+    alertmanager, kubernetes, otlp, exporters, and `gateway`, where customers reach the shop. `outside` are private folders.
     """
 
     version: str
@@ -42,6 +51,7 @@ class State:
     token: str
     addresses: Mapping[str, str] = field(default_factory=dict)
     processes: tuple[Process, ...] = ()
+    outside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,11 +102,15 @@ class RunFolder:
         try:
             body = json.loads(self.state_file.read_text(encoding="utf-8"))
             processes = tuple(Process(**one) for one in body.pop("processes"))
-            return State(**{**body, "supervisor": Process(**body["supervisor"]), "processes": processes})
+            outside = tuple(body.pop("outside", ()))
+            supervisor = Process(**body.pop("supervisor"))
+            return State(**body, supervisor=supervisor, processes=processes, outside=outside)
         except FileNotFoundError:
             return None
         except NotADirectoryError:
             raise BadInput(str(self.path), expected="the folder of a shop", found="a file") from None
+        except PermissionError:
+            raise BadInput(str(self.state_file), expected="a file that you may read", found="somebody else's") from None
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             found = f"{type(error).__name__}: {error}"
             raise BadInput(str(self.state_file), expected="what a running shop writes", found=found) from None
@@ -108,6 +122,40 @@ class RunFolder:
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
             json.dump(body, file, indent=1)
         temporary.replace(self.state_file)
+
+
+def private_folder(user: str) -> Path:
+    """A new folder that is a user's own, where everybody finds the way. Raises Unavailable."""
+    import pwd
+
+    owner = pwd.getpwnam(user)
+    place = next((place for place in _TEMPORARY if place.is_dir()), _TEMPORARY[-1])
+    try:
+        made = Path(tempfile.mkdtemp(prefix=_PRIVATE, dir=place))
+        os.chown(made, owner.pw_uid, owner.pw_gid)
+    except OSError as error:
+        raise Unavailable(f"{place}: a folder for user {user} could not be made: {error.strerror}") from error
+    return made
+
+
+def remove_private(paths: Iterable[str], patience_s: float = 5.0) -> None:
+    """Delete folders of `private_folder`; one that is gone is fine, and one of any other sort is not touched.
+
+    Servers that were killed may still be writing for a moment. Raises Unavailable for what cannot be deleted.
+    """
+    deadline = time.monotonic() + patience_s
+    for path in map(Path, paths):
+        if path.parent not in _TEMPORARY or not path.name.startswith(_PRIVATE):
+            continue
+        while path.exists():
+            try:
+                shutil.rmtree(path)
+            except FileNotFoundError:  # somebody else deletes in there too
+                continue
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise Unavailable(f"{path}: could not be deleted: {error.strerror}") from error
+                time.sleep(0.05)
 
 
 def run_folder(given: Path | None = None) -> RunFolder:

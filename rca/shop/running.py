@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from rca.errors import BadInput, Rejected, Unavailable
-from rca.shop.folder import RunFolder
+from rca.shop.folder import Process, RunFolder, State, remove_private
 from rca.shop.installed import missing_packages
 from rca.shop.supervisor.processes import is_running, sweep
 from rca.wording import listed
@@ -60,7 +60,7 @@ def start(folder: RunFolder, rate: float | None) -> subprocess.Popen[bytes]:
     if state is not None:
         if is_running(state.supervisor):
             raise Rejected(f"{folder.path}: a shop is already running here; `rca shop status` shows it, `rca shop down` stops it")
-        sweep(state.processes)  # of a supervisor that was killed
+        _sweep(state)  # of a supervisor that was killed
     folder.check()  # before a line of log is written
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
@@ -136,6 +136,13 @@ def stop(folder: RunFolder) -> bool:
             time.sleep(0.05)
         state = folder.state() or state
         sweep([state.supervisor])
-    left = sweep(state.processes)
+    left = _sweep(state)
     folder.state_file.unlink(missing_ok=True)
     return ran or bool(left)
+
+
+def _sweep(state: State) -> list[Process]:
+    """Kill what is left of a shop's processes, which are returned, and delete its folders that are not in the run folder."""
+    left = sweep(state.processes)
+    remove_private(state.outside)
+    return left

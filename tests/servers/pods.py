@@ -21,10 +21,11 @@ import pytest
 
 from rca.errors import Unavailable
 from rca.shop import plan
-from rca.shop.backing.postgres import Postgres
+from rca.shop.backing.postgres import Postgres, user
 from rca.shop.backing.providers import Providers
 from rca.shop.backing.redis import Redis
 from rca.shop.backing.server import Server
+from rca.shop.folder import private_folder, remove_private
 from rca.shop.installed import binary
 from tests.receiving import Running, running
 from tests.servers.prometheus import free_port
@@ -186,16 +187,17 @@ def started(server: Server, folder: Path) -> Server:
 
 @contextmanager
 def postgres() -> Iterator[Postgres]:
-    """PostgreSQL with the shop's products, in a folder that its user may reach: pytest's own are closed to others."""
+    """PostgreSQL with the shop's products. Its files go where the shop would put them."""
     needs("postgres")
-    with tempfile.TemporaryDirectory(prefix="rca-shop-") as folder:
-        server = Postgres()
+    who = user()
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        home = private_folder(who) if who else None
+        stack.callback(remove_private, [str(home)])
+        server = Postgres(home)
+        stack.callback(server.stop)
         started(server, Path(folder) / "shop-db")
-        try:
-            server.initialise()
-            yield server
-        finally:
-            server.stop()
+        server.initialise()
+        yield server
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from psycopg import sql
 
 from rca.errors import Unavailable
 from rca.shop import plan
-from rca.shop.backing.server import Server, owned_by
+from rca.shop.backing.server import Server
 from rca.shop.backing.trouble import Trouble
 from rca.shop.goods import CATEGORIES, NOUNS, PRODUCTS
 from rca.shop.installed import binary
@@ -80,8 +80,23 @@ _PHRASES: Final = (
 )  # fmt: skip
 
 
+def user() -> str | None:
+    """As whom PostgreSQL is to run where that is not who runs the shop: it refuses root."""
+    if os.geteuid() != 0:
+        return None
+    known = {entry.pw_name for entry in pwd.getpwall()}
+    return next(name for name in (_ADMIN, "nobody") if name in known)
+
+
 class Postgres(Server):
-    """PostgreSQL on loopback with the database of the shop. As root it runs as user `postgres`, or else `nobody`."""
+    """PostgreSQL on loopback with the database of the shop.
+
+    Its files go to `home`, by default the folder that it is started with. Whom it runs as (`user`) must be able to enter that.
+    """
+
+    def __init__(self, home: Path | None = None) -> None:
+        super().__init__()
+        self._home = home
 
     def connect(self, database: str = plan.DATABASE, **options: Any) -> psycopg.Connection[Any]:
         """A connection as administrator, autocommitting. Raises psycopg.OperationalError."""
@@ -92,7 +107,7 @@ class Postgres(Server):
     @property
     def data(self) -> Path:
         """Its cluster."""
-        return self.folder / "data"
+        return self._cwd() / "data"
 
     def _command(self) -> Sequence[str]:
         return [binary("postgres"), "-D", str(self.data), "-p", str(self.port)]
@@ -101,16 +116,14 @@ class Postgres(Server):
         if (self.data / "PG_VERSION").exists():
             (self.data / "postmaster.pid").unlink(missing_ok=True)  # of a process that was killed
             return
-        user = self._user()
-        if user:
-            owned_by(self.folder, user)
-        secret = self.folder / "password.txt"
+        secret = self._cwd() / "password.txt"
         secret.write_text(PASSWORD)
         command = [binary("initdb"), "-D", str(self.data), "-U", _ADMIN, "--pwfile", str(secret), "-A", "scram-sha-256"]
         options = ["-E", "UTF8", "--locale", "C", "--no-sync"]
-        group = pwd.getpwnam(user).pw_gid if user else None
+        who = self._user()
+        group = pwd.getpwnam(who).pw_gid if who else None
         made = subprocess.run(
-            [*command, *options], capture_output=True, text=True, check=False, cwd=self.folder, user=user, group=group
+            [*command, *options], capture_output=True, text=True, check=False, cwd=self._cwd(), user=who, group=group
         )
         if made.returncode:
             raise Unavailable(f"PostgreSQL could not be set up in {self.data}: {made.stderr.strip()}")
@@ -118,11 +131,11 @@ class Postgres(Server):
             file.write(_CONFIGURATION)
         (self.data / "pg_hba.conf").write_text(_ACCESS, encoding="utf-8")
 
+    def _cwd(self) -> Path:
+        return self._home or self.folder
+
     def _user(self) -> str | None:
-        if os.geteuid() != 0:
-            return None
-        known = {entry.pw_name for entry in pwd.getpwall()}
-        return next(name for name in (_ADMIN, "nobody") if name in known)
+        return user()
 
     def _stop_signal(self) -> signal.Signals:
         return signal.SIGINT  # "fast": it does not wait for clients

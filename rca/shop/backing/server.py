@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import signal
 import socket
 import subprocess
@@ -110,15 +109,3 @@ def ask(port: int, request: bytes, timeout_s: float = 1.0) -> bytes:
     with socket.create_connection(("127.0.0.1", port), timeout=timeout_s) as sock:
         sock.sendall(request)
         return sock.recv(4096)
-
-
-def owned_by(folder: Path, user: str) -> None:
-    """Give a folder to a user, and let everybody pass through the folders above it as far as they are ours."""
-    import pwd
-
-    entry = pwd.getpwnam(user)
-    os.chown(folder, entry.pw_uid, entry.pw_gid)
-    for above in folder.parents:
-        mode = above.stat().st_mode
-        if above.stat().st_uid == os.geteuid() and not mode & 0o001:
-            above.chmod(mode | 0o001)

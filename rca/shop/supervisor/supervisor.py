@@ -25,7 +25,7 @@ from typing import Any, Final
 from rca import __version__
 from rca.errors import BadInput, RcaError, Rejected, Unavailable, UnknownName
 from rca.shop import monitoring, plan
-from rca.shop.folder import OWN_FILES, OWN_FOLDERS, RunFolder, State
+from rca.shop.folder import OWN_FILES, OWN_FOLDERS, RunFolder, State, private_folder, remove_private
 from rca.shop.supervisor import exporters
 from rca.shop.supervisor.cluster import Cluster
 from rca.shop.supervisor.control import ControlServer
@@ -113,6 +113,7 @@ class Supervisor:
         self._own_cpu = (0.0, 0.0)
         self._own_cores = 0.0
         self._written: State | None = None
+        self._outside: tuple[str, ...] = ()
         self._control = ControlServer(self, self._token)
         self._monitoring = monitoring.Ports(self._ports.take(), self._ports.take(), self._ports.take(), self._control.port)
         self._customers_port = 0
@@ -193,11 +194,16 @@ class Supervisor:
         self._auxiliaries["load"] = Auxiliary("load", [*command, *options, *files], self.folder, environment)
 
     def _make_backing(self) -> None:
-        from rca.shop.backing.postgres import Postgres
+        from rca.shop.backing.postgres import Postgres, user
         from rca.shop.backing.providers import Providers
         from rca.shop.backing.redis import Redis
 
-        self._servers = {plan.DATABASE: Postgres(), plan.CACHE: Redis(), plan.QUEUE: Redis()}
+        who = user()
+        home = private_folder(who) if who else None
+        if home is not None:
+            self._outside = (str(home),)
+            self._write_state()  # at once: whoever finds the shop dead knows what to delete
+        self._servers = {plan.DATABASE: Postgres(home), plan.CACHE: Redis(), plan.QUEUE: Redis()}
         for name, server in self._servers.items():
             workload = plan.WORKLOADS[name]
             program = Backing(server, self.folder.path / name, self._ports, self._threads)
@@ -248,6 +254,11 @@ class Supervisor:
             if process.poll() is None:
                 process.kill()
                 process.wait()
+        try:
+            remove_private(self._outside)
+            self._outside = ()
+        except Unavailable as error:
+            log.warning("%s", error)
         self.network.close()
         self._api.stop()
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -323,6 +334,7 @@ class Supervisor:
             token=self._token,
             addresses=self._addresses(),
             processes=tuple(process for process in found if process is not None),
+            outside=self._outside,
         )
         if state != self._written:
             self._written = state
