@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ import pytest
 import requests
 
 from rca.errors import BadInput, Rejected, Unavailable
+from rca.shop import monitoring
 from rca.shop.backing.redis import Redis
 from rca.shop.client import Shop
 from rca.shop.faults import inject
@@ -135,6 +139,29 @@ def test_a_mistake_of_the_shop_is_not_blamed_on_the_caller(
         shop.signal("cart-1", "KILL")
     assert "Traceback" in caplog.text
     assert "in mistaken" in caplog.text
+
+
+def test_a_recorder_that_is_terminated_leaves_a_clean_shop_and_is_the_only_one(shop: Shop, tmp_path: Path) -> None:
+    monitoring.write_settings(shop.folder, monitoring.Ports(20001, 20002, 20003, 20004), tmp_path / "kubeconfig")
+    shop.network("cart", "cache", delay_ms=100)
+    record = [sys.executable, "-m", "rca", "shop", "record", "--run", str(tmp_path), "--out", str(tmp_path / "out")]
+    in_background = ["bash", "-c", "trap '' INT; exec \"$@\"", "bash"]  # as shells start the jobs of a script
+    with subprocess.Popen([*in_background, *record], stdout=subprocess.PIPE, text=True) as first:
+        lock = tmp_path / "record.lock"
+        deadline = time.monotonic() + 60
+        while not (lock.exists() and lock.read_text()):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        second = subprocess.run(record, capture_output=True, text=True, check=False)
+        assert second.returncode == 1
+        told = f"{tmp_path}: another `rca shop record` records from this shop, process {first.pid} since"
+        assert told in second.stderr
+        assert shop.status().injected  # the second one cleared nothing
+        first.send_signal(signal.SIGTERM)
+        assert first.wait(30) == 130
+        assert first.stdout is not None
+        assert first.stdout.read() == "stopped\n"
+    assert shop.status().injected == ()
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from rca.shop.backing.postgres import Postgres, user
 from rca.shop.client import Shop
 from rca.shop.folder import Process, RunFolder, State, private_folder, remove_private, run_folder
 from rca.shop.supervisor.processes import identified, is_running
-from rca.shop.supervisor.supervisor import alone, empty
+from rca.shop.supervisor.supervisor import empty, supervise
 from tests.servers.pods import needs, started
 from tests.servers.prometheus import binary
 
@@ -67,9 +67,36 @@ def test_only_folders_of_a_shop_are_emptied(tmp_path: Path) -> None:
 
 def test_a_folder_has_one_supervisor(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    with alone(folder), pytest.raises(Rejected, match="already running"), alone(folder):
+    with folder.alone("lock", "taken"):
+        with pytest.raises(Rejected, match=rf"a shop is already running here, process {os.getpid()} since 20"):
+            supervise(folder, None)
+        empty(folder)
+        with pytest.raises(Rejected, match="taken"), folder.alone("lock", "taken"):
+            pass
+    with folder.alone("lock", "taken"):
         pass
-    with alone(folder):
+
+
+_HOLDER = """
+import sys, time
+from pathlib import Path
+from rca.shop.folder import RunFolder
+with RunFolder(Path(sys.argv[1])).alone("lock", "taken"):
+    print("held", flush=True)
+    time.sleep(1000)
+"""
+
+
+def test_who_dies_lets_go(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with subprocess.Popen([sys.executable, "-c", _HOLDER, str(tmp_path)], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        with pytest.raises(Rejected, match=f"taken, process {holder.pid} since"), folder.alone("lock", "taken"):
+            pass
+        holder.kill()
+        holder.wait()
+    with folder.alone("lock", "taken"):
         pass
 
 

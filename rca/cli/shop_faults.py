@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -48,17 +51,33 @@ def inject(
         typer.echo(f"{fault}{where} began; `rca shop clear` ends it")
         return
     shop.status()  # nothing to clear where none runs
-    try:
-        faults.inject(shop, fault, target or "", strength)
-        end = time.monotonic() + seconds
-        with progress(f"{fault}{where}", round(seconds)) as step:
-            while (left := end - time.monotonic()) > 0:
-                time.sleep(min(left, faults.KEEP_UP_S))
-                step("Ctrl-C ends it", completed=round(seconds - max(end - time.monotonic(), 0)))
-                faults.keep_up(shop, fault, target or "", strength)
-    finally:
-        faults.clear(shop)
+    with _interruptible():
+        try:
+            faults.inject(shop, fault, target or "", strength)
+            end = time.monotonic() + seconds
+            with progress(f"{fault}{where}", round(seconds)) as step:
+                while (left := end - time.monotonic()) > 0:
+                    time.sleep(min(left, faults.KEEP_UP_S))
+                    step("Ctrl-C ends it", completed=round(seconds - max(end - time.monotonic(), 0)))
+                    faults.keep_up(shop, fault, target or "", strength)
+        finally:
+            faults.clear(shop)
     typer.echo(f"{fault}{where} is over")
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """What would end this process ends it as Ctrl-C does, so that the shop is left clean; what it ignores it goes on to ignore.
+
+    Shells start background jobs of scripts with SIGINT ignored: SIGTERM is the way to end those.
+    """
+    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def clear(run: Run = None) -> None:
@@ -83,7 +102,7 @@ def record(
 ) -> None:
     """Record labelled incidents from the running shop into a folder of bundles.
 
-    What the folder already holds is skipped, so Ctrl-C loses the recording that is under way and nothing else.
+    What the folder already holds is skipped, so Ctrl-C or SIGTERM loses the recording that is under way and nothing else.
     """
     from rca.errors import UnknownName
     from rca.shop.client import Shop
@@ -97,5 +116,6 @@ def record(
             raise UnknownName("--fault", kind, {each.fault_kind for each in programme(seed)})
     shops = [Shop(run) for run in runs] if runs else [Shop()]
     recorders = [Recorder(shop, out, seed=seed, told=typer.echo) for shop in shops]
-    made = record_all(recorders, recordings, most)
+    with _interruptible():
+        made = record_all(recorders, recordings, most)
     typer.echo(f"{out}: {made} recordings were made")

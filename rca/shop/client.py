@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -102,8 +102,8 @@ class Shop:
             processes=body["processes"],
         )
 
-    def wait_ready(self, timeout_s: float = 60.0) -> Status:
-        """The status once every pod is ready. Raises Unavailable if that takes too long."""
+    def wait_ready(self, timeout_s: float = 60.0, *, sleep: Callable[[float], object] = time.sleep) -> Status:
+        """The status once every pod is ready; `sleep` passes the time. Raises Unavailable if that takes too long."""
         deadline = time.monotonic() + timeout_s
         while True:
             status = self.status()
@@ -112,7 +112,7 @@ class Shop:
             if time.monotonic() > deadline:
                 waiting = ", ".join(f"{pod.name} ({pod.phase})" for pod in status.pods if not pod.ready) or status.phase
                 raise Unavailable(f"{self.folder.path}: not ready after {timeout_s:.0f} s: {waiting}")
-            time.sleep(0.5)
+            sleep(0.5)
 
     # --- pods and workloads --------------------------------------------------------------------------------------------
 

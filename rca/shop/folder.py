@@ -6,24 +6,32 @@ What another user has to reach cannot stand there where the folder is root's. It
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from rca.errors import BadInput, Unavailable
+from rca.errors import BadInput, Rejected, Unavailable
 from rca.shop import plan
+from rca.wording import clock
 
 STATE_FILE: Final = "shop.json"
 OWN_FOLDERS: Final = ("logs", "pods", "prometheus", "alertmanager", "warm", *plan.BACKING, "providers")
 _TEMPORARY: Final = (Path("/var/tmp"), Path("/tmp"))  # folders in them are made by mkdtemp
 _PRIVATE: Final = "rca-shop-"
-OWN_FILES: Final = (STATE_FILE, "rca.toml", "kubeconfig", "load.json", "supervisor.log", "lock", "shop.new", "load.new")
+SUPERVISOR_LOCK: Final = "lock"
+RECORDER_LOCK: Final = "record.lock"
+SUPERVISOR_LOG: Final = "supervisor.log"
+IN_USE: Final = (SUPERVISOR_LOCK, RECORDER_LOCK, SUPERVISOR_LOG)
+"""What stays when a shop starts where another was."""
+OWN_FILES: Final = (STATE_FILE, "rca.toml", "kubeconfig", "load.json", "shop.new", "load.new", *IN_USE)
 """What a shop leaves in its folder."""
 
 
@@ -85,6 +93,25 @@ class RunFolder:
     def pod(self, name: str) -> Path:
         """The folder that a pod sees."""
         return self.path / "pods" / name
+
+    @contextmanager
+    def alone(self, lock: str, otherwise: str) -> Iterator[None]:
+        """This process alone does something here, until it leaves the context or dies, however it dies.
+
+        Raises Rejected, `otherwise` with the process that already does, where one does.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / lock).open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                file.seek(0)
+                who = file.read().strip()
+                raise Rejected(f"{self.path}: {otherwise}{who and f', {who}'}") from None
+            file.truncate(0)
+            file.write(f"process {os.getpid()} since {clock(time.time_ns(), date=True)} UTC")
+            file.flush()
+            yield
 
     def check(self) -> None:
         """Raises BadInput where a shop must not be put: a file, or a folder with others' files."""

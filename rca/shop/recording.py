@@ -16,6 +16,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -37,6 +38,7 @@ from rca.incidents.incident import EntityModel, Incident, Label
 from rca.shop import manifest
 from rca.shop.client import Shop
 from rca.shop.faults import KEEP_UP_S, clear, culprit_of, inject, keep_up
+from rca.shop.folder import RECORDER_LOCK
 from rca.shop.host import HostLoad, HostWatch
 from rca.shop.installed import binary
 from rca.shop.plan import SYSTEM
@@ -108,12 +110,14 @@ class Work:
 def record(recorders: Sequence[Recorder], recordings: Iterable[Recording], most: int | None = None) -> int:
     """Make what the recorders' folder lacks of the recordings; how many were made. Ctrl-C clears the shops before it ends.
 
-    Raises BadInput where two recorders have one shop, or the folder is a file.
+    Raises BadInput where two recorders have one shop, or the folder is a file, and Rejected where another process records.
     """
     _check(recorders)
     known = {entry["id"] for recorder in recorders for entry in manifest.read(recorder.folder)["incidents"]}
     work = Work((recording for recording in recordings if recording.id not in known), most)
-    with ThreadPoolExecutor(len(recorders)) as pool:
+    with ExitStack() as alone, ThreadPoolExecutor(len(recorders)) as pool:
+        for recorder in recorders:  # two that inject into one shop spoil each other's recordings
+            alone.enter_context(recorder.shop.folder.alone(RECORDER_LOCK, "another `rca shop record` records from this shop"))
         running = [pool.submit(recorder.run, work) for recorder in recorders]
         try:
             wait(running, return_when=FIRST_EXCEPTION)
@@ -224,7 +228,7 @@ class Recorder:
         status = self.shop.status()
         if status.ready:  # since when is not known; a pod takes seconds from its start
             return max(self._cleared, *(pod.started + self.pace.settle_s / 2 for pod in status.pods))
-        self.shop.wait_ready(_PATIENCE_S)
+        self.shop.wait_ready(_PATIENCE_S, sleep=lambda seconds: self._wait_until(time.time() + seconds))
         return time.time()
 
     def _wait_until(self, end: float, meanwhile: Callable[[], None] = lambda: None) -> None:

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Final
 
 from rca.errors import BadInput, Rejected, Unavailable
-from rca.shop.folder import Process, RunFolder, State, remove_private
+from rca.shop.folder import SUPERVISOR_LOG, Process, RunFolder, State, remove_private
 from rca.shop.installed import missing_packages
 from rca.shop.supervisor.processes import is_running, sweep
 from rca.wording import listed
 
 LONGEST_START_S: Final = 240.0
 _STOP_S: Final = 15.0
-_LOG: Final = "supervisor.log"
 _MODULES: Final = (
     "psycopg",
     "psycopg_pool",
@@ -64,7 +63,7 @@ def start(folder: RunFolder, rate: float | None) -> subprocess.Popen[bytes]:
     folder.check()  # before a line of log is written
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
-        log = (folder.path / _LOG).open("wb")
+        log = (folder.path / SUPERVISOR_LOG).open("wb")
     except OSError as error:
         raise BadInput(str(folder.path), expected="a folder that can be written", found=str(error.strerror)) from None
     folder.state_file.unlink(missing_ok=True)
@@ -117,7 +116,7 @@ def _is_up(folder: RunFolder, supervisor: subprocess.Popen[bytes], told: Callabl
 
 def _last_words(folder: RunFolder) -> str:
     """The last line that the supervisor wrote."""
-    path = folder.path / _LOG
+    path = folder.path / SUPERVISOR_LOG
     lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines() if path.exists() else []
     return lines[-1].removeprefix("error: ") if lines else "it said nothing"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -25,7 +24,16 @@ from typing import Any, Final
 from rca import __version__
 from rca.errors import BadInput, RcaError, Rejected, Unavailable, UnknownName
 from rca.shop import monitoring, plan
-from rca.shop.folder import OWN_FILES, OWN_FOLDERS, RunFolder, State, private_folder, remove_private
+from rca.shop.folder import (
+    IN_USE,
+    OWN_FILES,
+    OWN_FOLDERS,
+    SUPERVISOR_LOCK,
+    RunFolder,
+    State,
+    private_folder,
+    remove_private,
+)
 from rca.shop.supervisor import exporters
 from rca.shop.supervisor.cluster import Cluster
 from rca.shop.supervisor.control import ControlServer
@@ -733,25 +741,13 @@ def empty(folder: RunFolder) -> None:
     folder.path.mkdir(parents=True, exist_ok=True)
     for name in OWN_FOLDERS:
         shutil.rmtree(folder.path / name, ignore_errors=True)
-    for name in set(OWN_FILES) - {"lock", "supervisor.log"}:  # which are in use
+    for name in set(OWN_FILES) - set(IN_USE):
         (folder.path / name).unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def alone(folder: RunFolder) -> Any:
-    """Nobody else supervises this folder meanwhile. Raises Rejected where somebody does."""
-    folder.path.mkdir(parents=True, exist_ok=True)
-    with (folder.path / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise Rejected(f"{folder.path}: a shop is already running here") from None
-        yield
-
-
 def supervise(folder: RunFolder, rate: float | None, command: Command = service_command) -> None:
-    """Run a shop in this process until SIGTERM or SIGINT. Raises RcaError if it does not come up."""
-    with alone(folder):
+    """Run a shop in this process until SIGTERM or SIGINT. Raises Rejected where one runs, RcaError if it does not come up."""
+    with folder.alone(SUPERVISOR_LOCK, "a shop is already running here"):
         empty(folder)
         asyncio.run(_supervise(folder, rate, command))
         folder.state_file.unlink(missing_ok=True)
