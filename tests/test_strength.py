@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -59,6 +61,20 @@ def test_fault_kinds_are_held_out_whole() -> None:
 
 def test_one_incident_cannot_judge() -> None:
     assert earned_strength(cases()[:1], lambda _, held: np.ones((len(held), len(STRENGTHS))), seed=0) == UNJUDGED
+
+
+def test_the_model_to_go_on_from_stands_in_for_held_out_systems_where_there_is_one() -> None:
+    def own(_: list[LabelledCase], held: list[LabelledCase]) -> npt.NDArray[np.float64]:
+        return np.tile(curve(0.5, 0.52, 0.54, 0.56, 0.58), (len(held), 1))
+
+    def elsewhere(held: list[LabelledCase]) -> npt.NDArray[np.float64]:
+        return np.tile(curve(0.6, 0.8, 0.5, 0.4, 0.3), (len(held), 1))
+
+    assert earned_strength(cases(), own, seed=0) == 1.0
+    assert earned_strength(cases(), own, seed=0, before=elsewhere) == 0.25
+    two = [replace(case, system=f"shop-{i % 2}") for i, case in enumerate(cases())]
+    assert earned_strength(two, own, seed=0, before=elsewhere) == 1.0, "systems can be held out themselves"
+    assert earned_strength(cases()[:1], own, seed=0, before=elsewhere, unjudged=0.75) == 0.75
 
 
 def invented_set() -> TrainingSet:

@@ -241,9 +241,15 @@ class NetworkRanker:
             judging()
             return self._probe().train(training)._reciprocal_ranks(labelled_incidents(held).tensors())
 
-        unjudged = self._before.earned if self._before is not None else UNJUDGED
+        def judge_before(held: list[LabelledCase]) -> npt.NDArray[np.float64]:
+            assert self._before is not None
+            return self._before._reciprocal_ranks(labelled_incidents(held).tensors())
+
         if any(set(case.causes) & set(case.case.graph.candidates) for case in cases):
-            found = earned_strength(cases, judge_cases, self.seed, unjudged)
+            if self._before is None:
+                found = earned_strength(cases, judge_cases, self.seed)
+            else:
+                found = earned_strength(cases, judge_cases, self.seed, judge_before, self._before.earned)
         else:
             found = invented_strength(invented, judge, self.seed)
         if kept:

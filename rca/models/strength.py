@@ -2,8 +2,9 @@
 
 A network trained on tens of incidents can unlearn what the label-free score knows, above all for kinds of fault that it never
 saw. So the correction is scaled by a strength between 0 and 1, and the strength is the one that ranks best in cross-validation
-inside the training data: with repetitions of an injection held out, with fault kinds held out, and with systems held out where
-there are several. Without labels, invented incidents of held-out families stand in, and the correction counts half at most.
+inside the training data: with repetitions of an injection held out, with fault kinds held out, and with systems held out. Of one
+system alone, a model to go on from tells what a network is worth on a system that it never saw. Without labels, invented
+incidents of held-out families stand in, and the correction counts half at most.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ UNJUDGED: Final = 0.5
 """Strength where the labels do not suffice to judge: nothing held out would leave anything to learn from."""
 
 _FOLDS: Final = 3
-_KEYS: Final[tuple[Callable[[LabelledCase], Hashable], ...]] = (
-    lambda case: case.group,
-    lambda case: case.fault_kind,
-    lambda case: case.system,
-)
+_KEYS: Final[dict[str, Callable[[LabelledCase], Hashable]]] = {
+    "group": lambda case: case.group,
+    "fault kind": lambda case: case.fault_kind,
+    "system": lambda case: case.system,
+}
 
 ReciprocalRanks = Callable[[list[LabelledCase], list[LabelledCase]], npt.NDArray[np.float64]]
 """(cases to train on, cases held out) -> reciprocal rank of the cause for each held-out case and strength, (cases, strengths)."""
@@ -34,18 +35,27 @@ JudgedSets = Callable[[TrainingSet, TrainingSet], npt.NDArray[np.float64]]
 """The same for graphs with their answers."""
 
 
-def earned_strength(cases: Sequence[LabelledCase], judge: ReciprocalRanks, seed: int, unjudged: float = UNJUDGED) -> float:
+def earned_strength(
+    cases: Sequence[LabelledCase],
+    judge: ReciprocalRanks,
+    seed: int,
+    before: Callable[[list[LabelledCase]], npt.NDArray[np.float64]] | None = None,
+    unjudged: float = UNJUDGED,
+) -> float:
     """The strength with the largest mean reciprocal rank, averaged over the ways of holding out; the smaller one of equals.
 
-    `unjudged` is what counts where nothing can be held out.
+    `before` gives the reciprocal ranks by the model that the training goes on from: it stands in for systems held out where there
+    is only one. `unjudged` is what counts where nothing can be held out.
     """
     labelled = [case for case in cases if set(case.causes) & set(case.case.graph.candidates)]
     curves = []
-    for key in _KEYS:
+    for name, key in _KEYS.items():
         parts = _parts(labelled, key, seed)
         if len(parts) > 1:
             ranks = [judge([c for other in parts if other is not held for c in other], held) for held in parts]
             curves.append(np.concatenate(ranks).mean(axis=0))
+        elif name == "system" and before is not None and curves:
+            curves.append(before(labelled).mean(axis=0))
     return best_strength(np.stack(curves)) if curves else unjudged
 
 
