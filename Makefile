@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 # OpenTelemetry's exporters for Node, which the receiver is tested with; without npm those tests are skipped.
 NODE_STAMP := $(if $(shell command -v npm),tests/node/node_modules/.package-lock.json)
 
-.PHONY: demo test lint bench soak docs wheel clean
+.PHONY: demo test lint bench soak docs models simulated wheel clean
 
 $(BASE): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -45,6 +45,17 @@ soak: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python -m scripts.docs
+
+# The models of models/, anew. `general` takes minutes, `simulated` hours: the second is made by `make simulated` alone.
+RULES := floor random max-z nsigma baro most-alerts simple-rca prism-additive prism-conjunctive microrca pagerank-z hypothesis-test
+models: $(STAMP)
+	$(BIN)/rca train --from models/simulated --bundles incidents --part train --seed 1 --out models/general
+	$(BIN)/rca evaluate --bundles incidents --part test --split zero-shot --force --out build/general \
+	  $(addprefix --ranker ,model model:folder=models/simulated $(RULES))
+	$(BIN)/python -m scripts.model_card models/general models/general.toml build/general/shop.json
+
+simulated: $(STAMP)
+	$(BIN)/rca train --simulate 10000 --seed 1 --epochs 20 --workers $$(nproc) --no-onnx --out models/simulated
 
 # Builds the wheel, checks that it holds rca/ alone, and ranks the demo's incident with it in an environment without the extra.
 wheel: $(BASE)

@@ -15,7 +15,7 @@ from rca.evaluation.cases import Labels, exam_of, from_folder, from_store
 from rca.evaluation.runner import Exam
 from rca.incidents.store import IncidentStore, default_home
 from rca.models.files import write_atomically
-from rca.shop.manifest import files_of
+from rca.shop import manifest
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 RESULTS: Final = ROOT / "docs" / "results"
@@ -40,9 +40,8 @@ def shop_set(part: Literal["train", "test"]) -> Exam | None:
 
     Raises BadInput for a bundle that is not the one of the manifest.
     """
-    paths = files_of(INCIDENTS, part)
-    recorded = [one for path in paths for one in from_folder(path, labels=Labels.TOLD)]
-    return exam_of(recorded, home=default_home()) if recorded else None
+    there = any(entry["part"] == part for entry in manifest.read(INCIDENTS)["incidents"])
+    return exam_of(from_folder(INCIDENTS, labels=Labels.TOLD, part=part), home=default_home()) if there else None
 
 
 def unlabelled(cases: tuple[LabelledCase, ...]) -> list[LabelledCase]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -273,6 +274,21 @@ def test_pods_in_labels_become_their_services(bundles: Path) -> None:
 def test_a_folder_without_bundles_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="an incident bundle"):
         cases.from_folder(tmp_path)
+
+
+def test_one_part_of_a_manifest_is_read_and_nothing_else(tmp_path: Path) -> None:
+    entries = []
+    for part, seed in (("train", 1), ("test", 2), ("test", 3)):
+        incident, telemetry = example_incident(seed, requests_per_second=1.0)
+        file = write_bundle(tmp_path / f"{part}-{seed}.tar.zst", incident.model_copy(update={"id": f"{part}-{seed}"}), telemetry)
+        entries.append({"file": file.name, "part": part, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()})
+    (tmp_path / "manifest.json").write_text(json.dumps({"version": "1", "system": "shop", "incidents": entries}))
+    found = {part: {one.incident.id for one in cases.asked_for(tmp_path, part, [])} for part in ("train", "test", None)}
+    assert found == {"train": {"train-1"}, "test": {"test-2", "test-3"}, None: {"train-1", "test-2", "test-3"}}
+    with pytest.raises(BadInput, match="recordings of the part 'tset'"):
+        cases.asked_for(tmp_path, "tset", [])
+    with pytest.raises(BadInput, match="--bundles with a folder"):
+        cases.asked_for(None, "test", [])
 
 
 # --- command ----------------------------------------------------------------------------------------------------

@@ -18,6 +18,10 @@ _DEFAULT_OUT = Path("results")
 _Bundles = Annotated[
     Path | None, typer.Option(metavar="PATH", help="Folder of incident bundles; default: the incident store.", show_default=False)
 ]
+_Part = Annotated[
+    str | None,
+    typer.Option(metavar="PART", help="Of --bundles with a manifest, only this part: train or test.", show_default=False),
+]
 _System = Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only incidents of this system (repeatable).")]
 _Test = Annotated[list[str] | None, typer.Option(metavar="NAME", help="Test on this system only; train on all (repeatable).")]
 _RankerOption = Annotated[
@@ -39,6 +43,7 @@ _Markdown = Annotated[bool, typer.Option("--markdown", help="Print Markdown.")]
 
 def evaluate(
     bundles: _Bundles = None,
+    part: _Part = None,
     system: _System = None,
     test: _Test = None,
     ranker: _RankerOption = None,
@@ -68,7 +73,7 @@ def evaluate(
     specs = [runner.RankerSpec.parse(text) for text in ranker or registry.names()]
     if against is not None and against not in [spec.label for spec in specs]:
         raise UnknownName("--against", against, [spec.label for spec in specs])
-    exam = _exam(bundles, system or [], transform, use_cache=not no_cache)
+    exam = _exam(bundles, part, system or [], transform, use_cache=not no_cache)
     folds = len(runner.folds_of(exam, split, seed, test or ()))
     with progress("rankers", folds * len(specs)) as step:
         runs = runner.evaluate(exam, specs, split, seed=seed, systems=test or (), out=out, force=force, step=step)
@@ -84,11 +89,11 @@ def evaluate(
         _print_differences(_differences(runs, against), against)
 
 
-def _exam(bundles: Path | None, systems: list[str], transform: str, *, use_cache: bool) -> Exam:
+def _exam(bundles: Path | None, part: str | None, systems: list[str], transform: str, *, use_cache: bool) -> Exam:
     from rca.evaluation import cases
     from rca.incidents.store import default_home
 
-    recorded = cases.from_folder(bundles, systems) if bundles else cases.from_store(systems)
+    recorded = cases.asked_for(bundles, part, systems)
     with progress("incidents", len(recorded)) as step:
         return cases.exam_of(recorded, transform, home=default_home() if use_cache else None, step=step)
 

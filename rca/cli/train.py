@@ -27,6 +27,10 @@ _HELD_OUT = 256
 _Bundles = Annotated[
     Path | None, typer.Option(metavar="PATH", help="Folder of incident bundles; default: the incident store.", show_default=False)
 ]
+_Part = Annotated[
+    str | None,
+    typer.Option(metavar="PART", help="Of --bundles with a manifest, only this part: train.", show_default=False),
+]
 _Store = Annotated[Path | None, typer.Option(metavar="DIR", help="Store to read; default: $RCA_HOME.", show_default=False)]
 _System = Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only incidents of this system (repeatable).")]
 _Out = Annotated[Path, typer.Option(metavar="FOLDER", help="Where the model is written.")]
@@ -87,6 +91,7 @@ _NoCache = Annotated[bool, typer.Option("--no-cache", help="Build every case ane
 
 def train(
     bundles: _Bundles = None,
+    part: _Part = None,
     store: _Store = None,
     system: _System = None,
     out: _Out = Path("models/mine"),
@@ -122,7 +127,7 @@ def train(
     shape = {name: value for name, value in (("edges", edges), ("width", width), ("layers", layers)) if value is not None}
     if start is not None and shape:
         raise BadInput("--from", expected="the shape of its model", found=", ".join(f"--{name}" for name in shape))
-    if simulate and (bundles or store or system or invent or invented):
+    if simulate and (bundles or part or store or system or invent or invented):
         raise BadInput("--simulate", expected="no recorded incidents beside it", found="options that choose or change them")
     options = {"engine": engine, "device": device, "ensemble": ensemble, "strength": strength, "seed": seed, "threads": threads}
     created = registry.create("gnn", epochs=epochs, start=start, **options, **shape)
@@ -140,7 +145,9 @@ def train(
         learn = _on_simulated(ranker, simulate, workers, home)
     else:
         wanted = invent or bool(invented)
-        training, validation = _cases(bundles, store, system or [], seed, home=None if no_cache else home, unlabelled=wanted)
+        training, validation = _cases(
+            bundles, part, store, system or [], seed, home=None if no_cache else home, unlabelled=wanted
+        )
         learn = _on_recorded(ranker, training, validation, invented, wanted=wanted)
     if not resume:
         shutil.rmtree(states, ignore_errors=True)
@@ -205,15 +212,21 @@ def _on_simulated(ranker: NetworkRanker, incidents: int, workers: int, home: Pat
 
 
 def _cases(
-    bundles: Path | None, store: Path | None, systems: list[str], seed: int, *, home: Path | None, unlabelled: bool
+    bundles: Path | None,
+    part: str | None,
+    store: Path | None,
+    systems: list[str],
+    seed: int,
+    *,
+    home: Path | None,
+    unlabelled: bool,
 ) -> tuple[list[LabelledCase], list[LabelledCase]]:
     """Cases to train on, and labelled ones that are held out."""
     from rca.evaluation import cases, splits
     from rca.faults import is_no_fault
 
     chosen = cases.Labels.ANY if unlabelled else cases.Labels.TOLD
-    recorded = cases.from_folder(bundles, systems, chosen) if bundles else cases.from_store(systems, store, chosen)
-    exam = cases.exam_of(recorded, home=home)
+    exam = cases.exam_of(cases.asked_for(bundles, part, systems, chosen, store), home=home)
     told = [i for i, truth in enumerate(exam.truths) if truth.causes or is_no_fault(truth.fault_kind)]
     held_out = set(splits.hold_out(exam.truths, told, seed)[1])
     kept = [case for i, case in enumerate(exam.training) if i not in held_out]

@@ -25,6 +25,7 @@ from rca.incidents.incident import Incident
 from rca.incidents.store import IncidentStore
 from rca.pipeline import case_of
 from rca.provenance import code_digest
+from rca.shop import manifest
 from rca.telemetry import EntityId, Telemetry
 from rca.topology import standing_for
 
@@ -41,9 +42,9 @@ class Recorded:
     read: Callable[[], tuple[Incident, Telemetry]]
 
     @classmethod
-    def of(cls, manifest: IncidentFile, read: Callable[[], tuple[Incident, Telemetry]]) -> Recorded:
-        facts = manifest.model_dump_json(include={"window", "baselines", "onset_ns", "gaps", "frames"})
-        return cls(manifest.incident(), hashlib.blake2b(facts.encode(), digest_size=12).hexdigest(), read)
+    def of(cls, file: IncidentFile, read: Callable[[], tuple[Incident, Telemetry]]) -> Recorded:
+        facts = file.model_dump_json(include={"window", "baselines", "onset_ns", "gaps", "frames"})
+        return cls(file.incident(), hashlib.blake2b(facts.encode(), digest_size=12).hexdigest(), read)
 
 
 class Labels(Enum):
@@ -57,12 +58,38 @@ class Labels(Enum):
         return self is Labels.ANY or bool(incident.causes()) or (self is Labels.TOLD and incident.is_no_fault())
 
 
-def from_folder(folder: Path, systems: Sequence[str] = (), labels: Labels = Labels.CAUSE) -> list[Recorded]:
+def asked_for(
+    bundles: Path | None,
+    part: str | None,
+    systems: Sequence[str],
+    labels: Labels = Labels.CAUSE,
+    home: Path | None = None,
+) -> list[Recorded]:
+    """What is asked for on a command line: bundles of a folder, of one part or all, or else incidents of the store.
+
+    Raises BadInput, UnknownName.
+    """
+    if bundles is not None:
+        return from_folder(bundles, systems, labels, part)
+    if part is not None:
+        raise BadInput("--part", expected="--bundles with a folder of recordings beside it", found="no folder")
+    return from_store(systems, home, labels)
+
+
+def from_folder(
+    folder: Path, systems: Sequence[str] = (), labels: Labels = Labels.CAUSE, part: str | None = None
+) -> list[Recorded]:
     """Bundles of a folder, or the one bundle that it is, of the given systems and with such labels, by time.
 
-    Raises BadInput if there is no bundle.
+    With `part` only the recordings of this part of the folder's manifest (rca.shop.manifest). Raises BadInput if there is no
+    bundle, or if one of the part was changed.
     """
-    paths = [folder] if is_bundle(folder) else sorted(path for path in folder.glob("*") if is_bundle(path))
+    if part is not None:
+        paths = manifest.files_of(folder, part)
+        if not paths:
+            raise BadInput(str(folder / manifest.MANIFEST), expected=f"recordings of the part {part!r}", found="none")
+    else:
+        paths = [folder] if is_bundle(folder) else sorted(path for path in folder.glob("*") if is_bundle(path))
     if not paths:
         raise BadInput(str(folder), expected="an incident bundle, or a folder of them", found="none")
     found = [Recorded.of(read_manifest(path), partial(read_bundle, path)) for path in paths]
