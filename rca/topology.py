@@ -55,10 +55,10 @@ def topology_of(window: Window) -> Topology:
     A database, queue or external host that carries the name of a known service is that service: its spans were merely not seen.
     """
     relations = _stated(window) | _observed(window)
-    services = {source for relation, source, _ in relations if relation != "hosted_on"} | _mentioned(window)["service"]
     mentioned = _mentioned(window)
     names: dict[EntityKind, set[str]] = {kind: set(mentioned[kind]) for kind in ENTITY_KINDS}
-    names["service"] |= services
+    for relation, *ends in relations:
+        names["service"] |= {end for end, kind in zip(ends, _ends(relation), strict=True) if kind == "service"}
     resolved: set[tuple[str, str, str]] = set()
     for relation, source, target in relations:
         if relation in ("queries", "publishes", "consumes", "requests") and target in names["service"]:

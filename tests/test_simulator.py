@@ -25,6 +25,7 @@ from rca.simulator.load import draw_load
 from rca.simulator.queueing import Solver, State, line_over_time, wait_in_line
 from rca.simulator.requests import World, pools_of
 from rca.simulator.simulating import Emission
+from rca.simulator.styles import only
 from rca.simulator.system import System, draw_system
 from rca.telemetry import SCHEMAS, conform
 
@@ -32,6 +33,7 @@ BINS = 60
 START_NS = 1_768_471_200 * 10**9
 
 CLEAR = Config(
+    styles=only("ordinary"),
     topology=CONFIG.topology,
     load=replace(CONFIG.load, requests_per_second=Range(8, 20, log=True), burst_share=0.0),
     telemetry=replace(
@@ -39,6 +41,7 @@ CLEAR = Config(
         **dict.fromkeys(("no_traces", "no_metrics", "no_logs", "no_events", "no_alerts", "no_node_metrics"), 0.0),
         **dict.fromkeys(("request_metrics", "spans_name_pods", "onset_known_share"), 1.0),
         **dict.fromkeys(("sampled_share", "pause_before_share", "scrape_gap_share"), 0.0),
+        **dict.fromkeys(("spans_without_status", "silent_failures"), 0.0),
         baseline_minutes=Range(8, 8),
         window_minutes=Range(3, 3),
         scrape_seconds=(15,),
@@ -78,7 +81,8 @@ def test_frames_conform_hold_their_window_and_can_be_ranked(index: int) -> None:
         assert frame.equals(conform(name, frame)), name
         assert frame.columns == list(SCHEMAS[name])
     window = incident.window
-    assert incident.baselines[0].end_ns <= window.start_ns < window.end_ns
+    assert all(baseline.end_ns <= window.start_ns for baseline in incident.baselines)
+    assert window.start_ns < window.end_ns
     for frame in (telemetry.metrics, telemetry.logs, telemetry.alerts):
         assert frame.filter(pl.col("time_unix_nano") >= window.end_ns).is_empty()
     ranking = triage(incident, telemetry, create("floor"))

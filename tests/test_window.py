@@ -129,6 +129,15 @@ def test_a_peer_with_the_name_of_a_known_service_is_that_service() -> None:
     assert [str(entity) for entity in topology.entities] == ["service:A", "service:B", "database:pg"]
 
 
+@pytest.mark.parametrize("name", ["pg", "aa", "zz"])
+def test_the_callee_of_an_alert_is_a_service_though_spans_call_it_a_database(name: str) -> None:
+    alert = {"time_unix_nano": T0, "entity_kind": "service", "entity": "A", "name": "slow", "source": "trace", "peer": name}
+    topology = topology_of(window(spans=[span("a", "A", 0, 50, kind=3, db__system__name=name)], alerts=[alert]))
+    assert edges(topology, "calls") == {("A", name)}
+    assert edges(topology, "queries") == set()
+    assert not [entity for entity in topology.entities if entity.kind == "database"]
+
+
 def test_cycles_stay_and_calls_to_oneself_go() -> None:
     rows = [row for n, (a, b) in enumerate([("A", "B"), ("B", "C"), ("C", "A")]) for row in call(a, b, T0, n)]
     rows.append(span("x", "A", 0, 50, kind=3, server__address="A", trace="self"))

@@ -16,6 +16,12 @@ _Services = Annotated[
 _Fault = Annotated[
     list[str] | None, typer.Option(metavar="KIND", help="Only faults of this kind (repeatable); default: all, by equal chance.")
 ]
+_Style = Annotated[
+    str | None,
+    typer.Option(
+        metavar="STYLE", help="Only systems of this style (docs/simulator.md); default: all of them.", show_default=False
+    ),
+]
 _Normal = Annotated[float, typer.Option(min=0, max=1, metavar="SHARE", help="Share of windows without a fault.")]
 _Seed = Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn.")]
 _Emit = Annotated[str, typer.Option(help="bins, or spans: raw spans, for few incidents of small systems.")]
@@ -33,6 +39,7 @@ def simulate(
     incidents: _Incidents = 100,
     services: _Services = None,
     fault: _Fault = None,
+    style: _Style = None,
     normal: _Normal = 0.1,
     seed: _Seed = 0,
     emit: _Emit = "bins",
@@ -52,6 +59,7 @@ def simulate(
     from rca.errors import BadInput
     from rca.simulator.config import CONFIG
     from rca.simulator.generation import Plan, simulate_into, simulate_into_store
+    from rca.simulator.styles import only
 
     if list_faults:
         _list_faults()
@@ -60,7 +68,8 @@ def simulate(
         raise BadInput("options", expected="one of --out and --store", found="neither" if out is None else "both")
     if emit not in ("bins", "spans"):
         raise BadInput("--emit", expected="bins or spans", found=emit)
-    config = replace(CONFIG, kinds=_kinds(fault or []), normal_share=normal)
+    styles = CONFIG.styles if style is None else only(style)
+    config = replace(CONFIG, kinds=_kinds(fault or []), normal_share=normal, styles=styles)
     plan = Plan(seed, config, _sizes(services), "spans" if emit == "spans" else "bins")
     workers = processes or os.cpu_count() or 1
     made: Counter[str] = Counter()

@@ -5,11 +5,16 @@ rest of the simulator finds out what follows.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 
+from rca.bins import BIN_NS
 from rca.simulator.system import Floats, System
-from rca.telemetry import EntityId
+from rca.telemetry import SECOND_NS, EntityId
+
+BIN_SECONDS: Final = BIN_NS / SECOND_NS
+"""Length of a bin of spans."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,7 @@ class Change:
 
 @dataclass(eq=False)
 class Conditions:
-    """T bins of 10 s. C components, O operations, P pods, N nodes, L connection pools; the default is undisturbed."""
+    """T bins of `bin_seconds`. C components, O operations, P pods, N nodes, L connection pools; the default is undisturbed."""
 
     entry: Floats  # (O, T) requests a second from outside
     cpu_factor: Floats  # (O, T) CPU of a request, 1 as usual
@@ -59,6 +64,7 @@ class Conditions:
     patience: Floats  # (C, T) time-outs of its calls, 1 as usual
     skew: Floats  # (C,) seconds that its clock is off from the onset on
     onset: int  # bin
+    bin_seconds: float = BIN_SECONDS
     changes: list[Change] = field(default_factory=list)
     traces_lost: Floats | None = None  # (C, T) share of its spans that never arrive
     metrics_lost: Floats | None = None  # (C, T) 1 where its metrics never arrive
@@ -70,8 +76,16 @@ class Conditions:
     def bins(self) -> int:
         return int(self.entry.shape[1])
 
+    @property
+    def bin_ns(self) -> int:
+        return round(self.bin_seconds * SECOND_NS)
 
-def undisturbed(system: System, entry: Floats, onset: int) -> Conditions:
+    @property
+    def bins_per_minute(self) -> float:
+        return 60 / self.bin_seconds
+
+
+def undisturbed(system: System, entry: Floats, onset: int, bin_seconds: float = BIN_SECONDS) -> Conditions:
     """Conditions under which nothing is wrong. entry: (O, T) requests a second from outside."""
     bins = entry.shape[1]
     components, operations = len(system.names), len(system.operation_names)
@@ -113,4 +127,5 @@ def undisturbed(system: System, entry: Floats, onset: int) -> Conditions:
         patience=full(components, 1.0),
         skew=np.zeros(components),
         onset=onset,
+        bin_seconds=bin_seconds,
     )

@@ -46,6 +46,10 @@ class TopologyRanges:
     """Share of services with 1, 2, 3, 4 replicas."""
     operations: Range = Range(1, 4, log=True)
     """Operations per service."""
+    instances_share: float = 0.0
+    """Share of systems in which every instance is a service of its own, and callers spread over them."""
+    instances: Range = Range(1, 3)
+    """Instances per service, there."""
     service_calls: Range = Range(0.7, 1.8)
     """Mean number of other services that an operation calls."""
     calls_per_request: float = 40.0
@@ -61,6 +65,8 @@ class TopologyRanges:
     """Share of services that do nothing but read a queue of their own."""
     external_share: float = 0.12
     """Share of services that call somebody outside."""
+    certain_share: float = 0.65
+    """Share of calls to services that every request makes; others depend on the request."""
     optional_share: float = 0.25
     """Share of calls to services without which a request still succeeds."""
     parallel_share: float = 0.3
@@ -111,6 +117,8 @@ class LoadRanges:
 class TelemetryRanges:
     """What is recorded of a system, and how well. Shares are of systems unless said otherwise."""
 
+    bin_seconds: int = 10
+    """Length of the steps that are simulated. Anything but 10 needs systems without traces, logs and aggregated calls."""
     baseline_minutes: Range = Range(1.5, 60, log=True)
     window_minutes: Range = Range(1, 15, log=True)
     onset_known_share: float = 0.6
@@ -131,6 +139,12 @@ class TelemetryRanges:
     """Of systems without traces: calls arrive aggregated, as a mesh has them."""
     call_metrics_beside_traces: float = 0.3
     """The same of systems that have traces too."""
+    measured_from_outside: float = 0.0
+    """Requests to everything, whoever runs it, are measured, and nothing inside: no pods, no nodes."""
+    alerts_alone: float = 0.0
+    """Nothing is recorded but alerts, with who calls whom."""
+    spans_without_status: float = 0.08
+    """Spans do not say whether they failed."""
     sampled_share: float = 0.45
     """Traces are sampled; the rest keeps all."""
     sampling: Range = Range(0.01, 0.6, log=True)
@@ -140,6 +154,17 @@ class TelemetryRanges:
     scrape_gap_share: float = 0.1
     """A minute or more of all metrics is lost."""
     metric_noise: Range = Range(0.01, 0.08)
+    silent_failures: float = 0.2
+    """Share of services that do not log what fails in them; their callers may."""
+    logs_failed_calls: float = 0.7
+    """Share of operations that log failures of what they call."""
+    talkative: float = 0.85
+    """Share of services that log every request."""
+    rare_lines: float = 0.3
+    """Share of operations with a line that few requests write."""
+    rare_line_chance: Range = Range(0.01, 0.3, log=True)
+    background_lines: Range = Range(0.02, 2.0, log=True)
+    """Lines of a pod in 10 s that have nothing to do with requests, of one template."""
     spans_name_pods: float = 0.7
     consumers_join_traces: float = 0.5
     """Consumers continue the publisher's trace."""
@@ -159,6 +184,8 @@ class FaultRanges:
     """Share of faults that come and go."""
     one_operation_share: float = 0.3
     """Share of faults in code that hit one operation of their service alone."""
+    any_operation_share: float = 0.3
+    """Share of those that hit any one of its operations; the rest hit the busiest, or several."""
     one_pod_share: float = 0.3
     """Share of faults of pods that hit one of several replicas alone."""
     wobble_share: float = 0.5
@@ -166,9 +193,23 @@ class FaultRanges:
 
 
 @dataclass(frozen=True)
-class Config:
-    """All of it. `normal_share` of the incidents have no fault at all; `kinds` are the faults of the rest, by equal chance."""
+class StyleShares:
+    """Share of the incidents that happen in systems of each style of rca.simulator.styles; the rest are as drawn above."""
 
+    managed: float = 0.14
+    alerts_only: float = 0.12
+    sparse: float = 0.16
+    large: float = 0.12
+
+
+@dataclass(frozen=True)
+class Config:
+    """All of it. `normal_share` of the incidents have no fault at all; `kinds` are the faults of the rest, by equal chance.
+
+    A style changes some of the ranges for its systems, whatever they are here.
+    """
+
+    styles: StyleShares = StyleShares()
     topology: TopologyRanges = TopologyRanges()
     load: LoadRanges = LoadRanges()
     telemetry: TelemetryRanges = TelemetryRanges()

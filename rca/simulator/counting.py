@@ -21,6 +21,7 @@ from rca.simulator.system import Bools, Floats, Ints, System
 from rca.telemetry import SECOND_NS
 
 COUNTED: Final = ("span", "request", "error", "own_error", "child", "call", "call_error")
+_FAILURES: Final = ("error", "own_error", "call_error")
 TIMED: Final = ("server", "self", "leaf", "client", "called", "gap")
 _KINDS: Final = ("service", "database", "queue", "external", "consumed_queue")
 _TRACE_BYTES: Final = 16
@@ -30,11 +31,14 @@ _EXEMPLAR_BINS: Final = 6
 
 @dataclass(frozen=True)
 class Tracing:
-    """How traces are recorded: the share that is kept, whether spans name their pods, whether consumers continue traces."""
+    """How traces are recorded: the share that is kept, whether spans name their pods, whether consumers continue traces, whether
+    spans say that they failed.
+    """
 
     sampling: float
     name_pods: bool
     join: bool
+    status: bool = True
 
 
 class Vocabulary:
@@ -149,7 +153,7 @@ class Counter:
             self._exemplars.append((component, name, *_slowest(seen, served.outcome.duration, served.outcome.failed)))
             queue = int(system.consumes[o])
             if queue >= 0:
-                self._consumed(component, name, queue, seen, served)
+                self._consumed(component, name, queue, seen, failed + soft, served)
         for attempt in served.attempts:
             self._attempt(attempt, weights)
 
@@ -167,9 +171,11 @@ class Counter:
         soft = self._rng.binomial(fine, chance)
         return soft, self._rng.binomial(soft, min(self._world.system.base_error[o] / chance, 1.0))
 
-    def _consumed(self, component: int, name: int, queue: int, seen: Ints, served: Served) -> None:
+    def _consumed(self, component: int, name: int, queue: int, seen: Ints, failed: Ints, served: Served) -> None:
+        """failed: messages that it failed to handle, (T,)."""
         counts = seen.sum(axis=0)
         self._count("call", counts, component, -1, "consumed_queue", queue)
+        self._count("call_error", failed, component, -1, "consumed_queue", queue)
         self._time("client", seen, served.outcome.duration, component, -1, "consumed_queue", queue)
         if not self._tracing.join:
             return
@@ -182,6 +188,7 @@ class Counter:
         sender = int(system.source_component[site])
         self._count("child", counts, sender, self._words.client[site], "service", component, name)
         self._count("call", counts, sender, -1, "service", component)
+        self._count("call_error", failed, sender, -1, "service", component)
         self._time("called", seen, served.outcome.duration, sender, -1, "service", component)
 
     # --- one attempt at a call ----------------------------------------------------------------------------------
@@ -233,6 +240,8 @@ class Counter:
     def _count(
         self, what: str, counts: Ints, source: int, operation: int, kind: str = "", target: int = -1, to: int = -1
     ) -> None:
+        if not self._tracing.status and what in _FAILURES:
+            return
         number = _KINDS.index(kind) if kind else -1
         self._counts.add((COUNTED.index(what), source, operation, number, target, to), counts)
 
@@ -290,7 +299,7 @@ class Counter:
             operation=names.gather(operations[kept]),
             trace_id=[text[i : i + 2 * _TRACE_BYTES] for i in range(0, len(text), 2 * _TRACE_BYTES)],
             duration_ns=(seconds[kept] * SECOND_NS).astype(np.int64),
-            error=failed[kept].astype(bool),
+            error=failed[kept].astype(bool) & self._tracing.status,
         )
 
     def _placement_frame(self, start_ns: int) -> pl.DataFrame:

@@ -18,8 +18,8 @@ from rca.simulator.config import FaultRanges
 from rca.simulator.system import Floats, Ints, System
 from rca.telemetry import EntityId
 
-LEAST_RATE: Final = 0.1
-"""Requests a second below which a component is no victim: nobody would notice."""
+_LEAST_RATE, _LEAST_SHARE = 0.1, 0.1
+"""Requests a second, and share of what enters the system, below both of which a component is no victim: nobody would notice."""
 _STARTING: Final = (
     ("Scheduled", "Successfully assigned pod to <*>"),
     ("Pulled", "Container image already present on machine"),
@@ -54,6 +54,9 @@ class Scene:
         every = self.system.operations_of[self.victim if component is None else component]
         if len(every) > 1 and self.rng.random() < self.ranges.one_operation_share:
             busiest = every[np.argsort(-self.system.rate[every])]
+            if self.rng.random() < self.ranges.any_operation_share:
+                used = busiest[self.system.rate[busiest] >= _least_rate(self.system) / 2]
+                return used[[int(self.rng.integers(len(used)))]] if len(used) else busiest[:1]
             return busiest[: 1 + int(self.rng.integers(len(every) - 1))]
         return every
 
@@ -89,9 +92,13 @@ class Scene:
 # --- who can be a victim --------------------------------------------------------------------------------------------
 
 
+def _least_rate(system: System) -> float:
+    return min(_LEAST_RATE, _LEAST_SHARE * float(system.entry.sum()))
+
+
 def _busy(system: System) -> Ints:
     rate = np.bincount(system.component_of, weights=system.rate, minlength=len(system.names))
-    return np.flatnonzero(rate >= LEAST_RATE)
+    return np.flatnonzero(rate >= _least_rate(system))
 
 
 def _services(system: System) -> list[int]:
@@ -144,7 +151,7 @@ def _with_pools(system: System) -> list[int]:
 
 
 def _consumers(system: System) -> list[int]:
-    reading = np.flatnonzero((system.consumes >= 0) & (system.rate >= LEAST_RATE / 2))
+    reading = np.flatnonzero((system.consumes >= 0) & (system.rate >= _least_rate(system) / 2))
     return sorted(set(system.component_of[reading].tolist()))
 
 
@@ -442,7 +449,7 @@ def _cache_down(scene: Scene) -> None:
 
 def _cold_cache(scene: Scene) -> None:
     since = np.maximum(np.arange(scene.conditions.bins) - scene.onset, 0.0)
-    warm = np.exp(-since / (6 * scene.between(0.5, 12.0)))
+    warm = np.exp(-since / (scene.conditions.bins_per_minute * scene.between(0.5, 12.0)))
     scene.conditions.hit[scene.victim] = 1 - scene.intensity * warm * (0.3 + 0.7 * scene.strength)
 
 
@@ -549,12 +556,14 @@ SIMULATED: Final[dict[str, Simulated]] = {
 """Kinds of fault that can be simulated."""
 
 
-def intensity(rng: np.random.Generator, ranges: FaultRanges, bins: int, onset_bins: float) -> Floats:
+def intensity(
+    rng: np.random.Generator, ranges: FaultRanges, bins: int, onset_bins: float, bins_per_minute: float = 6.0
+) -> Floats:
     """How strong a fault is over time, (T,): 0 before the onset, then 1, reached at once or by and by, steadily or on and off."""
     since = np.arange(bins) - onset_bins
     level: Floats = np.clip(since + 1, 0.0, 1.0)
     if rng.random() < ranges.ramp_share:
-        level = level * np.clip((since + 1) / (6 * ranges.ramp_minutes.draw(rng)), 0.0, 1.0)
+        level = level * np.clip((since + 1) / (bins_per_minute * ranges.ramp_minutes.draw(rng)), 0.0, 1.0)
     if rng.random() < ranges.flicker_share:
         period = rng.uniform(3, 12)
         level = np.where(np.floor(np.maximum(since, 0) / period) % 2 == 0, level, 0.0)

@@ -9,10 +9,9 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from rca.bins import BIN_NS
+from rca.simulator.conditions import BIN_SECONDS
 from rca.simulator.config import TelemetryRanges
 from rca.simulator.frames import framed
-from rca.simulator.queueing import BIN_SECONDS
 from rca.simulator.requests import Served, World
 from rca.simulator.system import Bools, Floats, Ints
 from rca.telemetry import SECOND_NS, EntityKind, empty
@@ -53,18 +52,34 @@ class Scraping:
     clients: bool
     nodes: bool
     backends: bool
+    outside: bool
+    """Requests to everything, whoever runs it, are measured where they arrive, and nothing else is."""
 
 
-def draw_scraping(rng: np.random.Generator, ranges: TelemetryRanges, bins: int) -> Scraping:
-    """How one system is scraped."""
+def draw_scraping(rng: np.random.Generator, ranges: TelemetryRanges, seconds: float) -> Scraping:
+    """How one system is scraped. seconds: length of what is simulated."""
     extra = [name for name in _POD_METRICS[_ALWAYS:] if rng.random() < 0.55]
     statistics = tuple(name for name in ("mean", "p50", "p90", "p95", "p99") if rng.random() < 0.6) or ("p50",)
     gap = None
     if rng.random() < ranges.scrape_gap_share:
-        start = rng.uniform(0, bins * BIN_SECONDS)
+        start = rng.uniform(0, seconds)
         gap = (start, start + rng.uniform(60, 240))
+    step, outside = int(rng.choice(ranges.scrape_seconds)), bool(rng.random() < ranges.measured_from_outside)
+    if outside:
+        return Scraping(
+            step_seconds=step,
+            loss=ranges.scrape_loss.draw(rng),
+            gap=gap,
+            noise=ranges.metric_noise.draw(rng),
+            pod_metrics=(),
+            statistics=("mean", *(name for name in statistics if name != "mean")),
+            clients=False,
+            nodes=False,
+            backends=False,
+            outside=True,
+        )
     return Scraping(
-        step_seconds=int(rng.choice(ranges.scrape_seconds)),
+        step_seconds=step,
         loss=ranges.scrape_loss.draw(rng),
         gap=gap,
         noise=ranges.metric_noise.draw(rng),
@@ -73,6 +88,7 @@ def draw_scraping(rng: np.random.Generator, ranges: TelemetryRanges, bins: int) 
         clients=bool(rng.random() < 0.5),
         nodes=bool(rng.random() >= ranges.no_node_metrics),
         backends=bool(rng.random() < 0.5),
+        outside=False,
     )
 
 
@@ -81,17 +97,18 @@ class Scraper:
 
     def __init__(self, world: World, served: Sequence[Served], scraping: Scraping, rng: np.random.Generator) -> None:
         self._world, self._served, self._scraping, self._rng = world, served, scraping, rng
-        bins = world.conditions.bins
+        bins, bin_seconds = world.conditions.bins, world.conditions.bin_seconds
         step = scraping.step_seconds
-        self.seconds = np.arange(float(rng.uniform(0, step)), bins * BIN_SECONDS, step)  # (S,)
-        wide = max(1, round(max(step, _RATE_SECONDS) / BIN_SECONDS))
-        self._last = np.minimum((self.seconds // BIN_SECONDS).astype(np.int64), bins - 1)
+        self.seconds = np.arange(float(rng.uniform(0, step)), bins * bin_seconds, step)  # (S,)
+        wide = max(1, round(max(step, _RATE_SECONDS) / bin_seconds))
+        self._last = np.minimum((self.seconds // bin_seconds).astype(np.int64), bins - 1)
         self._first = np.maximum(self._last - wide + 1, 0)
         self._parts: list[tuple[EntityKind, Sequence[str], str, Floats]] = []
 
     def frame(self, start_ns: int) -> pl.DataFrame:
         """The frame `metrics`; bins count from start_ns."""
-        self._pods()
+        if self._scraping.pod_metrics:
+            self._pods()
         if self._scraping.nodes:
             self._nodes()
         if self._scraping.statistics:
@@ -257,30 +274,37 @@ class Scraper:
                 self._parts.append((entity, names, "process.sockets", np.round(self._noisy(8 + busy * 2))))
 
     def _requests(self) -> None:
-        """Rates, failures and durations of the requests of every service, as its own instrumentation counts them."""
+        """Rates, failures and durations of the requests of every service, as its own instrumentation counts them, or of
+        everything, as a cloud does.
+        """
         system, state = self._world.system, self._world.state
         lost = self._world.conditions.metrics_lost
-        services = range(system.services)
-        names = system.names[: system.services]
+        rows = range(len(system.names)) if self._scraping.outside else range(system.services)
         requests, calls = self._throughput()
         failing = np.zeros_like(requests)
         np.add.at(failing, system.component_of, state.rate * state.failure)
-        ratio = self._mean(failing)[: system.services] / np.maximum(self._mean(requests)[: system.services], 1e-9)
-        rate = self._mean(requests)[: system.services]
+        rate = self._mean(requests)[: len(rows)]
+        ratio = self._mean(failing)[: len(rows)] / np.maximum(rate, 1e-9)
         seconds = max(self._scraping.step_seconds, _RATE_SECONDS)
         count = self._rng.poisson(rate * seconds)
         failed = self._rng.binomial(count, np.clip(ratio, 0.0, 1.0))
-        silent = np.where(self._now(lost)[: system.services] > 0.5, np.nan, 1.0) if lost is not None else np.ones_like(rate)
-        measured = count / seconds * silent
+        silent = np.where(self._now(lost)[: len(rows)] > 0.5, np.nan, 1.0) if lost is not None else np.ones_like(rate)
         served = np.where(count > 0, silent, np.nan)
-        self._parts += [
-            ("service", names, "server.request.rate", measured),
-            ("service", names, "server.request.success_ratio", (1 - failed / np.maximum(count, 1)) * served),
-            ("service", names, "server.request.error.rate", failed / seconds * silent),
-        ]
-        self._durations("server", [self._served_by(c) for c in services], served)
+        self._add_by_kind("server.request.rate", count / seconds * silent)
+        self._add_by_kind("server.request.success_ratio", (1 - failed / np.maximum(count, 1)) * served)
+        if not self._scraping.outside:
+            self._add_by_kind("server.request.error.rate", failed / seconds * silent)
+        self._durations("server", [self._served_by(c) for c in rows], served)
         if self._scraping.clients:
             self._clients(calls, silent)
+
+    def _add_by_kind(self, metric: str, values: Floats) -> None:
+        """A metric of the first components, all services or, measured from outside, of every kind. values: (components, S)."""
+        system = self._world.system
+        kinds = [system.graph_kind(c) for c in range(len(values))]
+        for kind in dict.fromkeys(kinds):
+            rows = [c for c, other in enumerate(kinds) if other == kind]
+            self._parts.append((kind, [system.names[c] for c in rows], metric, values[rows]))
 
     def _clients(self, calls: Floats, silent: Floats) -> None:
         """The same of the calls that services send."""
@@ -302,12 +326,10 @@ class Scraper:
 
     def _durations(self, side: str, samples: Sequence[tuple[Floats, Floats]], shown: Floats) -> None:
         """Mean and quantiles of durations. samples: of every service, (values (T, n), weights (T, n)); shown: (services, S)."""
-        names = self._world.system.names[: self._world.system.services]
         found = np.stack([self._statistics(values, weights) for values, weights in samples])  # (services, S, statistics)
         for i, statistic in enumerate(("mean", *(name for name, _ in _QUANTILES))):
             if statistic in self._scraping.statistics:
-                values = self._noisy(found[:, :, i], 0.5) * shown
-                self._parts.append(("service", names, f"{side}.request.duration.{statistic}", values))
+                self._add_by_kind(f"{side}.request.duration.{statistic}", self._noisy(found[:, :, i], 0.5) * shown)
 
     def _served_by(self, component: int) -> tuple[Floats, Floats]:
         """Durations of the requests to a service and what each counts, (T, n) each."""
@@ -389,7 +411,7 @@ def call_frame(
             values["call.server.duration.p50"] = _medians(of("called")[seen])
         for metric, column in values.items():
             ends.append((caller, callee, metric, len(seen)))
-            times.append(start_ns + seen * wide * BIN_NS)
+            times.append(start_ns + seen * wide * world.conditions.bin_ns)
             samples.append(column)
     which = np.repeat(np.arange(len(ends)), [length for *_, length in ends])
 

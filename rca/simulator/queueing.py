@@ -14,12 +14,9 @@ from typing import Final
 
 import numpy as np
 
-from rca.bins import BIN_NS
-from rca.simulator.conditions import Conditions
+from rca.simulator.conditions import BIN_SECONDS, Conditions
 from rca.simulator.system import Bools, Floats, Ints, System
-from rca.telemetry import SECOND_NS
 
-BIN_SECONDS: Final = BIN_NS / SECOND_NS
 RETRANSMISSION_SECONDS: Final = 0.2
 REFUSED_SECONDS: Final = 0.002
 _ROUNDS: Final = 8
@@ -192,10 +189,10 @@ class Solver:
         component = int(s.component_of[o])
         sent = self.rate[s.operations_of[int(s.consumes[o])]].sum(axis=0)
         able = 4 * s.rate[o] * c.consuming[component] * (self.down[component] < 1)
-        excess = np.concatenate([[0.0], np.cumsum((sent - able) * BIN_SECONDS)])
+        excess = np.concatenate([[0.0], np.cumsum((sent - able) * c.bin_seconds)])
         waiting = (excess - np.minimum.accumulate(excess))[1:]
         before = np.concatenate([[0.0], waiting[:-1]])
-        self.rate[o] = np.maximum(sent - (waiting - before) / BIN_SECONDS, 0.0)
+        self.rate[o] = np.maximum(sent - (waiting - before) / c.bin_seconds, 0.0)
         self.backlog[o] = waiting
 
     def _resources(self) -> None:
@@ -249,7 +246,7 @@ class Solver:
         turned_away = np.zeros_like(wait)
         rows = np.flatnonzero((use > 1).any(axis=1))
         if len(rows):
-            waiting = line_over_time(arriving[rows], served[rows], s.patience[pod[rows]])
+            waiting = line_over_time(arriving[rows], served[rows], s.patience[pod[rows]], c.bin_seconds)
             wait[rows] += waiting / served[rows]
             full = waiting >= 0.999 * s.patience[pod[rows]][:, None]
             excess = np.maximum(1 - served[rows] / np.maximum(arriving[rows], _NEVER), 0.0)
@@ -324,12 +321,12 @@ class Solver:
         return chance
 
 
-def line_over_time(arriving: Floats, served: Floats, most: Floats) -> Floats:
+def line_over_time(arriving: Floats, served: Floats, most: Floats, bin_seconds: float = BIN_SECONDS) -> Floats:
     """Requests in line at the end of every bin, (rows, T), where rates vary and no more than `most` wait."""
     line = np.zeros_like(arriving)
     now = np.zeros(len(arriving))
     for t in range(arriving.shape[1]):
-        now = np.clip(now + (arriving[:, t] - served[:, t]) * BIN_SECONDS, 0.0, most)
+        now = np.clip(now + (arriving[:, t] - served[:, t]) * bin_seconds, 0.0, most)
         line[:, t] = now
     return line
 

@@ -9,10 +9,10 @@ from typing import Final, Literal
 import numpy as np
 import polars as pl
 
-from rca.bins import BIN_NS
 from rca.errors import UnknownName
 from rca.faults import NO_FAULT
 from rca.incidents.incident import BaselineModel, EntityModel, GapModel, Incident, IntervalModel, Label
+from rca.simulator.alerting import OTHERS, Segment, alerts_alone, joined
 from rca.simulator.conditions import Conditions, undisturbed
 from rca.simulator.config import CONFIG, Config, TelemetryRanges
 from rca.simulator.counting import Counter, Tracing
@@ -21,18 +21,21 @@ from rca.simulator.load import draw_load
 from rca.simulator.measuring import Scraper, call_frame, draw_scraping
 from rca.simulator.queueing import Solver
 from rca.simulator.requests import World, pools_of
+from rca.simulator.styles import draw_style, styled
 from rca.simulator.system import System, draw_system
-from rca.simulator.telling import alert_frame, alerts_of, event_frame, log_frame
+from rca.simulator.telling import Firing, alert_frame, alerts_of, event_frame, log_frame
 from rca.telemetry import SECOND_NS, EntityId, Gap, Interval, Telemetry, conform
 
 Emission = Literal["bins", "spans"]
 
 START_NS: Final = 1_767_225_600 * SECOND_NS  # 2026-01-01, incidents lie within the year after
-_YEAR_BINS: Final = 365 * 8640
+_YEAR_SECONDS: Final = 365 * 86_400
 _MOST_SAMPLES, _LEAST_SAMPLES = 24, 4
 _SAMPLES: Final = 640
 """Requests per operation that a window is made of, about."""
 _TRIES: Final = 20
+_STYLE: Final = 1
+"""Styles are drawn apart from the rest: where a system has none, a seed gives the same system whatever the shares are."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,15 @@ class Timing:
     """When what happens, in bins from the start of the simulation."""
 
     start_ns: int
+    bin_seconds: int
     bins: int
     baseline: tuple[int, int]
     window: tuple[int, int]
     onset: float
+
+    def at_ns(self, bins: float) -> int:
+        """The time so many bins after the start."""
+        return self.start_ns + round(bins * self.bin_seconds * SECOND_NS)
 
 
 @dataclass(frozen=True)
@@ -58,12 +66,18 @@ class Recording:
     calls_seconds: int
     """Step of aggregated calls, 0 where there are none."""
     topology: bool
+    alone: bool = False
+    """Nothing but alerts."""
 
 
 @dataclass(frozen=True, eq=False)
 class Scenario:
-    """Everything about one incident before it is recorded."""
+    """Everything about one incident before it is recorded. `config` is that of its style. Where alerts are all that is known,
+    other incidents of the system follow in later bins of the world.
+    """
 
+    style: str
+    config: Config
     world: World
     timing: Timing
     kind: str
@@ -88,7 +102,7 @@ def simulate(
     """
     if kind is not None and kind != NO_FAULT and kind not in SIMULATED:
         raise UnknownName("fault kind", kind, (*SIMULATED, NO_FAULT))
-    return recorded(scenario(seed, index, config, kind=kind, services=services), seed, index, config, emission)
+    return recorded(scenario(seed, index, config, kind=kind, services=services), seed, index, emission)
 
 
 def scenario(
@@ -96,6 +110,10 @@ def scenario(
 ) -> Scenario:
     """The system of an incident, its fault, and what follows; nothing is recorded yet."""
     rng = np.random.default_rng([seed, index])
+    style_rng = np.random.default_rng([seed, index, _STYLE])
+    style = draw_style(style_rng, config.styles)
+    config = styled(config, style)
+    alone = bool(style_rng.random() < config.telemetry.alerts_alone)
     timing = _timing(rng, config.telemetry)
     kind = kind or _kind(rng, config)
     system = draw_system(rng, config, services)
@@ -105,11 +123,24 @@ def scenario(
         system = draw_system(rng, config, services)  # without a cache, say, none can fail
     else:
         kind = NO_FAULT
-    second_of_day = timing.start_ns // SECOND_NS % 86_400
-    conditions = undisturbed(system, draw_load(rng, system, config.load, second_of_day, timing.bins), math.floor(timing.onset))
-    cause = _disturb(rng, config, system, conditions, timing, kind)
+    conditions, cause = _happening(rng, config, system, timing, kind)
+    if alone:
+        kinds = [_kind(rng, config) for _ in range(OTHERS)]
+        possible = [k if k == NO_FAULT or SIMULATED[k].victims(system) else NO_FAULT for k in kinds]
+        conditions = joined([conditions, *(_happening(rng, config, system, timing, k)[0] for k in possible)])
     world = World(system, conditions, Solver(system, conditions).solve())
-    return Scenario(world, timing, kind, cause, _recording(rng, config.telemetry, system), rng)
+    recording = replace(_recording(rng, config.telemetry, system), alone=alone)
+    return Scenario(style, config, world, timing, kind, cause, recording, rng)
+
+
+def _happening(
+    rng: np.random.Generator, config: Config, system: System, timing: Timing, kind: str
+) -> tuple[Conditions, EntityId | None]:
+    """Load, fault and what is beside it, and the cause."""
+    second_of_day = timing.start_ns // SECOND_NS % 86_400
+    entry = draw_load(rng, system, config.load, second_of_day, timing.bins, timing.bin_seconds)
+    conditions = undisturbed(system, entry, math.floor(timing.onset), timing.bin_seconds)
+    return conditions, _disturb(rng, config, system, conditions, timing, kind)
 
 
 def _kind(rng: np.random.Generator, config: Config) -> str:
@@ -119,21 +150,22 @@ def _kind(rng: np.random.Generator, config: Config) -> str:
 
 
 def _timing(rng: np.random.Generator, ranges: TelemetryRanges) -> Timing:
-    baseline = max(12, round(6 * ranges.baseline_minutes.draw(rng)))
-    window = max(6, round(6 * ranges.window_minutes.draw(rng)))
+    per_minute = 60 / ranges.bin_seconds
+    baseline = max(12, round(per_minute * ranges.baseline_minutes.draw(rng)))
+    window = max(6, round(per_minute * ranges.window_minutes.draw(rng)))
     pause = int(rng.integers(1, 13)) if rng.random() < ranges.pause_before_share else 0
-    late = 0.0 if rng.random() < ranges.onset_known_share else ranges.onset_error_seconds.draw(rng) / 10.0
+    late = 0.0 if rng.random() < ranges.onset_known_share else ranges.onset_error_seconds.draw(rng) / ranges.bin_seconds
     opens = baseline + pause
     onset = min(max(opens - late, 6.0), opens + window - 3.0)
-    first = START_NS // BIN_NS + int(rng.integers(_YEAR_BINS))
-    return Timing(first * BIN_NS, opens + window, (0, baseline), (opens, opens + window), onset)
+    start_ns = START_NS + int(rng.integers(_YEAR_SECONDS // ranges.bin_seconds)) * ranges.bin_seconds * SECOND_NS
+    return Timing(start_ns, ranges.bin_seconds, opens + window, (0, baseline), (opens, opens + window), onset)
 
 
 def _disturb(
     rng: np.random.Generator, config: Config, system: System, conditions: Conditions, timing: Timing, kind: str
 ) -> EntityId | None:
     """Let the fault happen, and innocent things beside it. Returns the cause."""
-    level = intensity(rng, config.faults, timing.bins, timing.onset)
+    level = intensity(rng, config.faults, timing.bins, timing.onset, conditions.bins_per_minute)
     strength = config.faults.strength.draw(rng)
     calm = Scene(system, conditions, config.faults, rng, 0, strength, np.zeros(timing.bins))
     if rng.random() < config.faults.wobble_share:
@@ -155,26 +187,30 @@ def _recording(rng: np.random.Generator, ranges: TelemetryRanges, system: System
     traces = tracing if traced or not measured else None
     aggregated = ranges.call_metrics if traces is None else ranges.call_metrics_beside_traces
     nameless = measured and (traces is None or not traces.name_pods)
-    own_pods = any(system.in_pods(c) for c in range(system.services, len(system.names)))
-    return Recording(
+    outside = ranges.measured_from_outside >= 1
+    own_pods = not outside and any(system.in_pods(c) for c in range(system.services, len(system.names)))
+    recording = Recording(
         traces=traces,
         metrics=measured,
         logs=bool(rng.random() >= ranges.no_logs),
         events=bool(rng.random() >= ranges.no_events),
         alerts=bool(rng.random() >= ranges.no_alerts),
         calls_seconds=int(rng.choice((15, 30, 60, 60))) if meshed < aggregated else 0,
-        topology=stated or nameless or own_pods,
+        topology=(stated or nameless or own_pods) and not outside,
     )
+    if recording.traces and rng.random() < ranges.spans_without_status:
+        return replace(recording, traces=replace(tracing, status=False))
+    return recording
 
 
 # --- what is recorded -----------------------------------------------------------------------------------------------
 
 
-def recorded(
-    made: Scenario, seed: int, index: int, config: Config = CONFIG, emission: Emission = "bins"
-) -> tuple[Incident, Telemetry]:
+def recorded(made: Scenario, seed: int, index: int, emission: Emission = "bins") -> tuple[Incident, Telemetry]:
     """The incident of a scenario and the telemetry that its system records."""
-    rng, world, timing, recording = made.rng, made.world, made.timing, made.recording
+    if made.recording.alone:
+        return _alerted(made, seed, index)
+    rng, world, timing, recording, ranges = made.rng, made.world, made.timing, made.recording, made.config.telemetry
     bins = timing.bins
     samples = int(np.clip(round(_SAMPLES / bins), _LEAST_SAMPLES, _MOST_SAMPLES))
     served = pools_of(world, rng, samples)
@@ -188,7 +224,7 @@ def recorded(
         else:
             frames |= Counter(world, served, recording.traces, rng).frames(timing.start_ns)
     if recording.metrics:
-        scraping = draw_scraping(rng, config.telemetry, bins)
+        scraping = draw_scraping(rng, ranges, float(bins * timing.bin_seconds))
         frames["metrics"] = Scraper(world, served, scraping, rng).frame(timing.start_ns)
         if scraping.gap and rng.random() < 0.5:
             low, high = (timing.start_ns + int(second * SECOND_NS) for second in scraping.gap)
@@ -196,16 +232,31 @@ def recorded(
     if recording.calls_seconds:
         frames["calls"] = call_frame(world, served, rng, timing.start_ns, recording.calls_seconds)
     if recording.logs:
-        frames["logs"] = log_frame(world, rng, timing.start_ns)
+        frames["logs"] = log_frame(world, ranges, rng, timing.start_ns)
     if recording.events:
-        frames["events"] = event_frame(world.conditions.changes, rng, timing.start_ns)
+        frames["events"] = event_frame(world.conditions.changes, rng, timing.start_ns, world.conditions.bin_ns)
     fired = [alert for alert in alerts_of(world, rng) if alert[0] >= timing.window[0]] if recording.alerts else []
-    frames["alerts"] = alert_frame(fired, timing.start_ns)
+    frames["alerts"] = alert_frame(fired, timing.start_ns, world.conditions.bin_ns)
     known = {name for name, frame in frames.items() if not frame.is_empty()}
     with_calls = not recording.traces and "calls" not in known
     frames["topology"] = _topology(world.system, pods=recording.topology, calls=with_calls)
     telemetry = Telemetry(**frames, gaps=tuple(gaps))
     return _incident(made, fired, seed, index, tuple(gaps)), _naming(made, telemetry)
+
+
+def _alerted(made: Scenario, seed: int, index: int) -> tuple[Incident, Telemetry]:
+    """An incident of which only alerts are known, and who calls whom."""
+    timing, bins = made.timing, made.timing.bins
+    starts = range(0, made.world.conditions.bins, bins)
+    (first, last), (opens, closes) = timing.baseline, timing.window
+    segments = [Segment(slice(at + first, at + last), slice(at + opens, at + closes)) for at in starts]
+    gap = Gap("baseline", "nothing but alerts is known: no quiet period")
+    telemetry = Telemetry(
+        alerts=alerts_alone(made.world, segments, made.config.telemetry, made.rng, timing.start_ns),
+        topology=_topology(made.world.system, pods=made.recording.topology, calls=True),
+        gaps=(gap,),
+    )
+    return _incident(made, [], seed, index, (gap,)).model_copy(update={"baselines": ()}), _naming(made, telemetry)
 
 
 def _naming(made: Scenario, telemetry: Telemetry) -> Telemetry:
@@ -244,20 +295,18 @@ def _topology(system: System, *, pods: bool, calls: bool) -> pl.DataFrame:
             queue = int(system.consumes[o])
             relation_to = ("calls", "service") if system.in_pods(queue) else ("consumes", "queue")
             rows.append(("service", system.names[int(system.component_of[o])], *relation_to, system.names[queue]))
+        alike = system.instance_of
+        for a in range(system.services):
+            same = np.flatnonzero((alike == alike[a]) & (alike >= 0)).tolist()
+            rows += [("service", system.names[a], "replicates", "service", system.names[b]) for b in same if b != a]
     columns = ["source_kind", "source", "relation", "target_kind", "target"]
     return conform("topology", pl.DataFrame(rows, schema=dict.fromkeys(columns, pl.String), orient="row"))
 
 
-def _incident(
-    made: Scenario, fired: list[tuple[int, EntityId, str, str]], seed: int, index: int, gaps: tuple[Gap, ...]
-) -> Incident:
-    timing = made.timing
-    onset_ns = timing.start_ns + round(timing.onset * BIN_NS)
-
-    def ends(bins: tuple[int, int]) -> tuple[int, int]:
-        return timing.start_ns + bins[0] * BIN_NS, timing.start_ns + bins[1] * BIN_NS
-
-    cause, (opens, closes), (first, last) = made.cause, ends(timing.window), ends(timing.baseline)
+def _incident(made: Scenario, fired: list[Firing], seed: int, index: int, gaps: tuple[Gap, ...]) -> Incident:
+    timing, cause = made.timing, made.cause
+    onset_ns = timing.at_ns(timing.onset)
+    opens, closes, first, last = (timing.at_ns(bins) for bins in (*timing.window, *timing.baseline))
     label = Label(
         entity=EntityModel(kind=cause.kind, name=cause.name) if cause else None,
         fault_kind=made.kind,
@@ -270,7 +319,7 @@ def _incident(
         id=f"simulated-{seed}-{index}",
         system=f"simulated-{seed}-{index}",
         window=IntervalModel(start_ns=opens, end_ns=closes),
-        detected_ns=timing.start_ns + fired[0][0] * BIN_NS if fired else None,
+        detected_ns=timing.at_ns(fired[0][0]) if fired else None,
         onset_ns=None if made.kind == NO_FAULT else onset_ns,
         baselines=(BaselineModel(start_ns=first, end_ns=last),),
         labels=(label,),

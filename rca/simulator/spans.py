@@ -142,9 +142,8 @@ class Follower:
             arrived = left[rows] + (away * SECOND_NS).astype(np.int64)
             self._write(below, arrived, traces.gather(pl.Series(rows)), ids.gather(pl.Series(rows)))
 
-    @staticmethod
     def _columns(
-        traces: pl.Series, ids: pl.Series, parents: pl.Series, starts: Ints, seconds: Floats, failed: Bools
+        self, traces: pl.Series, ids: pl.Series, parents: pl.Series, starts: Ints, seconds: Floats, failed: Bools
     ) -> pl.DataFrame:
         return pl.DataFrame(
             {
@@ -153,7 +152,7 @@ class Follower:
                 "parent_span_id": parents,
                 "start_time_unix_nano": starts,
                 "end_time_unix_nano": starts + (seconds * SECOND_NS).astype(np.int64),
-                "status_code": np.where(failed, 2, 0).astype(np.int8),
+                "status_code": np.where(failed & self._tracing.status, 2, 0).astype(np.int8),
             }
         )
 

@@ -8,7 +8,7 @@ are operations too. A *site* is a place in an operation's code that calls anothe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final
 
@@ -40,6 +40,8 @@ class _Component:
     replicas: int = 1
     on_nodes: bool = True
     operations: list[int] = field(default_factory=list)
+    like: int = -1
+    """Number of the service that this is an instance of, -1 where it is no instance."""
 
 
 @dataclass(eq=False)
@@ -80,6 +82,7 @@ class System:
     products: tuple[str, ...]  # (C,) of databases and queues
     caches: Bools  # (C,)
     services: int
+    instance_of: Ints  # (C,) same number: instances of the same service; -1 where services are whole
     threads: Floats  # (C,) workers of one pod
     patience: Floats  # (C,) requests that wait in one pod before others are turned away
     cores: Floats  # (C,) CPU limit of one pod
@@ -177,6 +180,8 @@ def draw_system(rng: np.random.Generator, config: Config, services: tuple[int, i
     draft.make_databases()
     draft.make_externals()
     draft.leave_out_unused()
+    if config.topology.instances_share and rng.random() < config.topology.instances_share:
+        draft.split_into_instances()
     return _sized(draft)
 
 
@@ -277,7 +282,7 @@ class _Draft:
 
     def _call(self, source: int, target: int) -> None:
         optional = self.rng.random() < self.topology.optional_share
-        chance = 1.0 if self.rng.random() < 0.65 else float(self.rng.uniform(0.15, 0.9))
+        chance = 1.0 if self.rng.random() < self.topology.certain_share else float(self.rng.uniform(0.15, 0.9))
         self.sites.append(_Site(source, target, chance, critical=not optional))
 
     def _adopt(self) -> None:
@@ -388,6 +393,51 @@ class _Draft:
             operation.consumes = component_at.get(operation.consumes, -1)
         for site in self.sites:
             site.source, site.target = operation_at[site.source], operation_at[site.target]
+
+    def split_into_instances(self) -> None:
+        """Make a service of every instance, with operations of its own; callers spread over the instances.
+
+        What reads a queue stays whole.
+        """
+        reading = {operation.component for operation in self.operations if operation.consumes >= 0}
+        copies = [
+            self.topology.instances.whole(self.rng) if c < self.services and c not in reading else 1
+            for c in range(len(self.components))
+        ]
+        numbers = [(c, i) for c, n in enumerate(copies) for i in range(n)]
+        place = {pair: at for at, pair in enumerate(numbers)}
+        operation_numbers = [(o, i) for o, operation in enumerate(self.operations) for i in range(copies[operation.component])]
+        operation_at = {pair: at for at, pair in enumerate(operation_numbers)}
+        components = []
+        for c, i in numbers:
+            whole = self.components[c]
+            if c < self.services:
+                whole = replace(whole, name=f"{whole.name}-{i}", replicas=1, like=c)
+            components.append(whole)
+        operations = []
+        for o, i in operation_numbers:
+            whole_operation = self.operations[o]
+            c = whole_operation.component
+            queue = place[whole_operation.consumes, 0] if whole_operation.consumes >= 0 else -1
+            entry = whole_operation.entry / copies[c]
+            operations.append(replace(whole_operation, component=place[c, i], entry=entry, consumes=queue))
+        self.sites = self._split_sites(copies, operation_at)
+        self.components, self.operations = components, operations
+        self.services = sum(copies[: self.services])
+
+    def _split_sites(self, copies: Sequence[int], operation_at: dict[tuple[int, int], int]) -> list[_Site]:
+        """Calls from every instance to every instance; a cache is one, so that what it may spare stays known."""
+        sites: list[_Site] = []
+        at: dict[tuple[int, int], int] = {}  # (site before, instance of the caller) -> its last copy
+        for k, site in enumerate(self.sites):
+            callers, callees = (copies[self.operations[o].component] for o in (site.source, site.target))
+            for i in range(callers):
+                for j in range(callees):
+                    source, target = operation_at[site.source, i], operation_at[site.target, j]
+                    behind = at[site.behind, i] if site.behind >= 0 else -1
+                    at[k, i] = len(sites)
+                    sites.append(replace(site, source=source, target=target, chance=site.chance / callees, behind=behind))
+        return sites
 
     def _entrances(self) -> set[int]:
         return {o for o, operation in enumerate(self.operations) if operation.entry > 0 or operation.consumes >= 0}
@@ -507,6 +557,7 @@ def _sized(draft: _Draft) -> System:
         products=tuple(c.product for c in components),
         caches=np.array([c.cache for c in components]),
         services=draft.services,
+        instance_of=np.array([c.like for c in components], dtype=np.int64),
         threads=np.where(external, PLENTY, threads),
         patience=np.where(external, PLENTY, threads * rng.uniform(2, 20, count)),
         cores=cores,

@@ -10,19 +10,21 @@ import polars as pl
 
 from rca.bins import BIN_NS
 from rca.simulator.conditions import Change
+from rca.simulator.config import TelemetryRanges
 from rca.simulator.frames import framed
 from rca.simulator.names import Names
 from rca.simulator.requests import World
 from rca.simulator.system import Floats
 from rca.telemetry import SECOND_NS, EntityId, conform
 
-_HOLD_BINS: Final = 6  # an alert's condition holds for a minute before it fires
+Firing = tuple[int, EntityId, str, str]
+"""Bin in which it fires, whom it is about, its name, up or down."""
 _SCHEMA: Final = ["time_unix_nano", "entity_kind", "entity"]
 
 
-def log_frame(world: World, rng: np.random.Generator, start_ns: int) -> pl.DataFrame:
+def log_frame(world: World, ranges: TelemetryRanges, rng: np.random.Generator, start_ns: int) -> pl.DataFrame:
     """The frame `logs`: lines of services per template and bin."""
-    writer = _Writer(world, rng)
+    writer = _Writer(world, ranges, rng)
     for o in np.flatnonzero(world.system.component_of < world.system.services).tolist():
         writer.operation(o)
     for component in range(world.system.services):
@@ -35,10 +37,12 @@ def log_frame(world: World, rng: np.random.Generator, start_ns: int) -> pl.DataF
 class _Writer:
     """Counts lines. Every operation has lines of its own; some systems know which operation wrote a line."""
 
-    def __init__(self, world: World, rng: np.random.Generator) -> None:
+    def __init__(self, world: World, ranges: TelemetryRanges, rng: np.random.Generator) -> None:
         self._world, self._rng, self._names = world, rng, Names(rng)
+        self._ranges = ranges
         self._by_operation = rng.random() < 0.5
-        self._talkative = rng.random(world.system.services) < 0.85
+        self._talkative = rng.random(world.system.services) < ranges.talkative
+        self._silent = rng.random(world.system.services) < ranges.silent_failures
         self._parts: list[tuple[np.ndarray, np.ndarray, int, int, str, str]] = []
 
     def _write(self, expected: Floats, component: int, o: int, severity: str, template: str) -> None:
@@ -62,10 +66,14 @@ class _Writer:
             self._write(requests * arrives, component, o, "INFO", f"{self._names.word()} <*> {self._names.word()}")
             if self._rng.random() < 0.6:
                 self._write(requests * done, component, o, "INFO", f"{self._names.word()} {self._names.word()} in <*> ms")
+        if self._rng.random() < self._ranges.rare_lines:
+            some = requests * done * self._ranges.rare_line_chance.draw(self._rng)
+            self._write(some, component, o, "INFO", f"{self._names.word()} <*>: {self._names.word()}")
         own = arrives * np.maximum(thrown, system.base_error[o])
-        self._write(requests * own, component, o, "ERROR", f"{self._names.word().title()}Error: {self._names.word()} <*>")
+        if not self._silent[component]:
+            self._write(requests * own, component, o, "ERROR", f"{self._names.word().title()}Error: {self._names.word()} <*>")
         below = np.maximum(state.failure[o] - own - (1 - arrives), 0.0)
-        if self._rng.random() < 0.7:
+        if self._rng.random() < self._ranges.logs_failed_calls:
             self._write(requests * below, component, o, "ERROR", f"call to <*> failed: {self._names.word()} <*>")
         if (1 - arrives).any():
             self._write(requests * (1 - arrives), component, o, "WARN", f"no worker free, {self._names.word()} <*> turned away")
@@ -76,7 +84,7 @@ class _Writer:
         up = conditions.up[system.pods_of[component]].sum(axis=0)
         for _ in range(int(self._rng.integers(0, 3))):
             severity = "WARN" if self._rng.random() < 0.15 else "INFO"
-            rate = float(np.exp(self._rng.uniform(np.log(0.02), np.log(2.0))))
+            rate = self._ranges.background_lines.draw(self._rng)
             self._write(up * rate, component, -1, severity, f"{self._names.word()} {self._names.word()} <*>")
         began = np.clip(np.diff(up, prepend=up[:1]), 0.0, None)
         if began.any():
@@ -84,6 +92,8 @@ class _Writer:
 
     def further(self, o: int, component: int, severity: str, template: str, rate: Floats) -> None:
         """Lines that a fault brings: `rate` per request of the operation, or of the whole component."""
+        if self._silent[component] and severity == "ERROR":
+            return
         system, state = self._world.system, self._world.state
         rows = [o] if o >= 0 else system.operations_of[component].tolist()
         self._write(state.rate[rows].sum(axis=0) * 10.0 * rate, component, o, severity, template)
@@ -111,11 +121,11 @@ class _Writer:
         )
 
 
-def event_frame(changes: Sequence[Change], rng: np.random.Generator, start_ns: int) -> pl.DataFrame:
+def event_frame(changes: Sequence[Change], rng: np.random.Generator, start_ns: int, bin_ns: int) -> pl.DataFrame:
     """The frame `events`: changes at some second of their bin."""
     rows = [
         (
-            start_ns + change.bin * BIN_NS + int(rng.integers(10)) * SECOND_NS,
+            start_ns + change.bin * bin_ns + int(rng.integers(bin_ns // SECOND_NS)) * SECOND_NS,
             change.entity.kind,
             change.entity.name,
             change.reason,
@@ -129,10 +139,11 @@ def event_frame(changes: Sequence[Change], rng: np.random.Generator, start_ns: i
     return conform("events", pl.DataFrame(sorted(rows), schema=dict(zip(columns, types, strict=True)), orient="row"))
 
 
-def alerts_of(world: World, rng: np.random.Generator) -> list[tuple[int, EntityId, str, str]]:
+def alerts_of(world: World, rng: np.random.Generator) -> list[Firing]:
     """(bin, entity, name, direction) of alerts that fire: rules over services, pods and nodes, each with a minute's patience."""
     system, conditions, state = world.system, world.conditions, world.state
-    fired: list[tuple[int, EntityId, str, str]] = []
+    fired: list[Firing] = []
+    patience = max(1, round(conditions.bins_per_minute))
     strict = float(np.exp(rng.uniform(np.log(0.5), np.log(2.0))))  # how early this team wants to know
     quiet = slice(0, max(conditions.onset, 1))
     requests = np.zeros((len(system.names), conditions.bins))
@@ -151,7 +162,7 @@ def alerts_of(world: World, rng: np.random.Generator) -> list[tuple[int, EntityI
             ("HighRequestLatency", "up", latency > max(float(np.median(latency[quiet])) * (1 + 2 * strict), 0.05)),
             ("TrafficDropped", "down", requests[c] < 0.3 * usual),
         )
-        fired += [(at, entity, name, way) for name, way, holds in rules if (at := _first_hold(holds)) is not None]
+        fired += [(at, entity, name, way) for name, way, holds in rules if (at := _first_hold(holds, patience)) is not None]
     for p in np.flatnonzero(system.pod_node >= 0).tolist():
         entity = EntityId("pod", system.pod_names[p])
         component = int(system.pod_component[p])
@@ -162,23 +173,25 @@ def alerts_of(world: World, rng: np.random.Generator) -> list[tuple[int, EntityI
             ("KubePodNotReady", "up", conditions.ready[p] < 0.5),
             ("VolumeFillingUp", "up", conditions.disk[p] > 0.3),
         )
-        fired += [(at, entity, name, way) for name, way, holds in watching if (at := _first_hold(holds)) is not None]
+        fired += [(at, entity, name, way) for name, way, holds in watching if (at := _first_hold(holds, patience)) is not None]
     for n, name in enumerate(system.node_names):
-        at = _first_hold(state.node_cores[n] > 0.9 * system.node_cores[n])
+        at = _first_hold(state.node_cores[n] > 0.9 * system.node_cores[n], patience)
         if at is not None:
             fired.append((at, EntityId("node", name), "NodeCPUHigh", "up"))
     return sorted(fired, key=lambda alert: (alert[0], alert[1], alert[2]))
 
 
-def _first_hold(holds: np.ndarray) -> int | None:
-    """Bin in which a condition has held for long enough, first."""
-    held = np.convolve(holds.astype(np.int64), np.ones(_HOLD_BINS, dtype=np.int64))[: len(holds)] >= _HOLD_BINS
+def _first_hold(holds: np.ndarray, patience: int) -> int | None:
+    """Bin in which a condition has held for so many bins, first."""
+    if np.count_nonzero(holds) < patience:
+        return None
+    held = np.convolve(holds.astype(np.int64), np.ones(patience, dtype=np.int64))[: len(holds)] >= patience
     return int(np.argmax(held)) if held.any() else None
 
 
-def alert_frame(alerts: Sequence[tuple[int, EntityId, str, str]], start_ns: int) -> pl.DataFrame:
+def alert_frame(alerts: Sequence[Firing], start_ns: int, bin_ns: int) -> pl.DataFrame:
     """The frame `alerts`."""
-    rows = [(start_ns + at * BIN_NS, entity.kind, entity.name, name, "metric", way) for at, entity, name, way in alerts]
+    rows = [(start_ns + at * bin_ns, entity.kind, entity.name, name, "metric", way) for at, entity, name, way in alerts]
     columns = [*_SCHEMA, "name", "source", "direction"]
     types = [pl.Int64, *[pl.String] * 5]
     return conform("alerts", pl.DataFrame(rows, schema=dict(zip(columns, types, strict=True)), orient="row"))
