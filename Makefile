@@ -49,7 +49,7 @@ docs: $(STAMP)
 # The models of models/, anew. `general` takes minutes, `simulated` hours: the second is made by `make simulated` alone.
 RULES := floor random max-z nsigma baro most-alerts simple-rca prism-additive prism-conjunctive microrca pagerank-z hypothesis-test
 models: $(STAMP)
-	$(BIN)/rca train --from models/simulated --bundles incidents --part train --seed 1 --out models/general
+	$(BIN)/rca train --from models/simulated --transfer --bundles incidents --part train --seed 1 --out models/general
 	$(BIN)/rca evaluate --bundles incidents --part test --split zero-shot --force --out build/general \
 	  $(addprefix --ranker ,model model:folder=models/simulated $(RULES))
 	$(BIN)/python -m scripts.model_card models/general models/general.toml build/general/shop.json

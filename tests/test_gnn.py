@@ -16,6 +16,7 @@ from rca.faults import NO_FAULT
 from rca.models.augmentation import invented_incidents, labelled_incidents, normal_windows
 from rca.models.files import MODEL_FILE
 from rca.models.gnn import MlpRanker, NetworkRanker
+from rca.models.strength import best_strength
 from rca.models.training import Epoch, TrainingSet, mixed
 from rca.telemetry import EntityId
 from tests.cases import CULPRITS, example, example_case, example_cases
@@ -136,6 +137,17 @@ def test_fine_tuning_starts_nearer_than_fresh_weights(tmp_path: Path) -> None:
     going = NetworkRanker(start=tmp_path, epochs=2, strength=1.0).fit(cases)
     fresh = NetworkRanker(width=16, epochs=2, strength=1.0).fit(cases)
     assert going.histories[0].epochs[0].loss < fresh.histories[0].epochs[0].loss
+
+
+def test_a_model_for_other_systems_is_judged_by_what_its_start_did_not_learn_here(tmp_path: Path) -> None:
+    cases = example_cases()
+    NetworkRanker(width=16, epochs=10, strength=1.0).fit(cases[:2]).save(tmp_path)
+    before = NetworkRanker.load(tmp_path)
+    ranks = before._reciprocal_ranks(labelled_incidents(cases).tensors())
+    going = [NetworkRanker(start=tmp_path, epochs=epochs, transfer=True).fit(cases[:3], cases[3:]) for epochs in (0, 3)]
+    assert going[0].earned == going[1].earned == best_strength(ranks)
+    assert going[0].temperature == going[1].temperature != 1.0
+    assert going[0].digest() != going[1].digest()
 
 
 def louder(case: Case) -> Case:

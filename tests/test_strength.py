@@ -75,6 +75,10 @@ def test_the_model_to_go_on_from_stands_in_for_held_out_systems_where_there_is_o
     two = [replace(case, system=f"shop-{i % 2}") for i, case in enumerate(cases())]
     assert earned_strength(two, own, seed=0, before=elsewhere) == 1.0, "systems can be held out themselves"
     assert earned_strength(cases()[:1], own, seed=0, before=elsewhere, unjudged=0.75) == 0.75
+    for some in (cases(), cases()[:1]):
+        assert earned_strength(some, lambda *_: pytest.fail("not asked"), seed=0, before=elsewhere, transfer=True) == 0.25
+    assert earned_strength(two, own, seed=0, before=elsewhere, transfer=True) == 1.0
+    assert earned_strength(cases(), own, seed=0, transfer=True) == UNJUDGED, "one system, and nothing to go on from"
 
 
 def invented_set() -> TrainingSet:

@@ -80,6 +80,14 @@ _Strength = Annotated[
         min=0, max=1, help="Share of the correction that counts; default: what held-out incidents justify.", show_default=False
     ),
 ]
+_Transfer = Annotated[
+    bool,
+    typer.Option(
+        "--transfer",
+        help="The model is meant for systems that it never saw: held-out systems alone say how much of its correction counts; of "
+        "one system alone, --from as it stands does.",
+    ),
+]
 _Seed = Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn.")]
 _Threads = Annotated[int, typer.Option(min=1, help="CPU threads; results repeat for the same number.")]
 _Resume = Annotated[bool, typer.Option("--resume", help="Go on with the interrupted training of this model.")]
@@ -108,6 +116,7 @@ def train(
     workers: _Workers = 1,
     ensemble: _Ensemble = 1,
     strength: _Strength = None,
+    transfer: _Transfer = False,
     seed: _Seed = 0,
     threads: _Threads = 1,
     resume: _Resume = False,
@@ -129,7 +138,15 @@ def train(
         raise BadInput("--from", expected="the shape of its model", found=", ".join(f"--{name}" for name in shape))
     if simulate and (bundles or part or store or system or invent or invented):
         raise BadInput("--simulate", expected="no recorded incidents beside it", found="options that choose or change them")
-    options = {"engine": engine, "device": device, "ensemble": ensemble, "strength": strength, "seed": seed, "threads": threads}
+    options = {
+        "engine": engine,
+        "device": device,
+        "ensemble": ensemble,
+        "strength": strength,
+        "transfer": transfer,
+        "seed": seed,
+        "threads": threads,
+    }
     created = registry.create("gnn", epochs=epochs, start=start, **options, **shape)
     ranker = cast("NetworkRanker", created)
     ranker.network_config()

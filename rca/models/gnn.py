@@ -56,9 +56,11 @@ class NetworkRanker:
     `normals` quiet stretches per case teach it to say that nothing is wrong. `ensemble` networks of different seeds are
     averaged. The correction is scaled by `strength`, which is found inside the training data unless given (rca.models.strength),
     and by how much of what is loud in a graph the training graphs report at all. `start` is the folder of a model whose weights,
-    shape and standardisation the training goes on from, at a third of the usual learning rate unless told otherwise. Ranking
-    computes in float64 on the CPU, so that neither the order of nodes nor the engine shows in the scores.
-    `threads` are used while fitting and ranking; results are repeatable for the same number.
+    shape and standardisation the training goes on from, at a third of the usual learning rate unless told otherwise. A model
+    meant for `transfer` to systems that it never saw is judged on held-out systems alone: where there is one system, by how
+    `start` as it stands ranks it, which gives the temperature too. Ranking computes in float64 on the CPU, so that neither the
+    order of nodes nor the engine shows in the scores. `threads` are used while fitting and ranking; results are repeatable for
+    the same number.
     """
 
     name: ClassVar[str] = "gnn"
@@ -97,6 +99,7 @@ class NetworkRanker:
         strength: float | None = None,
         augment: Augment = invented_incidents,
         start: str | Path | None = None,
+        transfer: bool = False,
     ) -> None:
         self.engine, self.width, self.layers, self.heads = engine or self._engine, width, layers, heads
         self.dropout, self.bound, self.edges, self.gates = dropout, bound, edges or self._edges, gates
@@ -108,6 +111,7 @@ class NetworkRanker:
         self.invented, self.invented_share, self.normals = invented, invented_share, normals
         self.ensemble, self.strength, self.augment = ensemble, strength, augment
         self.start = Path(start) if start is not None else None
+        self.transfer = transfer
         self.temperature = 1.0
         self.histories: tuple[History, ...] = ()
         self.data: dict[str, Any] = {}
@@ -176,7 +180,7 @@ class NetworkRanker:
             held_out = checked.tensors() if len(checked) else None
             self._train_members(tensors, held_out, state_folder, progress)
             self._set_strength(strength)
-            self.temperature = self._calibrate(checked, with_null=not any(case.case.quiet for case in validation or ()))
+            self.temperature = self._temperature(cases, validation or (), checked)
         return self
 
     def pretrain(
@@ -246,10 +250,8 @@ class NetworkRanker:
             return self._before._reciprocal_ranks(labelled_incidents(held).tensors())
 
         if any(set(case.causes) & set(case.case.graph.candidates) for case in cases):
-            if self._before is None:
-                found = earned_strength(cases, judge_cases, self.seed)
-            else:
-                found = earned_strength(cases, judge_cases, self.seed, judge_before, self._before.earned)
+            before = (judge_before, self._before.earned) if self._before is not None else ()
+            found = earned_strength(cases, judge_cases, self.seed, *before, transfer=self.transfer)
         else:
             found = invented_strength(invented, judge, self.seed)
         if kept:
@@ -336,6 +338,13 @@ class NetworkRanker:
         history = trainer.run()
         return _for_ranking(network), history
 
+    def _temperature(self, cases: Sequence[LabelledCase], validation: Sequence[LabelledCase], checked: TrainingSet) -> float:
+        everything = [*cases, *validation]
+        if self.transfer and self._before is not None and len({case.system for case in everything}) == 1:
+            self._before._set_strength(self.earned)
+            return self._before._batch_temperature(labelled_incidents(everything).tensors())
+        return self._calibrate(checked, with_null=not any(case.case.quiet for case in validation))
+
     def _calibrate(self, validation: TrainingSet, *, with_null: bool) -> float:
         """Temperature fitted on held-out incidents; the null takes part only where it will when ranking."""
         scores, answers = [], []
@@ -404,6 +413,7 @@ class NetworkRanker:
                 "start": self.start.name if self.start else None,
                 "normals": self.normals,
                 "strength": self.earned,
+                "transfer": self.transfer,
             },
             members=len(self._networks),
             temperature=self.temperature,

@@ -41,20 +41,25 @@ def earned_strength(
     seed: int,
     before: Callable[[list[LabelledCase]], npt.NDArray[np.float64]] | None = None,
     unjudged: float = UNJUDGED,
+    *,
+    transfer: bool = False,
 ) -> float:
     """The strength with the largest mean reciprocal rank, averaged over the ways of holding out; the smaller one of equals.
 
     `before` gives the reciprocal ranks by the model that the training goes on from: it stands in for systems held out where there
-    is only one. `unjudged` is what counts where nothing can be held out.
+    is only one. A model that is meant for `transfer` to systems that it never saw is judged on held-out systems alone. `unjudged`
+    is what counts where nothing can be held out.
     """
     labelled = [case for case in cases if set(case.causes) & set(case.case.graph.candidates)]
     curves = []
     for name, key in _KEYS.items():
+        if transfer and name != "system":
+            continue
         parts = _parts(labelled, key, seed)
         if len(parts) > 1:
             ranks = [judge([c for other in parts if other is not held for c in other], held) for held in parts]
             curves.append(np.concatenate(ranks).mean(axis=0))
-        elif name == "system" and before is not None and curves:
+        elif name == "system" and before is not None and (curves or transfer):
             curves.append(before(labelled).mean(axis=0))
     return best_strength(np.stack(curves)) if curves else unjudged
 
