@@ -1,7 +1,8 @@
-"""The cluster's API through the official client: lists in parts, watch streams, and errors that say whether to try again.
+"""The cluster's API: lists in parts, watch streams, and errors that say whether to try again.
 
-Objects are taken as plain JSON: the client's models refuse what real clusters send (an event without eventTime) and cost more
-than all else.
+The official client finds the cluster, and brings connections and credentials. Its functions are left alone: objects are taken as
+plain JSON, because its models refuse what real clusters send (an event without eventTime), and importing them takes longer than
+reading a cluster.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ from rca.errors import BadInput, RcaError, Rejected, Unavailable
 from rca.telemetry import SECOND_NS
 from rca.wording import excerpt
 
+_PLAIN: Final = "application/json"
 _METADATA_LIST: Final = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
 _METADATA: Final = "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io"
 _AGAIN: Final = (429, 502, 503, 504)
@@ -31,8 +33,6 @@ _CONNECTIONS: Final = 64  # that may be kept open; every stream needs its own
 _READ_BYTES: Final = 2**16
 _SILENCE_SECONDS: Final = 90.0  # bookmarks come about once a minute; a stream that is silent for longer is dead
 _EXCERPT: Final = 300
-
-_Function = tuple[Callable[..., Any], tuple[str, ...]]  # of the official client, and its positional arguments
 
 
 class Gone(Unavailable):
@@ -115,7 +115,7 @@ class Api:
     def __init__(self, config: KubernetesConfig) -> None:
         self._config = config
         self._lock = threading.Lock()
-        self._clients: dict[str | None, Any] = {}
+        self._client: Any = None
         self._settings: Any = None
 
     @property
@@ -127,21 +127,17 @@ class Api:
     def reconnect(self) -> None:
         """Forget the connection, so that the next request reads kubeconfig and tokens anew."""
         with self._lock:
-            self._settings, self._clients = None, {}
+            self._settings = self._client = None
 
     def version(self) -> str:
         """What the API server says it is, such as `v1.33.1`; empty if it does not say. Every account may ask that."""
-        from kubernetes import client
-        from kubernetes.client.exceptions import ApiException
         from urllib3.exceptions import HTTPError
 
-        with self._lock:
-            api = client.VersionApi(client.ApiClient(self._connection()))
         patience = self._config.timeout / SECOND_NS
         try:
-            response = api.get_code(_preload_content=False, _request_timeout=(patience, patience))
+            response = self._get("/version/", _PLAIN, {}, patience)
             return str(json.loads(self._body(response, "version", time.monotonic() + patience)).get("gitVersion") or "")
-        except (ApiException, HTTPError, OSError, Unavailable, ValueError, AttributeError):
+        except (HTTPError, OSError, Unavailable, ValueError, AttributeError):
             return ""
 
     def list(self, resource: Resource, namespace: str | None = None, *, most: int | None = None) -> Listing:
@@ -154,11 +150,10 @@ class Api:
     def watch(self, resource: Resource, namespace: str | None, version: str, *, seconds: int) -> Stream:
         """What happens after a version, for so many seconds. Raises Gone, Unavailable, Rejected or BadInput."""
         what = self._what("watch", resource, namespace)
-        options = {"watch": True, "resource_version": version, "allow_watch_bookmarks": True, "timeout_seconds": seconds}
-        patience = self._config.timeout / SECOND_NS
-        silence = min(_SILENCE_SECONDS, seconds + patience)
-        accept = _METADATA if resource.metadata_only else None
-        response = self._ask(resource, namespace, accept, what, _request_timeout=(patience, silence), **options)
+        options = {"watch": "true", "resourceVersion": version, "allowWatchBookmarks": "true", "timeoutSeconds": str(seconds)}
+        silence = min(_SILENCE_SECONDS, seconds + self._config.timeout / SECOND_NS)
+        accept = _METADATA if resource.metadata_only else _PLAIN
+        response = self._ask(resource, namespace, accept, what, options, silence)
         return Stream(response, what, self._config.max_response_bytes)
 
     def _list(self, resource: Resource, namespace: str | None, most: int | None) -> Listing:
@@ -177,12 +172,10 @@ class Api:
 
     def _page(self, resource: Resource, namespace: str | None, what: str, token: str | None, limit: int) -> dict[str, Any]:
         patience = self._config.timeout / SECOND_NS
-        options: dict[str, Any] = {"limit": limit, "_request_timeout": (patience, patience)}
-        if token is not None:
-            options["_continue"] = token
-        accept = _METADATA_LIST if resource.metadata_only else None
+        options = {"limit": str(limit)} | ({} if token is None else {"continue": token})
+        accept = _METADATA_LIST if resource.metadata_only else _PLAIN
         deadline = time.monotonic() + _PATIENCE * patience
-        response = self._ask(resource, namespace, accept, what, **options)
+        response = self._ask(resource, namespace, accept, what, options, patience)
         body = self._body(response, what, deadline)
         try:
             page = json.loads(body)
@@ -212,41 +205,50 @@ class Api:
             response.close()
         return bytes(body)
 
-    def _ask(self, resource: Resource, namespace: str | None, accept: str | None, what: str, **options: Any) -> Any:
-        """The open response of one request."""
-        from kubernetes.client.exceptions import ApiException
+    def _ask(
+        self, resource: Resource, namespace: str | None, accept: str, what: str, options: dict[str, str], silence_s: float
+    ) -> Any:
+        """The open response of one request. `silence_s` is how long it may send nothing. Raises Gone, Unavailable, Rejected."""
         from urllib3.exceptions import HTTPError, SSLError
 
-        function, arguments = self._function(resource, namespace, accept)
         selector = ",".join(f"metadata.namespace!={name}" for name in self._config.exclude_namespaces)
         if selector and resource.namespaced and namespace is None:
-            options["field_selector"] = selector
+            options = {**options, "fieldSelector": selector}
         try:
-            return function(*arguments, _preload_content=False, **options)
-        except ApiException as error:
-            raise _refusal(error.status, what, _message(error), resource) from error
+            response = self._get(resource.path(namespace), accept, options, silence_s)
+            if 200 <= response.status < 300:
+                return response
+            with response:
+                body = response.data
         except HTTPError as error:
             if isinstance(getattr(error, "reason", error), SSLError):
                 raise Rejected(f"{what}: TLS: {excerpt(str(error), _EXCERPT)}") from error
             raise Unavailable(f"{what}: {_reason(error)}") from error
         except OSError as error:
             raise Unavailable(f"{what}: {_reason(error)}") from error
+        raise _refusal(response.status, what, _message(body, response.reason), resource)
 
-    def _function(
-        self, resource: Resource, namespace: str | None, accept: str | None
-    ) -> tuple[Callable[..., Any], tuple[str, ...]]:
-        from kubernetes import client
+    def _get(self, path: str, accept: str, query: Mapping[str, str], silence_s: float) -> Any:
+        """urllib3's open response, whatever its status."""
+        from urllib3 import Timeout
 
         with self._lock:
-            settings = self._connection()
-            if accept not in self._clients:
-                header = ("Accept", accept) if accept else (None, None)
-                self._clients[accept] = client.ApiClient(settings, *header)
-            api = getattr(client, resource.client)(self._clients[accept])
-        if namespace is not None and resource.namespaced:
-            return getattr(api, f"list_namespaced_{resource.stem}"), (namespace,)
-        everywhere = "_for_all_namespaces" if resource.namespaced else ""
-        return getattr(api, f"list_{resource.stem}{everywhere}"), ()
+            settings, client = self._connection(), self._connected()
+            known = settings.auth_settings().values()  # may renew a token
+        identity = {auth["key"]: auth["value"] for auth in known if auth["value"]}
+        headers = {**client.default_headers, **identity, "Accept": accept}
+        timeout = Timeout(connect=self._config.timeout / SECOND_NS, read=silence_s)
+        pool = client.rest_client.pool_manager
+        return pool.request(
+            "GET", f"{settings.host}{path}", fields=query, headers=headers, timeout=timeout, preload_content=False
+        )
+
+    def _connected(self) -> Any:
+        from kubernetes import client
+
+        if self._client is None:
+            self._client = client.ApiClient(self._connection())
+        return self._client
 
     def _connection(self) -> Any:
         if self._settings is None:
@@ -298,19 +300,17 @@ def _refusal(status: Any, what: str, message: str, resource: Resource | None) ->
     if status == 403:
         add = f"; add the rule {resource.rule()}" if resource else ""
         return Rejected(f"{what}: HTTP 403: {message}{add}")
-    if status == 0:  # the client's word for a failed handshake
-        return Rejected(f"{what}: TLS: {message}")
     if isinstance(status, int) and 400 <= status < 500 and status not in _AGAIN:
         return Rejected(f"{what}: HTTP {status}: {message}")
     return Unavailable(f"{what}: HTTP {status}: {message}")
 
 
-def _message(error: Any) -> str:
-    """What the API server says in the body of a refusal."""
-    body = error.body.decode(errors="replace") if isinstance(error.body, bytes) else str(error.body or "")
+def _message(body: bytes, reason: str | None) -> str:
+    """What the API server says in the body of a refusal, else the reason that HTTP gives."""
+    text = body.decode(errors="replace")
     with contextlib.suppress(ValueError, AttributeError):
-        body = json.loads(body).get("message") or body
-    return excerpt(str(body or error.reason or ""), _EXCERPT)
+        text = json.loads(text).get("message") or text
+    return excerpt(str(text or reason or ""), _EXCERPT)
 
 
 def _reason(error: BaseException) -> str:

@@ -4,41 +4,46 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import quote
 
 from rca.collectors.kubernetes.config import KubernetesConfig
 
 
 @dataclass(frozen=True)
 class Resource:
-    """One kind of object: its place in the API, and the official client's class and the stem of its functions."""
+    """One kind of object, and its place in version v1 of the API."""
 
     name: str
     group: str
-    client: str
-    stem: str
     namespaced: bool = True
     metadata_only: bool = False
 
     def __str__(self) -> str:
         return f"{self.name}.{self.group}" if self.group else self.name
 
+    def path(self, namespace: str | None = None) -> str:
+        """Path of the list, of one namespace or of all."""
+        top = f"/apis/{self.group}/v1" if self.group else "/api/v1"
+        inside = f"/namespaces/{quote(namespace, safe='')}" if self.namespaced and namespace is not None else ""
+        return f"{top}{inside}/{self.name}"
+
     def rule(self) -> str:
         """The RBAC rule that lets an account read it."""
         return f'{{apiGroups: ["{self.group}"], resources: ["{self.name}"], verbs: ["list", "watch"]}}'
 
 
-NODES: Final = Resource("nodes", "", "CoreV1Api", "node", namespaced=False)
-DEPLOYMENTS: Final = Resource("deployments", "apps", "AppsV1Api", "deployment")
-STATEFUL_SETS: Final = Resource("statefulsets", "apps", "AppsV1Api", "stateful_set")
-DAEMON_SETS: Final = Resource("daemonsets", "apps", "AppsV1Api", "daemon_set")
-JOBS: Final = Resource("jobs", "batch", "BatchV1Api", "job")
-REPLICA_SETS: Final = Resource("replicasets", "apps", "AppsV1Api", "replica_set")
-CONTROLLER_REVISIONS: Final = Resource("controllerrevisions", "apps", "AppsV1Api", "controller_revision")
-PODS: Final = Resource("pods", "", "CoreV1Api", "pod")
-CONFIG_MAPS: Final = Resource("configmaps", "", "CoreV1Api", "config_map", metadata_only=True)
-SECRETS: Final = Resource("secrets", "", "CoreV1Api", "secret", metadata_only=True)
-EVENTS: Final = Resource("events", "", "CoreV1Api", "event")
-NEW_EVENTS: Final = Resource("events", "events.k8s.io", "EventsV1Api", "event")
+NODES: Final = Resource("nodes", "", namespaced=False)
+DEPLOYMENTS: Final = Resource("deployments", "apps")
+STATEFUL_SETS: Final = Resource("statefulsets", "apps")
+DAEMON_SETS: Final = Resource("daemonsets", "apps")
+JOBS: Final = Resource("jobs", "batch")
+REPLICA_SETS: Final = Resource("replicasets", "apps")
+CONTROLLER_REVISIONS: Final = Resource("controllerrevisions", "apps")
+PODS: Final = Resource("pods", "")
+CONFIG_MAPS: Final = Resource("configmaps", "", metadata_only=True)
+SECRETS: Final = Resource("secrets", "", metadata_only=True)
+EVENTS: Final = Resource("events", "")
+NEW_EVENTS: Final = Resource("events", "events.k8s.io")
 
 WORKLOADS: Final = (DEPLOYMENTS, STATEFUL_SETS, DAEMON_SETS, JOBS)
 REVISIONS: Final = (REPLICA_SETS, CONTROLLER_REVISIONS)
