@@ -5,11 +5,12 @@ Command modules import typer alone at the top; what a command needs is imported 
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
 from io import TextIOWrapper
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -17,6 +18,9 @@ from rca import __version__
 from rca.cli import backfill, collect, doctor, evaluate, imports, incidents, init, shop, simulate, train, triage
 from rca.errors import RcaError
 from rca.wording import printable
+
+_ALLOCATIONS: Final = 100_000
+"""Objects made since the last search for unreachable cycles that start the next one."""
 
 app = typer.Typer(
     name="rca",
@@ -60,6 +64,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # names from elsewhere, in a terminal that knows ASCII alone
             stream.reconfigure(errors="backslashreplace")
+    gc.set_threshold(_ALLOCATIONS)  # imports make hundreds of thousands of objects that stay; searching them finds nothing
     logging.getLogger().addHandler(logging.NullHandler())  # what libraries log, our own errors and gaps say in words
     try:
         app()
@@ -79,3 +84,5 @@ def main() -> None:
     except UnicodeEncodeError as error:
         typer.echo(f"error: expected text in UTF-8, found {error.object!a}", err=True)
         sys.exit(2)
+    finally:
+        gc.freeze()  # the process ends: nothing is worth searching for any more
