@@ -12,8 +12,12 @@ _NOT_ABOUT_CASES: Final = ("cli", "collectors", "evaluation", "models", "serve",
 
 @cache
 def code_digest(*also: str) -> str:
-    """Digest of the code that turns telemetry into cases, and of the packages of rca named beside it."""
+    """Digest of the code that turns telemetry into cases, and of packages and files of rca named beside it.
+
+    They are named from the package on: "simulator", "models/training.py". Raises FileNotFoundError for one that does not exist.
+    """
     package = Path(__file__).parent
-    left_out = set(_NOT_ABOUT_CASES) - set(also)
-    sources = sorted(p for p in package.rglob("*.py") if p.relative_to(package).parts[0] not in left_out)
-    return hashlib.blake2b(b"\x00".join(source.read_bytes() for source in sources), digest_size=12).hexdigest()
+    sources = {p for p in package.rglob("*.py") if p.relative_to(package).parts[0] not in _NOT_ABOUT_CASES}
+    for name in also:
+        sources |= set((package / name).rglob("*.py")) or {package / name}
+    return hashlib.blake2b(b"\x00".join(source.read_bytes() for source in sorted(sources)), digest_size=12).hexdigest()

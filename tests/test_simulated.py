@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from rca.models import simulated
 from rca.models.gnn import NetworkRanker
 from rca.models.simulated import CACHE_FOLDER, Order, Source, cache_key, graphs_of, simulated_graphs, view
+from rca.models.training import TrainingSet
 from rca.signals import NODE_SIGNALS
 from tests.cases import ExampleSource, example
 
@@ -52,6 +56,42 @@ def test_an_interrupted_build_goes_on(home: Path, tmp_path: Path) -> None:
 def test_the_cache_hangs_on_the_source_and_the_seed() -> None:
     sources: list[Source] = [ExampleSource(), ExampleSource(0.7)]
     assert len({cache_key(source, seed) for source in sources for seed in (1, 2)}) == 4
+
+
+def test_the_cache_hangs_on_the_code_that_makes_graphs_and_on_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = Path(simulated.__file__).parents[1]
+    shutil.copytree(package, tmp_path / "rca", ignore=shutil.ignore_patterns("__pycache__"))
+    spec = importlib.util.spec_from_file_location("provenance_of_the_copy", tmp_path / "rca" / "provenance.py")
+    assert spec is not None
+    assert spec.loader is not None
+    of_the_copy = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(of_the_copy)
+    monkeypatch.setattr(simulated, "code_digest", of_the_copy.code_digest)
+    before = cache_key(ExampleSource(), 1)
+
+    def changed(file: str) -> bool:
+        path = tmp_path / "rca" / file
+        text = path.read_text()
+        path.write_text(text + "# edited\n")
+        of_the_copy.code_digest.cache_clear()
+        key = cache_key(ExampleSource(), 1)
+        path.write_text(text)
+        return key != before
+
+    makes = ("models/simulated.py", "models/augmentation.py", "simulator/generation.py", "features.py", "deviations/counts.py")
+    others = ("models/network.py", "models/training.py", "cli/train.py", "shop/plan.py", "collectors/config.py")
+    assert [file for file in (*makes, *others) if changed(file)] == list(makes)
+    with pytest.raises(FileNotFoundError, match=r"nothing\.py"):
+        of_the_copy.code_digest("models/nothing.py")
+
+
+def test_the_cache_hangs_on_how_training_sets_are_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Changed(TrainingSet):
+        pass
+
+    before = cache_key(ExampleSource(), 1)
+    monkeypatch.setattr(simulated, "TrainingSet", Changed)
+    assert cache_key(ExampleSource(), 1) != before
 
 
 def test_a_view_knows_only_its_modalities() -> None:

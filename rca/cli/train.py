@@ -206,8 +206,7 @@ def _on_recorded(
 
 def _on_simulated(ranker: NetworkRanker, incidents: int, workers: int, home: Path) -> _Learn:
     """Builds what is not built yet."""
-    from rca.models.simulated import HELD_OUT_SEED, Order, Simulated, simulated_graphs
-    from rca.provenance import code_digest
+    from rca.models.simulated import HELD_OUT_SEED, Order, Simulated, graph_code, simulated_graphs
 
     source, seeds = Simulated(), (ranker.seed, ranker.seed + HELD_OUT_SEED)
     orders = [Order(seeds[0], incidents), Order(seeds[1], max(incidents // 10, min(incidents, _HELD_OUT)))]
@@ -219,7 +218,7 @@ def _on_simulated(ranker: NetworkRanker, incidents: int, workers: int, home: Pat
                 step("", completed=before + done)
 
             graphs.append(simulated_graphs(source, order, home, workers=workers, step=show))
-    facts = {"incidents": incidents, "seed": seeds[0], "held_out_seed": seeds[1], "code": code_digest("simulator")}
+    facts = {"incidents": incidents, "seed": seeds[0], "held_out_seed": seeds[1], "code": graph_code()}
 
     def learn(states: Path, epochs: Progress, _: Callable[[], None]) -> str:
         ranker.pretrain(graphs[0], graphs[1], {"simulated": facts}, state_folder=states, progress=epochs)

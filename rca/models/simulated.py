@@ -8,6 +8,7 @@ many processes build it, and a build that was interrupted goes on from the parts
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -117,8 +118,14 @@ def simulated_graphs(
 
 
 def cache_key(source: Source, seed: int) -> str:
-    """Names what the parts hang on: the source, the seed, and the code that simulates and builds cases."""
-    names = [repr(source), str(seed), code_digest("simulator"), *NODE_FEATURE_NAMES, *EDGE_FEATURE_NAMES, repr(_VIEWS)]
+    """Names what the parts hang on: the source, the seed, and the code."""
+    names = [repr(source), str(seed), graph_code()]
+    return hashlib.blake2b("\n".join(names).encode(), digest_size=12).hexdigest()
+
+
+def graph_code() -> str:
+    """Digest of the code that simulates incidents, builds their cases and makes graphs of them, how one trains on these aside."""
+    names = [code_digest("simulator", "models/simulated.py", "models/augmentation.py"), inspect.getsource(TrainingSet)]
     return hashlib.blake2b("\n".join(names).encode(), digest_size=12).hexdigest()
 
 
