@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rca.cli.main import app
-from rca.errors import BadCheckpoint, BadInput
+from rca.errors import BadInput
 from rca.incidents.bundle import write_bundle
 from rca.incidents.example import example_incident
 from rca.models import onnx_export
@@ -58,7 +58,9 @@ def test_a_team_without_labels_trains_on_invented_incidents(tmp_path: Path, monk
         incident, telemetry = example_incident(seed, "no_fault", "cart", requests_per_second=0.5)
         write_bundle(tmp_path / "quiet" / str(seed), incident.model_copy(update={"id": str(seed)}), telemetry)
     words = options(tmp_path / "quiet", tmp_path / "mine", 2)
-    with pytest.raises(BadInput, match="quiet stretches to invent incidents on"):
+    with pytest.raises(
+        BadInput, match=r"/quiet: expected incidents with a label .* or --invent, which needs none, found 2 incid"
+    ):
         CliRunner().invoke(app, [word for word in words if word not in ("--invented", "8")], catch_exceptions=False)
     words[words.index("--invented") + 1] = "40"
     done = CliRunner().invoke(app, [*words, "--invent"], catch_exceptions=False)
@@ -80,7 +82,7 @@ def test_training_goes_on_from_a_model(bundles: Path, tmp_path: Path, monkeypatc
     assert second.data["start"]["training"] == first.data["training"]
     with pytest.raises(BadInput, match="--width"):
         CliRunner().invoke(app, [*words, "--width", "32"], catch_exceptions=False)
-    with pytest.raises(BadInput, match="no recorded incidents beside it"):
+    with pytest.raises(BadInput, match="no option about recorded incidents beside it"):
         CliRunner().invoke(app, [*words, "--simulate", "3"], catch_exceptions=False)
 
 
@@ -127,8 +129,41 @@ def test_bad_options_end_before_the_work(bundles: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="--out: expected a folder"):
         CliRunner().invoke(app, ["train", "--simulate", "9999999", "--out", str(tmp_path / "file")], catch_exceptions=False)
     words = ["train", "--simulate", "9999999", "--from", str(tmp_path / "nothing"), "--out", str(tmp_path / "mine")]
-    with pytest.raises(BadCheckpoint, match="nothing"):
+    with pytest.raises(BadInput, match=r"--from: expected the folder of a model, .* found .*/nothing, which is none"):
         CliRunner().invoke(app, words, catch_exceptions=False)
+
+
+def _refused(words: list[str]) -> str:
+    """What is said of wrong options."""
+    error = CliRunner().invoke(app, ["train", *words]).exception
+    assert isinstance(error, BadInput)
+    assert error.exit_code == 2
+    return str(error)
+
+
+def test_an_empty_store_is_told_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RCA_HOME", str(tmp_path / "home"))
+    told = _refused(["--invent", "--out", str(tmp_path / "mine")])
+    assert told.startswith(f"{tmp_path / 'home'}: expected incidents (`rca incidents import` or")
+    assert told.endswith("or --simulate, which needs none, found none")
+    assert not (tmp_path / "mine").exists()
+
+
+def test_what_is_no_model_is_not_gone_on_from(tmp_path: Path) -> None:
+    expected = "--from: expected the folder of a model, as `rca train` writes it, found"
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    assert _refused(["--from", str(folder)]) == f"{expected} {folder}, a folder without model.json"
+    (folder / "model.json").write_text('{"layers": 3}')
+    told = _refused(["--from", str(folder)])
+    assert told == f"{folder / 'model.json'}: expected a model of version '1', found None"
+
+
+@pytest.mark.parametrize("beside", [["--invent"], ["--invented", "0"], ["--store", "b", "--system", "a"]])
+def test_simulated_and_recorded_incidents_do_not_mix(tmp_path: Path, beside: list[str]) -> None:
+    names = ", ".join(word for word in beside if word.startswith("--"))
+    with pytest.raises(BadInput, match=f"no option about recorded incidents beside it, found {names}$"):
+        CliRunner().invoke(app, ["train", "--simulate", "5", "--out", str(tmp_path), *beside], catch_exceptions=False)
 
 
 @pytest.mark.parametrize(("option", "value"), [("--simulate", "0"), ("--seed", "-1")])

@@ -15,6 +15,7 @@ from rca.cli.terminal import progress
 
 if TYPE_CHECKING:
     from rca.contracts import LabelledCase
+    from rca.errors import BadInput
     from rca.models.gnn import NetworkRanker, Progress
 
     _Learn = Callable[[Path, Progress, Callable[[], None]], str]
@@ -131,13 +132,16 @@ def train(
     """
     from rca.errors import BadInput
     from rca.models import registry
-    from rca.models.files import read_model
+    from rca.models.files import MODEL_FILE, read_model
 
     shape = {name: value for name, value in (("edges", edges), ("width", width), ("layers", layers)) if value is not None}
     if start is not None and shape:
         raise BadInput("--from", expected="the shape of its model", found=", ".join(f"--{name}" for name in shape))
-    if simulate and (bundles or part or store or system or invent or invented):
-        raise BadInput("--simulate", expected="no recorded incidents beside it", found="options that choose or change them")
+    choosing = {"--bundles": bundles, "--part": part, "--store": store, "--system": system or None}
+    changing = {"--invent": invent or None, "--invented": invented}
+    beside = [name for name, value in {**choosing, **changing}.items() if value is not None]
+    if simulate and beside:
+        raise BadInput("--simulate", expected="no option about recorded incidents beside it", found=", ".join(beside))
     options = {
         "engine": engine,
         "device": device,
@@ -152,8 +156,11 @@ def train(
     ranker.network_config()
     if out.exists() and not out.is_dir():
         raise BadInput("--out", expected="a folder, or a place for one", found=f"{out}, a file")
-    if start is not None:
-        read_model(start)  # before anything is simulated or read, which may take hours
+    if start is not None:  # looked at before anything is simulated or read, which may take hours
+        if not (start / MODEL_FILE).is_file():
+            found = f"{start}, a folder without {MODEL_FILE}" if start.is_dir() else f"{start}, which is none"
+            raise BadInput("--from", expected="the folder of a model, as `rca train` writes it", found=found)
+        read_model(start)
     states = out / _STATES
     if resume and not states.exists():
         raise BadInput(str(states), expected="the state of an interrupted training", found="none (start without --resume)")
@@ -241,12 +248,27 @@ def _cases(
     from rca.evaluation import cases, splits
     from rca.faults import is_no_fault
 
-    chosen = cases.Labels.ANY if unlabelled else cases.Labels.TOLD
-    exam = cases.exam_of(cases.asked_for(bundles, part, systems, chosen, store), home=home)
+    found = cases.asked_for(bundles, part, systems, cases.Labels.ANY, store)
+    recorded = [one for one in found if unlabelled or cases.Labels.TOLD.want(one.incident)]
+    if not recorded:
+        raise _nothing_to_learn_from(bundles or _cache_home(store), len(found))
+    exam = cases.exam_of(recorded, home=home)
     told = [i for i, truth in enumerate(exam.truths) if truth.causes or is_no_fault(truth.fault_kind)]
     held_out = set(splits.hold_out(exam.truths, told, seed)[1])
     kept = [case for i, case in enumerate(exam.training) if i not in held_out]
     return kept, [exam.training[i] for i in sorted(held_out)]
+
+
+def _nothing_to_learn_from(where: Path, unlabelled: int) -> BadInput:
+    from rca.errors import BadInput
+    from rca.wording import count as counted
+
+    expected = (
+        "incidents (`rca incidents import` or `rca import` brings some, --bundles names others), or --simulate, which needs none"
+    )
+    if unlabelled:
+        expected = "incidents with a label (`rca incidents label` gives one), or --invent, which needs none"
+    return BadInput(str(where), expected=expected, found=f"{counted(unlabelled, 'incident')} without" if unlabelled else "none")
 
 
 def _not_exported(edges: str) -> str:

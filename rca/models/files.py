@@ -128,7 +128,7 @@ def read_model(folder: Path) -> StoredModel:
     path = folder / MODEL_FILE
     body = _read_json(path)
     if body.get("version") != VERSION:
-        raise BadCheckpoint(str(path), expected=f"version {VERSION!r}", found=repr(body.get("version")))
+        raise BadCheckpoint(str(path), expected=f"a model of version {VERSION!r}", found=repr(body.get("version")))
     try:
         files = {which: _file(path, which, body.pop(which)) for which in (WEIGHTS, ONNX) if which == WEIGHTS or which in body}
         card = ModelCard(**{key: _tuples(value) for key, value in body.items()})
