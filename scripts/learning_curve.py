@@ -24,7 +24,7 @@ from rca.models import registry
 from rca.models.files import read_model
 from rca.models.gnn import NetworkRanker
 from rca.provenance import code_digest
-from scripts.sets import CURVE, ROOT, public_sets, read_result, write_result
+from scripts.sets import CURVE, ROOT, model_digest, public_sets, read_result, write_result
 from scripts.transfer_page import FRESH, LABELS, PRETRAINED, SCORE, curve
 
 PICTURE: Final = ROOT / "docs" / "learning-curve.svg"
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="folder of the pre-trained model")
     parser.add_argument("--draws", type=int, default=5)
     options = parser.parse_args()
-    facts = {"model": read_model(options.model).id, "code": code_digest("models")}
+    facts = {"model": read_model(options.model).id, "digest": model_digest(options.model), "code": code_digest("models")}
     body = read_result(CURVE)
     if {key: body.get(key) for key in facts} != facts:
         body = {"schema_version": "1", **facts, "systems": {}}

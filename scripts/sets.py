@@ -5,7 +5,9 @@ rca import nezha PATH; rca import petshop PATH; rca import tvdiag PATH     once,
 
 from __future__ import annotations
 
+import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -14,7 +16,7 @@ from rca.errors import BadInput
 from rca.evaluation.cases import Labels, exam_of, from_folder, from_store
 from rca.evaluation.runner import Exam
 from rca.incidents.store import IncidentStore, default_home
-from rca.models.files import write_atomically
+from rca.models.files import WEIGHTS, read_model, write_atomically
 from rca.shop import manifest
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -26,6 +28,7 @@ PUBLIC: Final = ("onlineboutique", "trainticket", "petshop", "sockshop")
 SHOP: Final = "shop"
 TRANSFER, CURVE, REALISM = "transfer", "learning_curve", "realism"
 """Results by name."""
+_SAID_OF_MODELS: Final = ("name", "intended_use", "limits", "data", "metrics")
 
 
 def public_sets() -> dict[str, Exam]:
@@ -42,6 +45,14 @@ def shop_set(part: Literal["train", "test"]) -> Exam | None:
     """
     there = any(entry["part"] == part for entry in manifest.read(INCIDENTS)["incidents"])
     return exam_of(from_folder(INCIDENTS, labels=Labels.TOLD, part=part), home=default_home()) if there else None
+
+
+def model_digest(folder: Path) -> str:
+    """What a model's rankings hang on: its weights and settings; what its card says about it may change."""
+    model = read_model(folder)
+    settings = {name: value for name, value in asdict(model.card).items() if name not in _SAID_OF_MODELS}
+    text = json.dumps([model.files[WEIGHTS][1], settings], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
 def unlabelled(cases: tuple[LabelledCase, ...]) -> list[LabelledCase]:

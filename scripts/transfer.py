@@ -5,13 +5,14 @@
 Tested are the public data sets of the store and the test part of the shop's recorded incidents; docs/transfer.md is made of
 docs/results/transfer.json by `python -m scripts.docs`. Every model folder below models/ is tested as it stands. `invented` learns
 from each system's own quiet stretches, labels unused; `fresh` is the network without pre-training on the shop's training part;
-`others` the same on the labels of the other public sets. What has finished on the same incidents with the same model is skipped.
+`others` the same on the labels of the other public sets. What has finished on the same incidents with the same model and code is
+skipped; rows of models that are gone, or were changed since, are dropped.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -25,11 +26,22 @@ from rca.evaluation.predictions import Prediction
 from rca.evaluation.runner import Exam, answers
 from rca.models import registry
 from rca.models.augmentation import enough_invented
-from rca.models.files import MODEL_FILE, read_model
+from rca.models.files import MODEL_FILE
 from rca.models.gnn import NetworkRanker
 from rca.provenance import code_digest
 from scripts.accuracy import RULES
-from scripts.sets import MODELS, PUBLIC, SHOP, TRANSFER, public_sets, read_result, shop_set, unlabelled, write_result
+from scripts.sets import (
+    MODELS,
+    PUBLIC,
+    SHOP,
+    TRANSFER,
+    model_digest,
+    public_sets,
+    read_result,
+    shop_set,
+    unlabelled,
+    write_result,
+)
 
 METRICS: Final = ("ac1", "ac3", "mrr")
 BLIND: Final = tuple(name for name in RULES if name != "most-frequent")  # which knows labels and nothing else
@@ -38,12 +50,16 @@ SEED: Final = 0
 
 @dataclass(frozen=True)
 class Entrant:
-    """A ranker that is tested. `identity` changes when it has to be tested anew; `make` gives it, ready, for a system."""
+    """A ranker that is tested. `identity` changes when it has to be tested anew; `make` gives it, ready, for a system.
+
+    `model` is the digest of a model folder, whose row must not outlive it.
+    """
 
     label: str
     sort: str
     identity: str
     make: Callable[[str, Exam], Ranker | None]
+    model: str = ""
 
 
 def rules() -> list[Entrant]:
@@ -53,8 +69,10 @@ def rules() -> list[Entrant]:
 
 def models(folders: Sequence[Path]) -> list[Entrant]:
     """Model folders as they stand."""
+    found, code = {folder: model_digest(folder) for folder in folders}, code_digest("models")
     return [
-        Entrant(folder.name, "model", read_model(folder).id, lambda _, __, f=folder: NetworkRanker.load(f)) for folder in folders
+        Entrant(folder.name, "model", f"{code} {digest}", lambda _, __, f=folder: NetworkRanker.load(f), digest)
+        for folder, digest in found.items()
     ]
 
 
@@ -106,11 +124,23 @@ def examine(entrant: Entrant, name: str, exam: Exam) -> dict[str, Any] | None:
         "ranks": {p.truth.incident_id: p.cause_rank for p in asked},
         "seconds": round(metrics.seconds_per_incident(given), 4),
     }
+    if entrant.model:
+        run["model"] = entrant.model
     if isinstance(ranker, NetworkRanker):
         run["strength"] = ranker.earned
     if len(asked) < len(given):
         run["false_alarms"] = metrics.false_alarm_rate([p for p in given if not p.truth.causes])
     return run
+
+
+def current(runs: Sequence[dict[str, Any]], exam: Exam, of_models: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """By ranker, the runs on these very incidents; of models only those that still are what was tested (label -> digest)."""
+    kept = {run["ranker"]: run for run in runs if run["fingerprint"] == exam.fingerprint()}
+    return {
+        label: run
+        for label, run in kept.items()
+        if run["sort"] != "model" or of_models.get(label) == run.get("model", "not told")
+    }
 
 
 def summarised(runs: Sequence[dict[str, Any]], exam: Exam) -> list[dict[str, Any]]:
@@ -122,7 +152,8 @@ def summarised(runs: Sequence[dict[str, Any]], exam: Exam) -> list[dict[str, Any
     of_rules = [run["ranker"] for run in runs if run["sort"] == "rule"]
     best = max(of_rules, key=lambda name: (values[name]["ac1"].mean(), values[name]["mrr"].mean())) if of_rules else None
     found = []
-    for run in runs:
+    for before in runs:
+        run = {name: value for name, value in before.items() if name not in (*METRICS, "against_best_rule")}
         mine = values[run["ranker"]]
         numbers = {metric: asdict(metrics.estimate_share(mine[metric], groups, seed=SEED)) for metric in METRICS}
         if best is not None:
@@ -150,30 +181,43 @@ def _shuffled(exam: Exam, place: int) -> Prediction:
     return Prediction(exam.asked(place), candidates, (0.0,) * len(candidates), ())
 
 
+def keep(body: dict[str, Any], name: str, exam: Exam, runs: Mapping[str, dict[str, Any]]) -> None:
+    """Write the results with these runs on a set; a set without any is left out."""
+    body["sets"].pop(name, None)
+    if runs:
+        body["sets"][name] = {**about(exam), "runs": summarised(list(runs.values()), exam)}
+    write_result(TRANSFER, body)
+
+
 def main() -> None:
     """Test what was not tested yet, and keep the results after every run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", metavar="RANKER", help="test these alone; what is kept of the others stays")
+    parser.add_argument("--only", nargs="+", metavar="RANKER", help="test these alone; of the others stays what still holds")
     parser.add_argument("--model", nargs="+", metavar="FOLDER", type=Path, default=[], help="model folders beside models/")
     options = parser.parse_args()
     folders = [path.parent for path in sorted(MODELS.glob(f"*/{MODEL_FILE}"))] + options.model
-    entrants = [e for e in (*models(folders), *rules(), *trained()) if options.only is None or e.label in options.only]
+    tested_models = models(folders)
+    of_models = {entrant.label: entrant.model for entrant in tested_models}
+    entrants = [e for e in (*tested_models, *rules(), *trained()) if options.only is None or e.label in options.only]
     exams = public_sets()
     tested = shop_set("test")
     if tested is not None:
         exams[SHOP] = tested
     body = read_result(TRANSFER) or {"schema_version": "1", "seed": SEED, "sets": {}}
     for name, exam in sorted(exams.items(), key=lambda item: (*PUBLIC, SHOP).index(item[0])):
-        kept = {run["ranker"]: run for run in body["sets"].get(name, {}).get("runs", [])}
-        kept = {label: run for label, run in kept.items() if run["fingerprint"] == exam.fingerprint()}
+        before = body["sets"].get(name, {}).get("runs", [])
+        kept = current(before, exam, of_models)
+        if before and len(kept) < len(before):
+            gone = [run["ranker"] for run in before if run["ranker"] not in kept]
+            print(f"{name}: dropped, as what was tested is no more: {', '.join(gone)}", flush=True)
+            keep(body, name, exam, kept)
         for entrant in entrants:
             if kept.get(entrant.label, {}).get("identity") == entrant.identity:
                 continue
             run = examine(entrant, name, exam)
             if run is not None:
                 kept[entrant.label] = run
-                body["sets"][name] = {**about(exam), "runs": summarised(list(kept.values()), exam)}
-                write_result(TRANSFER, body)
+                keep(body, name, exam, kept)
                 row = next(r for r in body["sets"][name]["runs"] if r["ranker"] == entrant.label)
                 print(f"{name}: {entrant.label}: AC@1 {row['ac1']['value']:.2f}, AC@3 {row['ac3']['value']:.2f}", flush=True)
 

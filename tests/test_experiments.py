@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ import pytest
 from rca.evaluation.predictions import Truth
 from rca.evaluation.runner import Exam
 from rca.features import NODE_FEATURE_NAMES
+from rca.models.files import describe
+from rca.models.gnn import NetworkRanker
 from scripts import learning_curve, realism, transfer
+from scripts.sets import model_digest
 from scripts.transfer_page import FRESH, LABELS, PRETRAINED, SCORE, curve, curve_table, realism_table, transfer_tables
 from tests.cases import CULPRITS, example_cases
 
@@ -65,6 +69,43 @@ def test_rankers_are_compared_with_the_best_rule(exam: Exam) -> None:
     page = transfer_tables({"sets": {"shop": {**transfer.about(exam), "runs": found}}})
     assert f"8 incidents in {len(CULPRITS)} groups" in page
     assert "| chance |" in page
+
+
+def test_rows_hold_while_their_model_and_their_incidents_do(exam: Exam) -> None:
+    rule = {"ranker": "floor", "sort": "rule", "fingerprint": exam.fingerprint()}
+    model = {**rule, "ranker": "mine", "sort": "model", "model": "a1"}
+
+    def kept(*runs: dict[str, Any], **of_models: str) -> list[str]:
+        return list(transfer.current(runs, exam, of_models))
+
+    assert kept(rule, model, mine="a1") == ["floor", "mine"]
+    assert kept(rule, model, mine="b2") == ["floor"]  # retrained
+    assert kept(rule, model) == ["floor"]  # removed
+    del model["model"]
+    assert kept(rule, model, mine="a1") == ["floor"]  # nobody knows what it was
+    assert kept({**rule, "fingerprint": "of other incidents"}) == []
+
+
+def test_a_model_is_what_it_ranks_with_and_not_what_is_said_of_it(tmp_path: Path) -> None:
+    NetworkRanker(width=8, epochs=0).fit(example_cases()).save(tmp_path, onnx=False)
+    before = model_digest(tmp_path)
+    describe(tmp_path, intended_use="demo", limits=["none known"], sources=[], evaluation=[])
+    assert model_digest(tmp_path) == before
+    path = tmp_path / "model.json"
+    body = json.loads(path.read_text())
+    body["training"]["strength"] = 0.123
+    path.write_text(json.dumps(body))
+    assert model_digest(tmp_path) != before
+
+
+def test_rows_without_a_rule_beside_them_claim_no_difference(exam: Exam) -> None:
+    entrant = next(entrant for entrant in transfer.rules() if entrant.label == "floor")
+    run = transfer.examine(entrant, "shop", exam)
+    assert run is not None
+    alone = {**run, "sort": "model", "against_best_rule": {"rule": "of an earlier table"}}
+    found = transfer.summarised([alone], exam)
+    assert "against_best_rule" not in found[0]
+    assert "Best rule: none was tested." in transfer_tables({"sets": {"shop": {**transfer.about(exam), "runs": found}}})
 
 
 def test_windows_without_a_fault_count_as_false_alarms_alone(exam: Exam) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from scripts.sets import MODELS, TRANSFER, model_digest, read_result
+
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 
 
@@ -43,3 +45,11 @@ def test_names_alone_tell_nothing(run: dict[str, Any]) -> None:
 @pytest.mark.parametrize("run", named("floor", "gnn"))
 def test_nothing_failed(run: dict[str, Any]) -> None:
     assert run["failures"] == 0
+
+
+def test_what_is_said_of_models_on_other_systems_is_of_the_models_that_ship() -> None:
+    """`python -m scripts.transfer` tests those anew that were changed, and drops those that are gone."""
+    tested = [run for found in read_result(TRANSFER)["sets"].values() for run in found["runs"] if run["sort"] == "model"]
+    assert {(run["ranker"], run["model"]) for run in tested} <= {
+        (path.parent.name, model_digest(path.parent)) for path in MODELS.glob("*/model.json")
+    }
