@@ -1,4 +1,4 @@
-"""The exported ranking: how fast it ranks, how far its scores are from torch's and dgl's, and a cold `rca triage` with it.
+"""The exported ranking: how fast it ranks, how far its scores are from torch's and dgl's, and cold `rca triage` with it.
 
     python -m benchmarks.exported [--repeat 5]
 
@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks.network import CALLS, LARGE_CALLS, LARGE_SERVICES, SERVICES, service_graph
 from benchmarks.result import Result, seconds_taken
 from rca.graph import ServiceGraph
-from rca.incidents.bundle import write_bundle
+from rca.incidents.bundle import read_bundle, write_bundle
 from rca.incidents.example import example_incident
 from rca.models.files import read_model
 from rca.models.gnn import NetworkRanker
@@ -32,6 +32,7 @@ from rca.models.onnx_ranker import OnnxRanker
 from rca.models.scored import Scores
 from rca.models.shipped import shipped_folder
 from rca.tensors import batch
+from scripts.demo import demo_bundle
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 _GRAPHS: Final = 50
@@ -52,7 +53,8 @@ def main() -> None:
             _one_graph(ranker, 50, 150, 50, size, repeat),
             _one_graph(ranker, LARGE_SERVICES, LARGE_CALLS, 1000, size, repeat),
             *(_difference(ranker, NetworkRanker.load(folder, engine=engine), engine) for engine in _others()),
-            _cold(folder, Path(home), repeat),
+            _cold_example(folder, Path(home), repeat),
+            _cold_recorded(folder, repeat),
         ]
     print(json.dumps([asdict(result) for result in found]))
 
@@ -91,11 +93,25 @@ def _apart(ours: Scores, theirs: Scores) -> float:
     return max(float(np.abs(np.asarray(one) - np.asarray(other)).max()) for one, other in pairs)
 
 
-def _cold(folder: Path, home: Path, repeat: int) -> Result:
-    """Cold processes, turn about with the same by the label-free score."""
+def _cold_example(folder: Path, home: Path, repeat: int) -> Result:
     incident, telemetry = example_incident()
-    bundle = str(write_bundle(home / incident.id, incident, telemetry))
-    commands = [[sys.executable, "-m", "rca", "triage", bundle, *by] for by in (("--model", str(folder)), ("--ranker", "floor"))]
+    bundle = write_bundle(home / incident.id, incident, telemetry)
+    what = f"example bundle, {telemetry.spans.height:,} spans"
+    return _cold("rca triage, exported model", what, bundle, folder, repeat)
+
+
+def _cold_recorded(folder: Path, repeat: int) -> Result:
+    """What `make demo` ranks."""
+    bundle = ROOT / demo_bundle()
+    _, telemetry = read_bundle(bundle)
+    rows = sum(frame.height for frame in telemetry.frames().values())
+    return _cold("rca triage, recorded incident", f"the demo's bundle, {rows:,} rows", bundle, folder, repeat)
+
+
+def _cold(name: str, what: str, bundle: Path, folder: Path, repeat: int) -> Result:
+    """Cold processes, turn about with the same by the label-free score."""
+    triage = [sys.executable, "-m", "rca", "triage", str(bundle)]
+    commands = [[*triage, *by] for by in (("--model", str(folder)), ("--ranker", "floor"))]
     taken: tuple[list[float], list[float]] = ([], [])
     for turn in range(repeat + 1):
         for command, into in zip(commands, taken, strict=True):
@@ -104,9 +120,8 @@ def _cold(folder: Path, home: Path, repeat: int) -> Result:
             if turn:
                 into.append((time.perf_counter() - start) * 1e3)
     size = sum((folder / file).stat().st_size for file, _ in read_model(folder).files.values()) / 2**20
-    workload = f"example bundle, {telemetry.spans.height:,} spans, cold process, a model of {size:.1f} MiB"
-    floor = statistics.median(taken[1])
-    return Result("rca triage, exported model", workload, "ms", *_spread(taken[0]), _COLD_BAR_MS, "--ranker floor", floor)
+    workload = f"{what}, cold process, a model of {size:.1f} MiB"
+    return Result(name, workload, "ms", *_spread(taken[0]), _COLD_BAR_MS, "--ranker floor", statistics.median(taken[1]))
 
 
 def _spread(taken: Sequence[float]) -> tuple[float, float, float]:
