@@ -82,18 +82,18 @@ class _Rows:
         if values is not None:
             self._values.append(values)
 
-    def columns(self) -> tuple[Ints, Ints, Ints, Floats]:
-        """(bins, counts, codes (columns, rows), values) of everything that is not zero."""
+    def columns(self) -> tuple[Ints, Ints, Ints, Ints, Floats]:
+        """(bins, counts, part of each row, codes (columns, parts), values) of everything that is not zero."""
         if not self._counts:
             nothing = np.zeros(0, dtype=np.int64)
-            return nothing, nothing, np.zeros((6, 0), dtype=np.int64), np.zeros(0)
+            return nothing, nothing, nothing, np.zeros((6, 0), dtype=np.int64), np.zeros(0)
         stacked = np.stack(self._counts)
         bins = stacked.shape[-1]
         flat = stacked.reshape(-1)
         places = np.flatnonzero(flat)
-        rows = places // (flat.size // len(stacked))
+        parts = places // (flat.size // len(stacked))
         values = np.stack(self._values).reshape(-1)[places] if self._values else np.zeros(0)
-        return places % bins, flat[places], np.array(self._codes).T[:, rows], values
+        return places % bins, flat[places], parts, np.array(self._codes).T, values
 
 
 class Counter:
@@ -138,12 +138,12 @@ class Counter:
         weights = np.ascontiguousarray(rng.multinomial(total, np.full(samples, 1 / samples)).T)  # (samples, T)
         seen = self._recorded(component, weights)
         if component < system.services:
-            failed = (seen * served.outcome.failed).sum(axis=0)
-            own = (seen * served.own_failed).sum(axis=0)
-            soft, soft_own = self._soft_errors(o, seen.sum(axis=0) - failed)
+            counted = seen.sum(axis=0)
+            failed, own = _tallied(seen, served.outcome.failed), _tallied(seen, served.own_failed)
+            soft, soft_own = self._soft_errors(o, counted - failed)
             for what, counts in (
-                ("span", seen.sum(axis=0)),
-                ("request", seen.sum(axis=0)),
+                ("span", counted),
+                ("request", counted),
                 ("error", failed + soft),
                 ("own_error", own + soft_own),
             ):
@@ -197,7 +197,8 @@ class Counter:
         system, k = self._world.system, attempt.site
         caller, callee = int(system.source_component[k]), int(system.target_component[k])
         target, name = int(system.target[k]), self._words.client[k]
-        made, reached = weights * attempt.made, weights * attempt.reached
+        made = weights if attempt.made.all() else weights * attempt.made
+        reached = made if attempt.reached is attempt.made else weights * attempt.reached
         self.arrived[target] += reached.sum(axis=0)
         seen = made if isinstance(self._kept, float) else self._recorded(caller, made)
         if not seen.any():
@@ -209,26 +210,25 @@ class Counter:
         if system.kinds[callee] != "service":
             self._leaf(attempt, seen, caller, callee, name, system.kinds[callee])
             return
-        answered = np.where(attempt.reached, seen, 0)
+        answered = seen if attempt.reached is attempt.made else np.where(attempt.reached, seen, 0)
         if not isinstance(self._kept, float):  # where the callee's span is lost, the call seems to have no answer
             answered = self._rng.binomial(answered, np.broadcast_to(self._kept[callee], answered.shape))
-        alone = seen - answered
-        if alone.any():
+        if answered is not seen and (alone := seen - answered).any():
             self._leaf(attempt, alone, caller, callee, name, "external")
         total = answered.sum(axis=0)
-        failed = (answered * attempt.called_failed).sum(axis=0)
+        failed = _tallied(answered, attempt.called_failed)
         soft, _ = self._soft_errors(target, total - failed)
         self._count("child", total, caller, name, "service", callee, self._words.operation[target])
         self._count("call", total, caller, -1, "service", callee)
         self._count("call_error", failed + soft, caller, -1, "service", callee)
-        self._count("own_error", (answered * (attempt.failed & ~attempt.called_failed)).sum(axis=0), caller, name)
+        self._count("own_error", _tallied(answered, attempt.failed & ~attempt.called_failed), caller, name)
         self._time("client", answered, attempt.client, caller, -1, "service", callee)
         self._time("called", answered, attempt.called, caller, -1, "service", callee)
         self._time("gap", answered, attempt.client - attempt.called, caller, -1, "service", callee)
 
     def _leaf(self, attempt: Attempt, seen: Ints, caller: int, callee: int, name: int, kind: str) -> None:
         """A call whose callee shows no span."""
-        failed = (seen * attempt.failed).sum(axis=0)
+        failed = _tallied(seen, attempt.failed)
         self._count("call", seen.sum(axis=0), caller, -1, kind, callee)
         self._count("call_error", failed, caller, -1, kind, callee)
         self._count("own_error", failed, caller, name)
@@ -253,32 +253,31 @@ class Counter:
 
     # --- frames -------------------------------------------------------------------------------------------------
 
-    def _columns(self, bins: Ints, codes: Ints, what: Sequence[str], start_ns: int) -> dict[str, pl.Series | Ints]:
-        source = codes[1]
+    def _columns(self, bins: Ints, parts: Ints, codes: Ints, what: Sequence[str], start_ns: int) -> dict[str, pl.Series | Ints]:
+        """Columns of rows from the codes of their parts; a part's names are looked up once."""
         skew, onset = self._world.conditions.skew, self._world.conditions.onset
         if skew.any():
-            bins = bins + np.where(bins >= onset, np.rint(skew[source] / 10.0).astype(np.int64), 0)
+            bins = bins + np.where(bins >= onset, np.rint(skew[codes[1]] / 10.0).astype(np.int64)[parts], 0)
         names, kinds = pl.Series([*self._words.names, None]), pl.Series([*_KINDS, None])
-        return {
-            "time_unix_nano": start_ns + bins * BIN_NS,
+        known = {
             "what": pl.Series(what).gather(codes[0]),
-            "source": names.gather(source),
+            "source": names.gather(codes[1]),
             "operation": _gathered(names, codes[2]),
             "target_kind": _gathered(kinds, codes[3]),
             "target": _gathered(names, codes[4]),
+            **({"target_operation": _gathered(names, codes[5])} if len(codes) > 5 else {}),
         }
+        places = pl.Series(parts.astype(np.uint32))
+        return {"time_unix_nano": start_ns + bins * BIN_NS, **{name: column.gather(places) for name, column in known.items()}}
 
     def _count_frame(self, start_ns: int) -> pl.DataFrame:
-        bins, counts, codes, _ = self._counts.columns()
-        columns = self._columns(bins, codes, COUNTED, start_ns)
-        return framed(
-            "bin_counts", **columns, target_operation=_gathered(pl.Series([*self._words.names, None]), codes[5]), count=counts
-        )
+        bins, counts, parts, codes, _ = self._counts.columns()
+        return framed("bin_counts", **self._columns(bins, parts, codes, COUNTED, start_ns), count=counts)
 
     def _duration_frame(self, start_ns: int) -> pl.DataFrame:
-        bins, counts, codes, seconds = self._durations.columns()
+        bins, counts, parts, codes, seconds = self._durations.columns()
         buckets = buckets_of((seconds * SECOND_NS).astype(np.int64)).astype(np.int32)
-        return framed("bin_durations", **self._columns(bins, codes, TIMED, start_ns), bucket=buckets, count=counts)
+        return framed("bin_durations", **self._columns(bins, parts, codes[:5], TIMED, start_ns), bucket=buckets, count=counts)
 
     def _exemplar_frame(self, start_ns: int) -> pl.DataFrame:
         """The slowest request of every service in every minute."""
@@ -327,6 +326,14 @@ class Counter:
 def _gathered(names: pl.Series, codes: Ints) -> pl.Series:
     """Names by number, the last of which is null; so is what has a negative number."""
     return names.gather(np.where(codes < 0, len(names) - 1, codes))
+
+
+def _tallied(counts: Ints, chosen: Bools) -> Ints:
+    """How many of the requests are chosen, bin by bin, (T,). Mostly none is."""
+    if not chosen.any():
+        return np.zeros(counts.shape[1], dtype=np.int64)
+    tallied: Ints = np.where(chosen, counts, 0).sum(axis=0)
+    return tallied
 
 
 def _slowest(seen: Ints, seconds: Floats, failed: Bools) -> tuple[Ints, Floats, Bools]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from rca.simulator.conditions import BIN_SECONDS
@@ -380,52 +381,51 @@ def call_frame(
     system, state = world.system, world.state
     wide = max(1, round(step_seconds / BIN_SECONDS))
     steps = world.conditions.bins // wide
-    if not steps:
-        return empty("calls")
     attempts = {a.site: a for s in served for a in reversed(s.attempts)}
+    if not steps or not attempts:
+        return empty("calls")
     pairs: dict[tuple[int, int], list[int]] = {}
     for k in sorted(attempts):
         pairs.setdefault((int(system.source_component[k]), int(system.target_component[k])), []).append(k)
-    ends: list[tuple[int, int, str, int]] = []  # caller, callee, metric, samples
-    times, samples = [], []
-    for (caller, callee), sites in pairs.items():
-        rate = state.calls[sites].sum(axis=0)[: steps * wide].reshape(steps, wide).mean(axis=1)
-        number = rng.poisson(rate * step_seconds)
+    alike: dict[int, list[tuple[int, int]]] = {}  # pairs by the number of their sites: as many samples each
+    for pair, sites in pairs.items():
+        alike.setdefault(len(sites), []).append(pair)
+    parts: list[tuple[Ints, Ints, int, Ints, Floats]] = []  # caller, callee, metric, step, value
+    for members in alike.values():
+        of = np.array([pairs[pair] for pair in members])  # (P, sites)
 
-        def of(name: str, sites: list[int] = sites) -> Floats:
-            """One value of the attempts at these sites, (steps, attempts); NaN where none was made."""
-            values = [np.where(attempts[k].made, getattr(attempts[k], name), np.nan) for k in sites]
-            stacked = np.concatenate(values)[:, : steps * wide].T
-            return stacked.reshape(steps, -1)
+        def sampled(name: str, of: Ints = of) -> npt.NDArray[Any]:
+            """One value of the attempts at these sites, (P, steps, samples of a step)."""
+            stacked = np.array([[getattr(attempts[k], name) for k in sites] for sites in of.tolist()])
+            steady = stacked[..., : steps * wide].reshape(len(of), -1, steps, wide)
+            return steady.swapaxes(1, 2).reshape(len(of), steps, -1)
 
-        failing = of("failed")
-        seen = np.flatnonzero((number > 0) & np.isfinite(failing).any(axis=1))
-        count = number[seen]
-        values = {
-            "call.rate": count / step_seconds,
-            "call.error_ratio": rng.binomial(count, np.nansum(failing[seen], axis=1) / np.isfinite(failing[seen]).sum(axis=1))
-            / count,
-            "call.client.duration.p50": _medians(of("client")[seen]),
-        }
-        if system.kinds[callee] == "service":
-            values["call.server.duration.p50"] = _medians(of("called")[seen])
-        for metric, column in values.items():
-            ends.append((caller, callee, metric, len(seen)))
-            times.append(start_ns + seen * wide * world.conditions.bin_ns)
-            samples.append(column)
-    which = np.repeat(np.arange(len(ends)), [length for *_, length in ends])
-
-    def column_of(texts: Sequence[str]) -> pl.Series:
-        return pl.Series(texts, dtype=pl.String).gather(which)
-
+        calls = state.calls[of].sum(axis=1)[:, : steps * wide].reshape(len(of), steps, wide).mean(axis=2)
+        number = rng.poisson(calls * step_seconds)  # (P, steps)
+        made = sampled("made")
+        place, step = np.nonzero((number > 0) & made.any(axis=2))
+        count, made = number[place, step], made[place, step]
+        ends = np.array(members)[place]
+        failing = (sampled("failed")[place, step] & made).sum(axis=1) / made.sum(axis=1)
+        inside = np.array([kind == "service" for kind in system.kinds])[ends[:, 1]]
+        values = (
+            (count / step_seconds, np.ones_like(inside)),
+            (rng.binomial(count, failing) / count, np.ones_like(inside)),
+            (_medians(np.where(made, sampled("client")[place, step], np.nan)), np.ones_like(inside)),
+            (_medians(np.where(made, sampled("called")[place, step], np.nan)), inside),
+        )
+        parts += [(ends[shown, 0], ends[shown, 1], m, step[shown], value[shown]) for m, (value, shown) in enumerate(values)]
+    metrics = pl.Series(["call.rate", "call.error_ratio", "call.client.duration.p50", "call.server.duration.p50"])
+    callers, callees, at, column = (np.concatenate([part[i] for part in parts]) for i in (0, 1, 3, 4))
+    names = pl.Series(system.names)
     return framed(
         "calls",
-        time_unix_nano=np.concatenate([*times, np.zeros(0, dtype=np.int64)]),
-        caller=column_of([system.names[a] for a, *_ in ends]),
-        callee_kind=column_of([system.kinds[b] for _, b, *_ in ends]),
-        callee=column_of([system.names[b] for _, b, *_ in ends]),
-        metric=column_of([metric for _, _, metric, _ in ends]),
-        value=np.concatenate([*samples, np.zeros(0)]),
+        time_unix_nano=start_ns + at * wide * world.conditions.bin_ns,
+        caller=names.gather(callers),
+        callee_kind=pl.Series(system.kinds).gather(callees),
+        callee=names.gather(callees),
+        metric=metrics.gather(np.concatenate([np.full(len(part[0]), part[2]) for part in parts])),
+        value=column,
     )
 
 

@@ -84,8 +84,8 @@ class _Level:
     into: _Sums  # of flows by operation
     groups: Ints  # first site of every group, counted from the level's first
     group_of: Ints  # (sites,) place of the site's group
-    owner: Ints  # (groups,) operation of the group, counted from the level's first
-    first_group: Ints  # (groups,) first group of that operation
+    first_group: Ints  # (groups,) first group of the same operation
+    by_owner: _Sums  # of groups by operation, counted from the level's first
 
 
 class Solver:
@@ -291,7 +291,8 @@ class Solver:
             attempts = attempts * c.attempts[s.source_component[sites]]
             keeps = np.where(s.critical[sites][:, None], 1 - chance * lost, 1.0)
             groups = np.multiply.reduceat(keeps, level.groups, axis=0)  # (G, T)
-            running = np.cumsum(np.log(np.maximum(groups, 1e-12)), axis=0)
+            logs = np.log(np.maximum(groups, 1e-12))
+            running = np.cumsum(logs, axis=0)
             ahead = np.concatenate([np.zeros((1, running.shape[1])), running[:-1]])
             ahead = np.exp(ahead - ahead[level.first_group])  # chance to get as far as this group
             source = s.source[sites]
@@ -302,11 +303,10 @@ class Solver:
                 * ahead
                 * goes_on[s.source[sites][level.groups]]
             )
-            into = _Sums(level.owner, at.stop - at.start)
-            calling = into.of(longest)
+            calling = level.by_owner.of(longest)
             self.latency[at] += calling
             self.busy_worker[at] += calling
-            survives = np.exp(into.of(np.log(np.maximum(groups, 1e-12))))
+            survives = np.exp(level.by_owner.of(logs))
             done = starts[at] * (c.early_return[at] + (1 - c.early_return[at]) * survives)
             self.failure[at] = 1 - done * (1 - s.base_error[at][:, None])
 
@@ -344,5 +344,6 @@ def _levels(system: System) -> list[_Level]:
         owner = system.source[sites][firsts] - at.start
         first_group = np.searchsorted(owner, owner)
         into = _Sums(system.target[sites], len(system.component_of))
-        levels.append(_Level(at, sites, into, firsts, group_of, owner, first_group))
+        by_owner = _Sums(owner, at.stop - at.start)
+        levels.append(_Level(at, sites, into, firsts, group_of, first_group, by_owner))
     return levels

@@ -112,6 +112,19 @@ class _Run:
     hits: dict[int, Bools] = field(default_factory=dict)
     attempts: list[Attempt] = field(default_factory=list)
 
+    def note(self, attempt: Attempt, pending: Bools, begun: Floats) -> Floats:
+        """Add up an attempt of those that are pending. Returns when each request is done with its attempts so far."""
+        ends = attempt.offset + attempt.client
+        if pending.all():
+            self.covered += attempt.client
+            np.minimum(self.first, attempt.offset, out=self.first)
+            np.maximum(self.last, ends, out=self.last)
+            return ends
+        self.covered += np.where(pending, attempt.client, 0.0)
+        np.minimum(self.first, attempt.offset, out=self.first, where=pending)
+        np.maximum(self.last, ends, out=self.last, where=pending)
+        return np.where(pending, ends, begun)
+
 
 class Server:
     """Runs the code of operations."""
@@ -156,7 +169,9 @@ class Server:
         self._make_calls(o, moments, callees, run)
         failed = ~run.goes_on & goes_on
         own_failed = np.zeros(shape, dtype=bool)
-        duration = np.where(goes_on, run.now + np.where(failed, 0.05, 0.5) * work, inside + 0.3 * work)
+        duration = run.now + (np.where(failed, 0.05, 0.5) if run.child_failed.any() else 0.5) * work
+        if not goes_on.all():
+            duration = np.where(goes_on, duration, inside + 0.3 * work)
         if turned_away is not None:
             duration = np.where(turned_away, _TURNED_AWAY_SECONDS, duration)
             own_failed |= turned_away
@@ -226,22 +241,23 @@ class Server:
         behind = int(s.behind[k])
         if behind >= 0 and behind in run.hits:
             made &= ~run.hits[behind]
-        elapsed = self._pool_wait(k, moments, made)
-        starved = elapsed > s.timeout[k]
-        elapsed, made = np.minimum(elapsed, s.timeout[k]), made & ~starved
-        inside = elapsed if c.pool_inside else np.zeros(shape)
-        retries = np.broadcast_to(float(s.retries[k]), shape)
+        waited = self._pool_wait(k, moments, made)
+        starved, begun, inside = None, begin, None
+        if waited is not None:
+            starved = waited > s.timeout[k]
+            waited, made = np.minimum(waited, s.timeout[k]), made & ~starved
+            begun, inside = (begin, waited) if c.pool_inside else (begin + waited, None)
+        retries: Floats | float = float(s.retries[k])
         if self._retries[caller]:
             retries = np.floor(s.retries[k] + moments.at(c.retries[caller]) + rng.random(shape))
-        pending, begun = made, begin + elapsed - inside
+        pending = made
         for number in range(_MOST_ATTEMPTS):
             attempt = self._attempt(k, moments, callees, pending, begun, inside if number == 0 else None)
             run.attempts.append(attempt)
-            run.covered += np.where(pending, attempt.client, 0.0)
-            run.first = np.where(pending, np.minimum(run.first, attempt.offset), run.first)
-            begun = np.where(pending, attempt.offset + attempt.client, begun)
-            run.last = np.maximum(run.last, np.where(pending, begun, 0.0))
+            begun = run.note(attempt, pending, begun)
             lost = pending & attempt.failed
+            if not lost.any():
+                break
             pending = lost & (number < retries)
             if not pending.any():
                 break
@@ -252,6 +268,8 @@ class Server:
         if s.caches[s.component_of[s.target[k]]]:
             ratio = s.hit_ratio * moments.at(c.hit[s.component_of[s.target[k]]])
             run.hits[k] = made & ~failed & (rng.random(shape) < ratio)
+        if starved is None:
+            return np.where(made, begun - begin, 0.0), failed
         return np.where(made | starved, begun - begin, 0.0), failed | starved
 
     def _repeat(self, k: int, moments: Moments, callees: Callees, run: _Run, made: Bools, begun: Floats) -> Floats:
@@ -264,9 +282,7 @@ class Server:
                 break
             attempt = self._attempt(k, moments, callees, pending, begun, None)
             run.attempts.append(attempt)
-            run.covered += np.where(pending, attempt.client, 0.0)
-            begun = np.where(pending, attempt.offset + attempt.client, begun)
-            run.last = np.maximum(run.last, np.where(pending, begun, 0.0))
+            begun = run.note(attempt, pending, begun)
         return begun
 
     @staticmethod
@@ -277,10 +293,11 @@ class Server:
                 failed &= ~(attempt.made & ~attempt.failed)
         return failed
 
-    def _pool_wait(self, k: int, moments: Moments, made: Bools) -> Floats:
+    def _pool_wait(self, k: int, moments: Moments, made: Bools) -> Floats | None:
+        """Seconds until there is a connection; None where nobody waits."""
         pool = int(self.world.system.pool[k])
         if pool < 0 or not self._pool_waits[pool]:
-            return np.zeros(moments.shape)
+            return None
         wait = moments.at(self.world.state.pool_wait[pool]) * self._rng.standard_exponential(moments.shape)
         return np.where(made, wait, 0.0)
 

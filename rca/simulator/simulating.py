@@ -31,7 +31,7 @@ Emission = Literal["bins", "spans"]
 START_NS: Final = 1_767_225_600 * SECOND_NS  # 2026-01-01, incidents lie within the year after
 _YEAR_SECONDS: Final = 365 * 86_400
 _MOST_SAMPLES, _LEAST_SAMPLES = 24, 4
-_SAMPLES: Final = 640
+_SAMPLES: Final = 512
 """Requests per operation that a window is made of, about."""
 _TRIES: Final = 20
 _STYLE: Final = 1
