@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -16,7 +15,7 @@ from rca.errors import BadInput
 from rca.evaluation.cases import Labels, exam_of, from_folder, from_store
 from rca.evaluation.runner import Exam
 from rca.incidents.store import IncidentStore, default_home
-from rca.models.files import WEIGHTS, read_model, write_atomically
+from rca.models.files import MODEL_FILE, ONNX, read_model, write_atomically
 from rca.shop import manifest
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -28,7 +27,7 @@ PUBLIC: Final = ("onlineboutique", "trainticket", "petshop", "sockshop")
 SHOP: Final = "shop"
 TRANSFER, CURVE, REALISM = "transfer", "learning_curve", "realism"
 """Results by name."""
-_SAID_OF_MODELS: Final = ("name", "intended_use", "limits", "data", "metrics")
+_SAID_OF_MODELS: Final = ("name", "intended_use", "limits", "data", "metrics", ONNX)
 
 
 def public_sets() -> dict[str, Exam]:
@@ -48,10 +47,10 @@ def shop_set(part: Literal["train", "test"]) -> Exam | None:
 
 
 def model_digest(folder: Path) -> str:
-    """What a model's rankings hang on: its weights and settings; what its card says about it may change."""
-    model = read_model(folder)
-    settings = {name: value for name, value in asdict(model.card).items() if name not in _SAID_OF_MODELS}
-    text = json.dumps([model.files[WEIGHTS][1], settings], sort_keys=True)
+    """What a model's rankings hang on: its weights and settings; what its card says about it may change. Raises BadCheckpoint."""
+    read_model(folder)  # or say what is wrong with it
+    body = json.loads((folder / MODEL_FILE).read_bytes())
+    text = json.dumps({name: value for name, value in body.items() if name not in _SAID_OF_MODELS}, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
