@@ -67,7 +67,9 @@ rate; for quantiles that is an estimate.
 
 {entries}
 
-Quantiles come from classic histograms; native ones are not read yet.
+Quantiles come from classic histograms; native ones are not read yet. Requests that wait in connection pools and the lag
+of consumers are not read: features have no place for saturation, and whoever calls a slow database waits as much as who ran out
+of connections.
 
 ## Entries of your own
 

@@ -81,11 +81,14 @@ _PHRASES: Final = (
 
 
 def user() -> str | None:
-    """As whom PostgreSQL is to run where that is not who runs the shop: it refuses root."""
+    """As whom PostgreSQL is to run where that is not who runs the shop: it refuses root. Raises Unavailable."""
     if os.geteuid() != 0:
         return None
     known = {entry.pw_name for entry in pwd.getpwall()}
-    return next(name for name in (_ADMIN, "nobody") if name in known)
+    for name in (_ADMIN, "nobody"):
+        if name in known:
+            return name
+    raise Unavailable(f"PostgreSQL refuses root: expected a user {_ADMIN} or nobody that it can run as, found neither")
 
 
 class Postgres(Server):
