@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pwd
@@ -9,6 +10,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from rca.shop.backing.postgres import Postgres, user
 from rca.shop.client import Shop
 from rca.shop.folder import Process, RunFolder, State, private_folder, remove_private, run_folder
 from rca.shop.supervisor.processes import identified, is_running
-from rca.shop.supervisor.supervisor import empty, supervise
+from rca.shop.supervisor.supervisor import Supervisor, empty, supervise
 from tests.servers.pods import needs, started
 from tests.servers.prometheus import binary
 
@@ -159,6 +161,32 @@ def test_postgres_needs_no_folder_to_be_opened_for_it(tmp_path: Path) -> None:
         server.stop()
         remove_private([str(home)])
     assert home is None or not home.exists()
+
+
+def test_backing_servers_come_up_and_leave_nothing_outside(tmp_path: Path) -> None:
+    needs("postgres", "redis-server")
+    folder = RunFolder(tmp_path)
+
+    async def scenario() -> tuple[str, ...]:
+        supervisor = Supervisor(folder)
+        supervisor._prepare()
+        try:
+            supervisor._make_backing()
+            state = folder.state()  # written before a server runs, so that nothing is ever forgotten
+            outside = state.outside if state else ()
+            assert (len(outside) == 1) == (os.geteuid() == 0)
+            deadline = time.monotonic() + 120
+            while not all(one.pod.is_ready for one in supervisor._stateful_sets.values()):
+                assert time.monotonic() < deadline, supervisor._hindrance()
+                supervisor._kubelet.tick()
+                await asyncio.sleep(0.1)
+            assert all(Path(path, "data", "PG_VERSION").exists() for path in outside)
+        finally:
+            await supervisor._end()
+            supervisor._control.socket.close()
+        return outside
+
+    assert not any(Path(path).exists() for path in asyncio.run(scenario()))
 
 
 def test_a_state_of_somebody_else_is_said_to_be_so(tmp_path: Path) -> None:
