@@ -50,8 +50,12 @@ class Part:
 
 def visible(parts: Iterable[Part], commit: int) -> list[Part]:
     """Parts that a reader at a commit may read, in order: none that came later, none that was merged."""
-    committed = sorted(part for part in parts if part.last <= commit)
-    return [part for part in committed if not any(other.holds(part) for other in committed)]
+    longest_first = sorted((part for part in parts if part.last <= commit), key=lambda part: (part.first, -part.last))
+    found: list[Part] = []
+    for part in longest_first:  # whatever holds a part comes before it
+        if not found or part.last > found[-1].last:
+            found.append(part)
+    return found
 
 
 def hour_of(time_ns: int) -> str:
