@@ -60,7 +60,7 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
             load_model(tmp_path)
     (tmp_path / MODEL_FILE).write_text(good)
     edit(tmp_path, version="2")
-    with pytest.raises(BadCheckpoint, match="expected version '1', found '2'"):
+    with pytest.raises(BadCheckpoint, match="expected a model of version '1', found '2'"):
         load_model(tmp_path)
     (tmp_path / MODEL_FILE).write_text(good)
     edit(tmp_path, relations=["calls", "rumours"])
