@@ -79,7 +79,7 @@ def test_the_plan_has_no_loose_ends() -> None:
     assert [name for name in WORKLOADS if name not in called] == ["gateway", "email-worker"]
 
 
-def test_processes_that_wait_for_a_cpu_are_noticed() -> None:
+def test_processes_that_wait_for_a_cpu_are_noticed(tmp_path: Path) -> None:
     assert HostLoad(0.5, 2.5).is_saturated
     assert not HostLoad(0.5, 1.0).is_saturated
     core = min(os.sched_getaffinity(0))
@@ -87,7 +87,7 @@ def test_processes_that_wait_for_a_cpu_are_noticed() -> None:
     with ExitStack() as stack:  # two processes that want one core
         burning = [stack.enter_context(subprocess.Popen([sys.executable, "-c", burn])) for _ in range(2)]
         start = time.time()
-        with HostWatch(lambda: [process.pid for process in burning]) as host:
+        with HostWatch(lambda: [process.pid for process in burning], tmp_path) as host:
             time.sleep(4.5)
         load = host.between(start, time.time())
         assert host.between(0, start) is None
@@ -95,10 +95,11 @@ def test_processes_that_wait_for_a_cpu_are_noticed() -> None:
             process.kill()
     assert load is not None
     assert load.ratio > 0.5
+    assert 0 < load.disk_s < 5
 
 
-def test_a_machine_of_which_nothing_is_known_spoils_a_recording() -> None:
-    with HostWatch(lambda: [2**22 - 7]) as host:  # no such process
+def test_a_machine_of_which_nothing_is_known_spoils_a_recording(tmp_path: Path) -> None:
+    with HostWatch(lambda: [2**22 - 7], tmp_path) as host:  # no such process
         time.sleep(2.5)
     assert host.between(0, time.time()) is None
     with pytest.raises(Spoilt, match="not known: /proc told of no process"):
@@ -106,6 +107,16 @@ def test_a_machine_of_which_nothing_is_known_spoils_a_recording() -> None:
     with pytest.raises(Spoilt, match=r"saturated: 5\.0 s of waiting"):
         _unsaturated(HostLoad(0.5, 2.5))
     assert _unsaturated(HostLoad(0.5, 1.0)).ratio == 2
+    with pytest.raises(Spoilt, match="disk was slow: 400 ms for a small write"):
+        _unsaturated(HostLoad(0.5, 1.0, 0.4))
+
+
+def test_a_disk_that_takes_nothing_is_as_slow_as_can_be(tmp_path: Path) -> None:
+    with HostWatch(lambda: [os.getpid()], tmp_path / "absent") as host:
+        time.sleep(2.5)
+    load = host.between(0, time.time())
+    assert load is not None
+    assert load.has_slow_disk
 
 
 def _add(folder: str, number: int) -> None:

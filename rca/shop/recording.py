@@ -156,7 +156,7 @@ class Recorder:
         """Make recordings until nothing is left or it is stopped. The shop is cleared however it ends."""
         self._stopped = work.stopped
         try:
-            with HostWatch(self._pids) as host:
+            with HostWatch(self._pids, self.shop.folder.path) as host:
                 while task := work.take():
                     recording, attempt = task
                     try:
@@ -199,6 +199,7 @@ class Recorder:
                 self._clear()
         end = start + self.pace.incident_s
         load = _unsaturated(host.between(start - self.pace.baseline_s, start))
+        _with_disk(host.between(start, end))  # of CPUs a fault may take what it wants
         incident, telemetry = self._collect(start, end)
         _check_baseline(incident, telemetry)
         label = Label(
@@ -210,7 +211,8 @@ class Recorder:
         incident = incident.model_copy(
             update={"id": recording.id, "labels": (label,), "source": "shop", "title": _title(incident, telemetry)}
         )
-        self._keep(recording, incident, telemetry, {"cores": round(load.cores, 2), "waiting": round(load.ratio, 2)})
+        facts = {"cores": round(load.cores, 2), "waiting": round(load.ratio, 2), "disk_ms": round(1000 * load.disk_s, 1)}
+        self._keep(recording, incident, telemetry, facts)
 
     def _keep_up(self, recording: Recording) -> None:
         keep_up(self.shop, recording.fault_kind, recording.target, recording.strength)
@@ -295,11 +297,19 @@ def _title(incident: Incident, telemetry: Telemetry) -> str:
 
 
 def _unsaturated(load: HostLoad | None) -> HostLoad:
-    """Raises Spoilt for a machine that was saturated, and where nobody knows whether it was."""
-    if load is None:
-        raise Spoilt("whether the machine was saturated is not known: /proc told of no process of the shop that ran")
+    """Raises Spoilt for a machine that was saturated, and as `_with_disk`."""
+    load = _with_disk(load)
     if load.is_saturated:
         raise Spoilt(f"the machine was saturated: {load.ratio:.1f} s of waiting for each second of computing")
+    return load
+
+
+def _with_disk(load: HostLoad | None) -> HostLoad:
+    """Raises Spoilt where the disk was slow, and where nobody knows whether it was."""
+    if load is None:
+        raise Spoilt("how the machine fared is not known: /proc told of no process of the shop that ran")
+    if load.has_slow_disk:
+        raise Spoilt(f"the machine's disk was slow: {1000 * load.disk_s:.0f} ms for a small write")
     return load
 
 
