@@ -16,7 +16,7 @@ from rca.faults import NO_FAULT
 from rca.models.augmentation import invented_incidents, labelled_incidents, normal_windows
 from rca.models.files import MODEL_FILE
 from rca.models.gnn import MlpRanker, NetworkRanker
-from rca.models.strength import best_strength
+from rca.models.strength import transfer_strength
 from rca.models.training import Epoch, TrainingSet, mixed
 from rca.telemetry import EntityId
 from tests.cases import CULPRITS, example, example_case, example_cases
@@ -144,8 +144,12 @@ def test_a_model_for_other_systems_is_judged_by_what_its_start_did_not_learn_her
     NetworkRanker(width=16, epochs=10, strength=1.0).fit(cases[:2]).save(tmp_path)
     before = NetworkRanker.load(tmp_path)
     ranks = before._reciprocal_ranks(labelled_incidents(cases).tensors())
+
+    def judge(*_: object) -> np.ndarray:
+        raise AssertionError("there is one system")
+
     going = [NetworkRanker(start=tmp_path, epochs=epochs, transfer=True).fit(cases[:3], cases[3:]) for epochs in (0, 3)]
-    assert going[0].earned == going[1].earned == best_strength(ranks)
+    assert going[0].earned == going[1].earned == transfer_strength(cases, judge, seed=0, before=lambda _: ranks)
     assert going[0].temperature == going[1].temperature != 1.0
     assert going[0].digest() != going[1].digest()
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from rca.contracts import LabelledCase
-from rca.models.strength import STRENGTHS, UNJUDGED, earned_strength, invented_strength
+from rca.models.strength import STRENGTHS, UNJUDGED, best_strength, earned_strength, invented_strength, transfer_strength
 from rca.models.training import TrainingSet
 from tests.cases import example
 from tests.graphs import random_graph
@@ -75,10 +75,31 @@ def test_the_model_to_go_on_from_stands_in_for_held_out_systems_where_there_is_o
     two = [replace(case, system=f"shop-{i % 2}") for i, case in enumerate(cases())]
     assert earned_strength(two, own, seed=0, before=elsewhere) == 1.0, "systems can be held out themselves"
     assert earned_strength(cases()[:1], own, seed=0, before=elsewhere, unjudged=0.75) == 0.75
+
+
+def test_a_model_for_unseen_systems_is_judged_on_held_out_systems_alone() -> None:
+    def elsewhere(held: list[LabelledCase]) -> npt.NDArray[np.float64]:
+        return np.tile(curve(0.5, 0.7, 0.9, 0.8, 0.8), (len(held), 1))
+
+    def own(_: list[LabelledCase], held: list[LabelledCase]) -> npt.NDArray[np.float64]:
+        return np.tile(curve(0.5, 0.6, 0.7, 0.8, 0.9), (len(held), 1))
+
     for some in (cases(), cases()[:1]):
-        assert earned_strength(some, lambda *_: pytest.fail("not asked"), seed=0, before=elsewhere, transfer=True) == 0.25
-    assert earned_strength(two, own, seed=0, before=elsewhere, transfer=True) == 1.0
-    assert earned_strength(cases(), own, seed=0, transfer=True) == UNJUDGED, "one system, and nothing to go on from"
+        assert transfer_strength(some, lambda *_: pytest.fail("not asked"), seed=0, before=elsewhere) == 0.5
+    two = [replace(case, system=f"shop-{i % 2}") for i, case in enumerate(cases())]
+    assert transfer_strength(two, own, seed=0, before=elsewhere) == 1.0
+    assert transfer_strength(cases(), own, seed=0) == UNJUDGED, "one system, and nothing to go on from"
+    assert transfer_strength([], own, seed=0, before=elsewhere) == UNJUDGED
+
+
+def test_a_gain_within_its_standard_error_does_not_make_the_correction_stronger() -> None:
+    def noisy(held: list[LabelledCase]) -> npt.NDArray[np.float64]:
+        ranks = np.tile(curve(0.2, 0.5, 0.5, 0.5, 0.5), (len(held), 1))
+        ranks[:, 4] += np.resize([0.5, -0.4], len(held))  # better by 0.05 on the mean, by chance
+        return ranks
+
+    assert best_strength(noisy(cases())) == 1.0
+    assert transfer_strength(cases(), lambda *_: pytest.fail("not asked"), seed=0, before=noisy) == 0.25
 
 
 def invented_set() -> TrainingSet:

@@ -25,7 +25,7 @@ from rca.models.engines import engine_of
 from rca.models.files import ONNX, WEIGHTS, ModelCard, read_model, write_model
 from rca.models.network import Edges, Gates, Network, NetworkConfig
 from rca.models.scored import Scores, ranking_of_scores
-from rca.models.strength import STRENGTHS, UNJUDGED, best_strength, earned_strength, invented_strength
+from rca.models.strength import STRENGTHS, UNJUDGED, best_strength, earned_strength, invented_strength, transfer_strength
 from rca.models.training import (
     Device,
     Epoch,
@@ -250,8 +250,12 @@ class NetworkRanker:
             return self._before._reciprocal_ranks(labelled_incidents(held).tensors())
 
         if any(set(case.causes) & set(case.case.graph.candidates) for case in cases):
-            before = (judge_before, self._before.earned) if self._before is not None else ()
-            found = earned_strength(cases, judge_cases, self.seed, *before, transfer=self.transfer)
+            if self.transfer:
+                found = transfer_strength(cases, judge_cases, self.seed, judge_before if self._before else None)
+            elif self._before is None:
+                found = earned_strength(cases, judge_cases, self.seed)
+            else:
+                found = earned_strength(cases, judge_cases, self.seed, judge_before, self._before.earned)
         else:
             found = invented_strength(invented, judge, self.seed)
         if kept:

@@ -3,13 +3,15 @@
 A network trained on tens of incidents can unlearn what the label-free score knows, above all for kinds of fault that it never
 saw. So the correction is scaled by a strength between 0 and 1, and the strength is the one that ranks best in cross-validation
 inside the training data: with repetitions of an injection held out, with fault kinds held out, and with systems held out. Of one
-system alone, a model to go on from tells what a network is worth on a system that it never saw. Without labels, invented
-incidents of held-out families stand in, and the correction counts half at most.
+system alone, a model to go on from tells what a network is worth on a system that it never saw; for a model that is meant for
+such systems nothing else counts. Without labels, invented incidents of held-out families stand in, and the correction counts half
+at most.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from operator import attrgetter
 from typing import Final
 
 import numpy as np
@@ -23,11 +25,7 @@ UNJUDGED: Final = 0.5
 """Strength where the labels do not suffice to judge: nothing held out would leave anything to learn from."""
 
 _FOLDS: Final = 3
-_KEYS: Final[dict[str, Callable[[LabelledCase], Hashable]]] = {
-    "group": lambda case: case.group,
-    "fault kind": lambda case: case.fault_kind,
-    "system": lambda case: case.system,
-}
+_GROUP, _KIND, _SYSTEM = attrgetter("group"), attrgetter("fault_kind"), attrgetter("system")
 
 ReciprocalRanks = Callable[[list[LabelledCase], list[LabelledCase]], npt.NDArray[np.float64]]
 """(cases to train on, cases held out) -> reciprocal rank of the cause for each held-out case and strength, (cases, strengths)."""
@@ -41,27 +39,57 @@ def earned_strength(
     seed: int,
     before: Callable[[list[LabelledCase]], npt.NDArray[np.float64]] | None = None,
     unjudged: float = UNJUDGED,
-    *,
-    transfer: bool = False,
 ) -> float:
     """The strength with the largest mean reciprocal rank, averaged over the ways of holding out; the smaller one of equals.
 
     `before` gives the reciprocal ranks by the model that the training goes on from: it stands in for systems held out where there
-    is only one. A model that is meant for `transfer` to systems that it never saw is judged on held-out systems alone. `unjudged`
-    is what counts where nothing can be held out.
+    is only one. `unjudged` is what counts where nothing can be held out.
     """
-    labelled = [case for case in cases if set(case.causes) & set(case.case.graph.candidates)]
-    curves = []
-    for name, key in _KEYS.items():
-        if transfer and name != "system":
-            continue
-        parts = _parts(labelled, key, seed)
-        if len(parts) > 1:
-            ranks = [judge([c for other in parts if other is not held for c in other], held) for held in parts]
-            curves.append(np.concatenate(ranks).mean(axis=0))
-        elif name == "system" and before is not None and (curves or transfer):
-            curves.append(before(labelled).mean(axis=0))
+    labelled = _labelled(cases)
+    found = [_held_out(labelled, key, judge, seed) for key in (_GROUP, _KIND, _SYSTEM)]
+    if before is not None and found[-1] is None and any(ranks is not None for ranks in found):
+        found[-1] = before(labelled)
+    curves = [ranks.mean(axis=0) for ranks in found if ranks is not None]
     return best_strength(np.stack(curves)) if curves else unjudged
+
+
+def transfer_strength(
+    cases: Sequence[LabelledCase],
+    judge: ReciprocalRanks,
+    seed: int,
+    before: Callable[[list[LabelledCase]], npt.NDArray[np.float64]] | None = None,
+) -> float:
+    """The strength for systems that nobody has seen: judged on held-out systems alone, or on the one there is by `before`.
+
+    It is the smallest strength that is not worse than the best one by more than the standard error of their difference: a few
+    systems say little about the next, and the label-free score is the safer guess. UNJUDGED where there is neither.
+    """
+    labelled = _labelled(cases)
+    ranks = _held_out(labelled, _SYSTEM, judge, seed)
+    if ranks is None and before is not None and labelled:
+        ranks = before(labelled)
+    return UNJUDGED if ranks is None else _cautious_strength(ranks)
+
+
+def _labelled(cases: Sequence[LabelledCase]) -> list[LabelledCase]:
+    return [case for case in cases if set(case.causes) & set(case.case.graph.candidates)]
+
+
+def _held_out(
+    labelled: list[LabelledCase], key: Callable[[LabelledCase], Hashable], judge: ReciprocalRanks, seed: int
+) -> npt.NDArray[np.float64] | None:
+    """Reciprocal ranks of all cases, each held out with those of its key, (cases, strengths); None where all have one key."""
+    parts = _parts(labelled, key, seed)
+    if len(parts) < 2:
+        return None
+    return np.concatenate([judge([c for other in parts if other is not held for c in other], held) for held in parts])
+
+
+def _cautious_strength(ranks: npt.NDArray[np.float64]) -> float:
+    """ranks: (cases, strengths)."""
+    lost = ranks[:, [STRENGTHS.index(best_strength(ranks))]] - ranks
+    error = lost.std(axis=0, ddof=1) / np.sqrt(len(ranks)) if len(ranks) > 1 else np.zeros(len(STRENGTHS))
+    return STRENGTHS[int(np.argmax(lost.mean(axis=0) <= error + 1e-9))]  # the first is the smallest
 
 
 def best_strength(ranks: npt.NDArray[np.float64]) -> float:
