@@ -285,7 +285,7 @@ def test_one_part_of_a_manifest_is_read_and_nothing_else(tmp_path: Path) -> None
     (tmp_path / "manifest.json").write_text(json.dumps({"version": "1", "system": "shop", "incidents": entries}))
     found = {part: {one.incident.id for one in cases.asked_for(tmp_path, part, [])} for part in ("train", "test", None)}
     assert found == {"train": {"train-1"}, "test": {"test-2", "test-3"}, None: {"train-1", "test-2", "test-3"}}
-    with pytest.raises(BadInput, match="recordings of the part 'tset'"):
+    with pytest.raises(BadInput, match="recordings of the part 'tset', found test and train"):
         cases.asked_for(tmp_path, "tset", [])
     with pytest.raises(BadInput, match="--bundles with a folder"):
         cases.asked_for(None, "test", [])

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -141,12 +142,22 @@ def test_a_mistake_of_the_shop_is_not_blamed_on_the_caller(
     assert "in mistaken" in caplog.text
 
 
+@contextmanager
+def _ending(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
+    """The process, which is killed in the end, lest a test that fails wait for it."""
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def test_a_recorder_that_is_terminated_leaves_a_clean_shop_and_is_the_only_one(shop: Shop, tmp_path: Path) -> None:
     monitoring.write_settings(shop.folder, monitoring.Ports(20001, 20002, 20003, 20004), tmp_path / "kubeconfig")
     shop.network("cart", "cache", delay_ms=100)
     record = [sys.executable, "-m", "rca", "shop", "record", "--run", str(tmp_path), "--out", str(tmp_path / "out")]
     in_background = ["bash", "-c", "trap '' INT; exec \"$@\"", "bash"]  # as shells start the jobs of a script
-    with subprocess.Popen([*in_background, *record], stdout=subprocess.PIPE, text=True) as first:
+    with _ending(subprocess.Popen([*in_background, *record], stdout=subprocess.PIPE, text=True)) as first:
         lock = tmp_path / "record.lock"
         deadline = time.monotonic() + 60
         while not (lock.exists() and lock.read_text()):

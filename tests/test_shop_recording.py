@@ -19,7 +19,7 @@ from rca.faults import FAULT_KINDS, NO_FAULT
 from rca.shop import manifest, monitoring
 from rca.shop.client import Shop
 from rca.shop.faults import RECIPES, culprit_of, recipe_of
-from rca.shop.folder import RunFolder
+from rca.shop.folder import DISK_PROBE, RunFolder
 from rca.shop.host import HostLoad, HostWatch
 from rca.shop.plan import WORKLOADS
 from rca.shop.programme import programme
@@ -100,7 +100,8 @@ def test_processes_that_wait_for_a_cpu_are_noticed(tmp_path: Path) -> None:
 
 def test_a_machine_of_which_nothing_is_known_spoils_a_recording(tmp_path: Path) -> None:
     with HostWatch(lambda: [2**22 - 7], tmp_path) as host:  # no such process
-        time.sleep(2.5)
+        while not (tmp_path / DISK_PROBE).exists():
+            time.sleep(0.05)
     assert host.between(0, time.time()) is None
     with pytest.raises(Spoilt, match="not known: /proc told of no process"):
         _unsaturated(None)
@@ -113,10 +114,24 @@ def test_a_machine_of_which_nothing_is_known_spoils_a_recording(tmp_path: Path) 
 
 def test_a_disk_that_takes_nothing_is_as_slow_as_can_be(tmp_path: Path) -> None:
     with HostWatch(lambda: [os.getpid()], tmp_path / "absent") as host:
-        time.sleep(2.5)
-    load = host.between(0, time.time())
-    assert load is not None
+        load = _first_sample(host)
     assert load.has_slow_disk
+
+
+def test_a_folder_that_was_recorded_from_can_have_a_shop_again(tmp_path: Path) -> None:
+    with HostWatch(lambda: [os.getpid()], tmp_path) as host:
+        _first_sample(host)
+        assert [path.name for path in tmp_path.iterdir()] == [DISK_PROBE]
+        RunFolder(tmp_path).check()  # as after a recorder that was killed
+    assert not list(tmp_path.iterdir())
+
+
+def _first_sample(host: HostWatch) -> HostLoad:
+    deadline = time.monotonic() + 30
+    while (load := host.between(0, time.time())) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return load
 
 
 def _add(folder: str, number: int) -> None:
@@ -149,6 +164,8 @@ def test_a_bundle_that_changed_is_refused(tmp_path: Path) -> None:
     assert manifest.files_of(tmp_path, "train") == []
     with pytest.raises(BadInput, match=r"a.tar.zst: expected SHA-256 a0b1, found"):
         manifest.files_of(tmp_path, "test")
+    with pytest.raises(BadInput, match=r"a\.tar\.zst: expected a folder of recordings with a manifest\.json, .* found no folder"):
+        manifest.files_of(tmp_path / "a.tar.zst")
     os.truncate(tmp_path / "manifest.json", 3)
     with pytest.raises(BadInput, match="expected JSON"):
         manifest.read(tmp_path)

@@ -85,7 +85,7 @@ from pathlib import Path
 from rca.shop.folder import RunFolder
 with RunFolder(Path(sys.argv[1])).alone("lock", "taken"):
     print("held", flush=True)
-    time.sleep(1000)
+    time.sleep(60)
 """
 
 

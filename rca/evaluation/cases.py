@@ -87,7 +87,8 @@ def from_folder(
     if part is not None:
         paths = manifest.files_of(folder, part)
         if not paths:
-            raise BadInput(str(folder / manifest.MANIFEST), expected=f"recordings of the part {part!r}", found="none")
+            parts = sorted({str(entry["part"]) for entry in manifest.read(folder)["incidents"]})
+            raise BadInput(str(folder / manifest.MANIFEST), expected=f"recordings of the part {part!r}", found=" and ".join(parts) or "none")
     else:
         paths = [folder] if is_bundle(folder) else sorted(path for path in folder.glob("*") if is_bundle(path))
     if not paths:

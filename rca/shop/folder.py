@@ -29,9 +29,10 @@ _PRIVATE: Final = "rca-shop-"
 SUPERVISOR_LOCK: Final = "lock"
 RECORDER_LOCK: Final = "record.lock"
 SUPERVISOR_LOG: Final = "supervisor.log"
+DISK_PROBE: Final = ".written"
 IN_USE: Final = (SUPERVISOR_LOCK, RECORDER_LOCK, SUPERVISOR_LOG)
 """What stays when a shop starts where another was."""
-OWN_FILES: Final = (STATE_FILE, "rca.toml", "kubeconfig", "load.json", "shop.new", "load.new", *IN_USE)
+OWN_FILES: Final = (STATE_FILE, "rca.toml", "kubeconfig", "load.json", "shop.new", "load.new", DISK_PROBE, *IN_USE)
 """What a shop leaves in its folder."""
 
 

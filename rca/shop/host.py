@@ -8,6 +8,7 @@ writing a little now and then, for good, as a database does that commits.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import statistics
@@ -17,6 +18,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
+
+from rca.shop.folder import DISK_PROBE
 
 _EVERY_S: Final = 2.0
 _MOST_WAITING: Final = 4.0
@@ -68,6 +71,8 @@ class HostWatch:
     def __exit__(self, *_: object) -> None:
         self._end.set()
         self._thread.join()
+        with contextlib.suppress(OSError):
+            (self._folder / DISK_PROBE).unlink()
 
     def between(self, start: float, end: float) -> HostLoad | None:
         """The load between two times (time.time()). None where no process was seen to run, so that nothing is known."""
@@ -90,7 +95,7 @@ def _seconds_to_write(folder: Path) -> float:
     """How long it takes until a few KiB are on the disk of a folder; for ever if it takes no more."""
     begun = time.perf_counter()
     try:
-        with (folder / ".written").open("wb", buffering=0) as file:
+        with (folder / DISK_PROBE).open("wb", buffering=0) as file:
             file.write(bytes(_PROBE_BYTES))
             os.fsync(file.fileno())
     except OSError:

@@ -36,7 +36,13 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def files_of(folder: Path, part: str | None = None) -> list[Path]:
-    """Bundles of a manifest, of one part or all, in its order. Raises BadInput for one that is absent or was changed."""
+    """Bundles of a manifest, of one part or all, in its order.
+
+    Raises BadInput where there is no manifest, and for a bundle that is absent or was changed.
+    """
+    if not (folder / MANIFEST).exists():
+        expected = f"a folder of recordings with a {MANIFEST}, as `rca shop record` writes it"
+        raise BadInput(str(folder), expected=expected, found="a folder without one" if folder.is_dir() else "no folder")
     found = []
     for entry in read(folder)["incidents"]:
         if part in (None, entry["part"]):
