@@ -159,11 +159,16 @@ def test_what_is_no_model_is_not_gone_on_from(tmp_path: Path) -> None:
     assert told == f"{folder / 'model.json'}: expected a model of version '1', found None"
 
 
-@pytest.mark.parametrize("beside", [["--invent"], ["--invented", "0"], ["--store", "b", "--system", "a"]])
+@pytest.mark.parametrize("beside", [["--invent"], ["--invented", "0"], ["--transfer"], ["--store", "b", "--system", "a"]])
 def test_simulated_and_recorded_incidents_do_not_mix(tmp_path: Path, beside: list[str]) -> None:
     names = ", ".join(word for word in beside if word.startswith("--"))
     with pytest.raises(BadInput, match=f"no option about recorded incidents beside it, found {names}$"):
         CliRunner().invoke(app, ["train", "--simulate", "5", "--out", str(tmp_path), *beside], catch_exceptions=False)
+
+
+def test_nothing_is_learnt_from_the_test_part(tmp_path: Path) -> None:
+    told = _refused(["--bundles", "incidents", "--part", "test", "--out", str(tmp_path / "mine")])
+    assert told == "--part: expected train: what is learnt from cannot test, found test"
 
 
 @pytest.mark.parametrize(("option", "value"), [("--simulate", "0"), ("--seed", "-1")])

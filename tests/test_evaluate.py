@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
+from rca.cli.evaluate import _kinds_below
 from rca.cli.main import app
 from rca.contracts import Case, LabelledCase
 from rca.errors import BadInput, UnknownName
@@ -322,6 +323,13 @@ def test_command_from_bundles_to_tables(bundles: Path, tmp_path: Path, monkeypat
     assert "prism-additive" in shown
     answers = json.loads(rca("evaluate", "--show", incident, "--out", out, "--json"))["answers"]
     assert {len(a["candidates"]) for a in answers} == {len(answers[0]["candidates"])}
+
+
+def test_kinds_stand_below_each_other_where_there_are_more_of_them_than_rankers() -> None:
+    head, rows = ["ranker", "cpu (3)", "dns (2)", "loss (1)"], [["floor", ".3", ".5", "1"], ["random", ".1", "0", "0"]]
+    turned = [["cpu (3)", ".3", ".1"], ["dns (2)", ".5", "0"], ["loss (1)", "1", "0"]]
+    assert _kinds_below(head, rows) == (["fault kind", "floor", "random"], turned)
+    assert _kinds_below(["ranker", "cpu (3)"], rows) == (["ranker", "cpu (3)"], rows)
 
 
 def test_command_reads_the_store(bundles: Path, tmp_path: Path, monkeypatch) -> None:

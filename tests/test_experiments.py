@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from rca.features import NODE_FEATURE_NAMES
 from rca.models.files import describe
 from rca.models.gnn import NetworkRanker
 from scripts import learning_curve, realism, transfer
-from scripts.sets import model_digest
+from scripts.sets import ROOT, model_digest
 from scripts.transfer_page import FRESH, LABELS, PRETRAINED, SCORE, curve, curve_table, realism_table, transfer_tables
 from tests.cases import CULPRITS, example_cases
 
@@ -84,6 +85,11 @@ def test_rows_hold_while_their_model_and_their_incidents_do(exam: Exam) -> None:
     del model["model"]
     assert kept(rule, model, mine="a1") == ["floor"]  # nobody knows what it was
     assert kept({**rule, "fingerprint": "of other incidents"}) == []
+
+
+def test_the_shipped_model_is_compared_with_every_rule_that_needs_no_label() -> None:
+    (line,) = re.findall(r"^RULES := (.+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert line.split() == list(transfer.BLIND)
 
 
 def test_a_model_is_what_it_ranks_with_and_not_what_is_said_of_it(tmp_path: Path) -> None:

@@ -138,10 +138,12 @@ def train(
     if start is not None and shape:
         raise BadInput("--from", expected="the shape of its model", found=", ".join(f"--{name}" for name in shape))
     choosing = {"--bundles": bundles, "--part": part, "--store": store, "--system": system or None}
-    changing = {"--invent": invent or None, "--invented": invented}
+    changing = {"--invent": invent or None, "--invented": invented, "--transfer": transfer or None}
     beside = [name for name, value in {**choosing, **changing}.items() if value is not None]
     if simulate and beside:
         raise BadInput("--simulate", expected="no option about recorded incidents beside it", found=", ".join(beside))
+    if part == "test":
+        raise BadInput("--part", expected="train: what is learnt from cannot test", found=part)
     options = {
         "engine": engine,
         "device": device,
