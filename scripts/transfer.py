@@ -198,7 +198,10 @@ def main() -> None:
     folders = [path.parent for path in sorted(MODELS.glob(f"*/{MODEL_FILE}"))] + options.model
     tested_models = models(folders)
     of_models = {entrant.label: entrant.model for entrant in tested_models}
-    entrants = [e for e in (*tested_models, *rules(), *trained()) if options.only is None or e.label in options.only]
+    everybody = {entrant.label: entrant for entrant in (*tested_models, *rules(), *trained())}
+    if unknown := set(options.only or ()) - set(everybody):
+        parser.error(f"--only: expected {', '.join(everybody)}, found {', '.join(sorted(unknown))}")
+    entrants = [entrant for label, entrant in everybody.items() if options.only is None or label in options.only]
     exams = public_sets()
     tested = shop_set("test")
     if tested is not None:

@@ -92,6 +92,16 @@ def test_the_shipped_model_is_compared_with_every_rule_that_needs_no_label() -> 
     assert line.split() == list(transfer.BLIND)
 
 
+def test_a_ranker_that_does_not_exist_is_not_just_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["transfer", "--only", "floor", "flor"])
+    monkeypatch.setattr(transfer, "_shop_digest", str)  # which reads every recording
+    with pytest.raises(SystemExit):
+        transfer.main()
+    assert capsys.readouterr().err.rstrip().endswith("found flor")
+
+
 def test_a_model_is_what_it_ranks_with_and_not_what_is_said_of_it(tmp_path: Path) -> None:
     NetworkRanker(width=8, epochs=0).fit(example_cases()).save(tmp_path, onnx=False)
     before = model_digest(tmp_path)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import fcntl
 import json
 import os
 import pwd
@@ -21,6 +23,7 @@ from typer.testing import CliRunner
 from rca.cli.main import app
 from rca.collectors.config import load_config
 from rca.errors import BadInput, RcaError, Rejected, Unavailable
+from rca.shop import folder as folder_module
 from rca.shop import installed, monitoring, running
 from rca.shop.backing.postgres import Postgres, user
 from rca.shop.client import Shop
@@ -76,6 +79,15 @@ def test_a_folder_has_one_supervisor(tmp_path: Path) -> None:
         with pytest.raises(Rejected, match="taken"), folder.alone("lock", "taken"):
             pass
     with folder.alone("lock", "taken"):
+        pass
+
+
+def test_a_file_system_without_locks_is_not_said_to_hold_a_shop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def without_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", without_locks)
+    with pytest.raises(OSError, match="No locks available"), RunFolder(tmp_path).alone("lock", "taken"):
         pass
 
 
@@ -135,6 +147,17 @@ def test_a_private_folder_goes_with_the_shop(tmp_path: Path) -> None:
     assert folder.state() == state
     running.stop(folder)
     assert not private.exists()
+
+
+def test_a_private_folder_that_cannot_be_given_away_is_not_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(folder_module, "_TEMPORARY", (tmp_path,))
+    monkeypatch.setattr(os, "chown", refused)
+    with pytest.raises(Unavailable, match="could not be made: Operation not permitted"):
+        private_folder(pwd.getpwuid(os.geteuid()).pw_name)
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_other_folder_is_deleted_whatever_a_state_says(tmp_path: Path) -> None:

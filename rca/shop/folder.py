@@ -99,13 +99,13 @@ class RunFolder:
     def alone(self, lock: str, otherwise: str) -> Iterator[None]:
         """This process alone does something here, until it leaves the context or dies, however it dies.
 
-        Raises Rejected, `otherwise` with the process that already does, where one does.
+        Raises Rejected, `otherwise` with the process that already does, where one does, and OSError where files cannot be locked.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / lock).open("a+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 file.seek(0)
                 who = file.read().strip()
                 raise Rejected(f"{self.path}: {otherwise}{who and f', {who}'}") from None
@@ -160,7 +160,11 @@ def private_folder(user: str) -> Path:
     place = next((place for place in _TEMPORARY if place.is_dir()), _TEMPORARY[-1])
     try:
         made = Path(tempfile.mkdtemp(prefix=_PRIVATE, dir=place))
-        os.chown(made, owner.pw_uid, owner.pw_gid)
+        try:
+            os.chown(made, owner.pw_uid, owner.pw_gid)
+        except OSError:
+            made.rmdir()
+            raise
     except OSError as error:
         raise Unavailable(f"{place}: a folder for user {user} could not be made: {error.strerror}") from error
     return made
