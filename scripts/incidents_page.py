@@ -34,8 +34,8 @@ the SHA-256, the machine's load and the versions of everything that ran.
 Training and test part share no (target, fault kind). The programme (rca/shop/programme.py) draws order and strengths from seed
 {seed}; a strength of 0.25 may leave hardly a trace, and such incidents are kept. A recording on a machine whose CPUs or disk were
 saturated, or after a baseline in which more than 5 % of the requests failed, was thrown away and made again. The disk was not
-watched at first: nine early recordings whose database took far longer to commit, for no reason of their fault, were made again
-before anything was evaluated on them.
+watched at first: early recordings whose database took far longer to commit, for no reason of their fault, were made again before
+anything was evaluated on them.
 
 {table}
 

@@ -24,7 +24,7 @@ from rca.shop.folder import DISK_PROBE
 _EVERY_S: Final = 2.0
 _MOST_WAITING: Final = 4.0
 _PROBE_BYTES: Final = 8192
-_SLOWEST_DISK_S: Final = 0.02
+_SLOWEST_DISK_S: Final = 0.05
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class HostLoad:
 
     @property
     def has_slow_disk(self) -> bool:
-        """Whether the median write took so long that a database's latencies tell of the machine."""
+        """Whether writes took so long on average that a database's latencies tell of the machine."""
         return self.disk_s > _SLOWEST_DISK_S
 
 
@@ -79,7 +79,7 @@ class HostWatch:
         inside = [sample[1:] for sample in self._samples if start <= sample[0] < end]
         ran, waited = sum(sample[0] for sample in inside), sum(sample[1] for sample in inside)
         seconds = max(end - start, 1e-9)
-        return HostLoad(ran / seconds, waited / seconds, statistics.median(sample[2] for sample in inside)) if ran > 0 else None
+        return HostLoad(ran / seconds, waited / seconds, statistics.fmean(sample[2] for sample in inside)) if ran > 0 else None
 
     def _run(self) -> None:
         before = _threads(self._pids())
