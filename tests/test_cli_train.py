@@ -169,6 +169,8 @@ def test_simulated_and_recorded_incidents_do_not_mix(tmp_path: Path, beside: lis
 def test_nothing_is_learnt_from_the_test_part(tmp_path: Path) -> None:
     told = _refused(["--bundles", "incidents", "--part", "test", "--out", str(tmp_path / "mine")])
     assert told == "--part: expected train: what is learnt from cannot test, found test"
+    told = _refused(["--bundles", "incidents", "--out", str(tmp_path / "mine")])
+    assert told == "--bundles incidents: expected --part train, since its manifest keeps a part to test on, found no --part"
 
 
 @pytest.mark.parametrize(("option", "value"), [("--simulate", "0"), ("--seed", "-1")])

@@ -133,6 +133,7 @@ def train(
     from rca.errors import BadInput
     from rca.models import registry
     from rca.models.files import MODEL_FILE, read_model
+    from rca.shop import manifest
 
     shape = {name: value for name, value in (("edges", edges), ("width", width), ("layers", layers)) if value is not None}
     if start is not None and shape:
@@ -144,6 +145,10 @@ def train(
         raise BadInput("--simulate", expected="no option about recorded incidents beside it", found=", ".join(beside))
     if part == "test":
         raise BadInput("--part", expected="train: what is learnt from cannot test", found=part)
+    if bundles and part is None and bundles.is_dir() and "test" in manifest.parts(bundles):
+        raise BadInput(
+            f"--bundles {bundles}", expected="--part train, since its manifest keeps a part to test on", found="no --part"
+        )
     options = {
         "engine": engine,
         "device": device,

@@ -87,8 +87,7 @@ def from_folder(
     if part is not None:
         paths = manifest.files_of(folder, part)
         if not paths:
-            parts = sorted({str(entry["part"]) for entry in manifest.read(folder)["incidents"]})
-            found_parts = " and ".join(parts) or "none"
+            found_parts = " and ".join(manifest.parts(folder)) or "none"
             raise BadInput(str(folder / manifest.MANIFEST), expected=f"recordings of the part {part!r}", found=found_parts)
     else:
         paths = [folder] if is_bundle(folder) else sorted(path for path in folder.glob("*") if is_bundle(path))

@@ -232,7 +232,9 @@ class NetworkRanker:
         kept = state_folder / "strength.json" if state_folder else None
         if kept and kept.exists():
             stored = json.loads(kept.read_text())
-            if stored["data"] == self.data:  # else the state of another run, which the trainer refuses with a message
+            if (
+                stored["data"] == self.data and stored["transfer"] == self.transfer
+            ):  # else the state of another run, which the trainer refuses with a message
                 return float(stored["strength"])
 
         def judge(training: TrainingSet, held: TrainingSet) -> npt.NDArray[np.float64]:
@@ -260,7 +262,7 @@ class NetworkRanker:
             found = invented_strength(invented, judge, self.seed)
         if kept:
             kept.parent.mkdir(parents=True, exist_ok=True)
-            kept.write_text(json.dumps({"strength": found, "data": self.data}))
+            kept.write_text(json.dumps({"strength": found, "data": self.data, "transfer": self.transfer}))
         return found
 
     def _probe(self) -> Self:

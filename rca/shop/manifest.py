@@ -35,6 +35,11 @@ def read(folder: Path) -> dict[str, Any]:
     return body
 
 
+def parts(folder: Path) -> list[str]:
+    """Names of the parts of a folder's manifest; none where there is no manifest. Raises BadInput."""
+    return sorted({str(entry["part"]) for entry in read(folder)["incidents"]})
+
+
 def files_of(folder: Path, part: str | None = None) -> list[Path]:
     """Bundles of a manifest, of one part or all, in its order.
 
