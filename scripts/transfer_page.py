@@ -27,7 +27,8 @@ trained on incidents invented on the system's own quiet stretches; `fresh` is th
 the shop's training part; `others` the same on the labels of the other public sets. A row of a model is of the very files that
 stand in models/ now: a test compares digests. No number was chosen by accuracy on these sets, but for one: that a correction
 judged on simulated systems alone counts half at most was decided after `simulated` had been seen at full strength, as held-out
-simulated systems asked for (AC@1 1.00, .46, .46 and .46 on the four public sets, in their order). In another way they are not
+simulated systems asked for (AC@1 1.00, .46, .46 and .46 on the four public sets, in their order); and the caution with which
+`--transfer` takes a strength (docs/model.md) was decided by somebody who knew this. In another way they are not
 unseen: the simulator's styles (docs/simulator.md) are shaped like what they record, PetShop's five-minute metrics, Sock Shop's
 alerts of instances, Nezha's sparse traces and Train Ticket's size. A model that is pre-trained on them met systems that look like
 these.
