@@ -163,7 +163,7 @@ def test_held_threads_make_others_wait_until_none_is_left(service: Running) -> N
     time.sleep(0.2)
     with ThreadPoolExecutor(8) as many:
         seconds = sorted(many.map(lambda _: service.get()[2], range(8)))
-    assert seconds[-1] > 8 * 0.005  # one after the other
+    assert seconds[-1] > 5 * 0.005  # eight of 5 ms, one after the other; together they take hardly more than one
     service.kit.chaos.start(fault_of({"fault": "hold_threads", "n": 2 * THREADS, "ms": 100}))
     time.sleep(0.2)
     assert 0.08 < median_s(service) < 2  # its turn comes

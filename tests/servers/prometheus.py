@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import shutil
 import socket
 import subprocess
@@ -10,7 +11,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -29,12 +30,19 @@ def binary(name: str) -> str:
     return path
 
 
+_PORTS = range(15_000, 32_000)
+"""Below those that a kernel gives to outgoing connections, which would take one before its server binds."""
+
+
 def free_port() -> int:
-    """A port of loopback that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of loopback that nobody listens on just now, at random, since other processes of the tests choose some too."""
+    drawn = random.SystemRandom()
+    for _ in range(100):
+        port = drawn.choice(_PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError(f"no free port between {_PORTS.start} and {_PORTS.stop}")
 
 
 @dataclass
