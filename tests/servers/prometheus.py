@@ -30,19 +30,19 @@ def binary(name: str) -> str:
     return path
 
 
-_PORTS = range(15_000, 32_000)
+_PORTS = list(range(15_000, 32_000))
 """Below those that a kernel gives to outgoing connections, which would take one before its server binds."""
+random.SystemRandom().shuffle(_PORTS)
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on just now, at random, since other processes of the tests choose some too."""
-    drawn = random.SystemRandom()
-    for _ in range(100):
-        port = drawn.choice(_PORTS)
+    """A port of loopback that nobody listens on just now, at random, since other processes choose some too; never one twice."""
+    while _PORTS:
+        port = _PORTS.pop()
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
-    raise AssertionError(f"no free port between {_PORTS.start} and {_PORTS.stop}")
+    raise AssertionError("every port was given away")
 
 
 @dataclass
