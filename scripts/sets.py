@@ -42,8 +42,9 @@ def shop_set(part: Literal["train", "test"]) -> Exam | None:
 
     Raises BadInput for a bundle that is not the one of the manifest.
     """
-    there = any(entry["part"] == part for entry in manifest.read(INCIDENTS)["incidents"])
-    return exam_of(from_folder(INCIDENTS, labels=Labels.TOLD, part=part), home=default_home()) if there else None
+    if part not in manifest.parts(INCIDENTS):
+        return None
+    return exam_of(from_folder(INCIDENTS, labels=Labels.TOLD, part=part), home=default_home())
 
 
 def model_digest(folder: Path) -> str:

@@ -33,6 +33,14 @@ async def _echo(name: bytes) -> tuple[asyncio.Server, int]:
     return server, server.sockets[0].getsockname()[1]
 
 
+async def _talking(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection that was answered once."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"one\n")
+    await reader.readline()
+    return reader, writer
+
+
 async def _ask(port: int, text: bytes = b"hello\n") -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
@@ -154,9 +162,7 @@ def test_a_reset_closes_open_connections_and_refuses_new_ones() -> None:
 def test_a_black_hole_holds_everything_until_it_is_lifted() -> None:
     async def scenario(network: Network, _backends: list[Backend], _callee: _Pod) -> None:
         port = await network.connect("cart-1", "cart", "catalogue", None)
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(b"one\n")
-        await reader.readline()
+        reader, writer = await _talking(port)
         network.disturb("*", "catalogue", Disturbance(cut="blackhole"))
         writer.write(b"two\n")
         new = asyncio.create_task(_ask(port, b"three\n"))
@@ -173,9 +179,7 @@ def test_a_black_hole_holds_everything_until_it_is_lifted() -> None:
 def test_a_black_hole_is_lifted_from_connections_whose_other_end_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(network: Network, _backends: list[Backend], _callee: _Pod) -> None:
         port = await network.connect("cart-1", "cart", "catalogue", None)
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(b"one\n")
-        await reader.readline()
+        _, writer = await _talking(port)
         network.disturb("*", "catalogue", Disturbance(cut="blackhole"))
         writer.write(b"two\n")
         writer.write_eof()
@@ -224,9 +228,7 @@ def test_an_end_of_either_side_reaches_the_other_and_nothing_stays_open() -> Non
 def test_names_that_break_close_what_is_open() -> None:
     async def scenario(network: Network, _backends: list[Backend], _callee: _Pod) -> None:
         port = await network.connect("cart-1", "cart", "catalogue", None)
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(b"one\n")
-        await reader.readline()
+        reader, writer = await _talking(port)
         network.drop("cart-1", ["cache"])
         writer.write(b"two\n")
         assert await reader.readline() == b"a two\n"

@@ -145,7 +145,7 @@ def train(
         raise BadInput("--simulate", expected="no option about recorded incidents beside it", found=", ".join(beside))
     if part == "test":
         raise BadInput("--part", expected="train: what is learnt from cannot test", found=part)
-    if bundles and part is None and bundles.is_dir() and "test" in manifest.parts(bundles):
+    if bundles and part is None and "test" in manifest.parts(bundles):
         raise BadInput(
             f"--bundles {bundles}", expected="--part train, since its manifest keeps a part to test on", found="no --part"
         )

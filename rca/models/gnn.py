@@ -232,9 +232,8 @@ class NetworkRanker:
         kept = state_folder / "strength.json" if state_folder else None
         if kept and kept.exists():
             stored = json.loads(kept.read_text())
-            if (
-                stored["data"] == self.data and stored["transfer"] == self.transfer
-            ):  # else the state of another run, which the trainer refuses with a message
+            # The state of a run on other data is refused by the trainer, with a message.
+            if stored["data"] == self.data and stored["transfer"] == self.transfer:
                 return float(stored["strength"])
 
         def judge(training: TrainingSet, held: TrainingSet) -> npt.NDArray[np.float64]:
