@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 import requests
+from typer.testing import CliRunner
 
+from rca.cli.main import app
 from rca.errors import BadInput, Rejected, Unavailable
 from rca.shop import monitoring
 from rca.shop.backing.redis import Redis
@@ -164,14 +166,29 @@ def test_a_recorder_that_is_terminated_leaves_a_clean_shop_and_is_the_only_one(s
             assert time.monotonic() < deadline
             time.sleep(0.05)
         second = subprocess.run(record, capture_output=True, text=True, check=False)
-        assert second.returncode == 1
-        told = f"{tmp_path}: another `rca shop record` records from this shop, process {first.pid} since"
-        assert told in second.stderr
+        told = f"{tmp_path}: `rca shop record` or `rca shop inject --for` is at work, process {first.pid} since"
+        assert (second.returncode, told in second.stderr) == (1, True)
+        for command in (["inject", "exception", "cart"], ["inject", "exception", "cart", "--for", "9s"], ["clear"]):
+            failed = CliRunner().invoke(app, ["shop", *command, "--run", str(tmp_path)])
+            assert isinstance(failed.exception, Rejected)
+            assert told in str(failed.exception)
         assert shop.status().injected  # the second one cleared nothing
         first.send_signal(signal.SIGTERM)
         assert first.wait(30) == 130
         assert first.stdout is not None
         assert first.stdout.read() == "stopped\n"
+    assert shop.status().injected == ()
+
+
+def test_a_fault_for_a_time_ends_where_its_command_is_terminated(shop: Shop, tmp_path: Path) -> None:
+    inject = [sys.executable, "-m", "rca", "shop", "inject", "network_delay", "cart", "--for", "10m", "--run", str(tmp_path)]
+    with _ending(subprocess.Popen(inject, stdout=subprocess.PIPE, text=True)) as injecting:
+        deadline = time.monotonic() + 60
+        while not shop.status().injected:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        injecting.send_signal(signal.SIGTERM)
+        assert injecting.wait(30) == 130
     assert shop.status().injected == ()
 
 

@@ -112,6 +112,19 @@ def test_a_machine_of_which_nothing_is_known_spoils_a_recording(tmp_path: Path) 
         _unsaturated(HostLoad(0.5, 1.0, 0.4))
 
 
+def test_a_watch_outlives_a_moment_in_which_the_processes_are_not_known(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def pids() -> list[int]:
+        asked.append(1)
+        if len(asked) < 3:
+            raise BadInput("shop.json", expected="a state", found="half of one")
+        return [os.getpid()]
+
+    with HostWatch(pids, tmp_path) as host:
+        _first_sample(host)
+
+
 def test_a_disk_that_takes_nothing_is_as_slow_as_can_be(tmp_path: Path) -> None:
     with HostWatch(lambda: [os.getpid()], tmp_path / "absent") as host:
         load = _first_sample(host)

@@ -84,8 +84,7 @@ def test_a_model_for_unseen_systems_is_judged_on_held_out_systems_alone() -> Non
     def own(_: list[LabelledCase], held: list[LabelledCase]) -> npt.NDArray[np.float64]:
         return np.tile(curve(0.5, 0.6, 0.7, 0.8, 0.9), (len(held), 1))
 
-    for some in (cases(), cases()[:1]):
-        assert transfer_strength(some, lambda *_: pytest.fail("not asked"), seed=0, before=elsewhere) == 0.5
+    assert transfer_strength(cases(), lambda *_: pytest.fail("not asked"), seed=0, before=elsewhere) == 0.5
     two = [replace(case, system=f"shop-{i % 2}") for i, case in enumerate(cases())]
     assert transfer_strength(two, own, seed=0, before=elsewhere) == 1.0
     assert transfer_strength(cases(), own, seed=0) == UNJUDGED, "one system, and nothing to go on from"
@@ -100,6 +99,17 @@ def test_a_gain_within_its_standard_error_does_not_make_the_correction_stronger(
 
     assert best_strength(noisy(cases())) == 1.0
     assert transfer_strength(cases(), lambda *_: pytest.fail("not asked"), seed=0, before=noisy) == 0.25
+
+
+def test_repetitions_of_an_injection_count_as_one_and_a_single_injection_earns_half_at_most() -> None:
+    def told(held: list[LabelledCase]) -> npt.NDArray[np.float64]:
+        best = [case.fault_kind == "exception" for case in held]
+        return np.where(np.array(best)[:, None], curve(0.1, 0.1, 0.1, 0.1, 0.9), curve(0.5, 0.5, 0.5, 0.5, 0.4))
+
+    one_injection = replace(cases()[1], system="shop")
+    assert transfer_strength([one_injection] * 20, lambda *_: pytest.fail("not asked"), seed=0, before=told) == UNJUDGED
+    again = [one_injection] * 20 + cases()[:1]
+    assert transfer_strength(again, lambda *_: pytest.fail("not asked"), seed=0, before=told) == 0.0, "one of two got worse"
 
 
 def invented_set() -> TrainingSet:

@@ -46,12 +46,13 @@ def inject(
     shop = Shop(run)
     where = f" at {target}" if target else ""
     faults.recipe_of(fault, target or "")
+    shop.status()  # nothing to clear where none runs
     if seconds is None:
-        faults.inject(shop, fault, target or "", strength)
+        with shop.folder.undisturbed():
+            faults.inject(shop, fault, target or "", strength)
         typer.echo(f"{fault}{where} began; `rca shop clear` ends it")
         return
-    shop.status()  # nothing to clear where none runs
-    with _interruptible():
+    with shop.folder.undisturbed(), _interruptible():
         try:
             faults.inject(shop, fault, target or "", strength)
             end = time.monotonic() + seconds
@@ -85,7 +86,10 @@ def clear(run: Run = None) -> None:
     from rca.shop.client import Shop
     from rca.shop.faults import clear as clear_faults
 
-    clear_faults(Shop(run))
+    shop = Shop(run)
+    shop.status()
+    with shop.folder.undisturbed():
+        clear_faults(shop)
     typer.echo("every fault was cleared")
 
 

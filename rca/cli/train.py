@@ -86,7 +86,7 @@ _Transfer = Annotated[
     typer.Option(
         "--transfer",
         help="The model is meant for systems that it never saw: held-out systems alone say how much of its correction counts; of "
-        "one system alone, --from as it stands does.",
+        "one system alone, --from as it stands does, and without --from half of it counts.",
     ),
 ]
 _Seed = Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn.")]

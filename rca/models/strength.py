@@ -47,9 +47,9 @@ def earned_strength(
     """
     labelled = _labelled(cases)
     found = [_held_out(labelled, key, judge, seed) for key in (_GROUP, _KIND, _SYSTEM)]
-    if before is not None and found[-1] is None and any(ranks is not None for ranks in found):
-        found[-1] = before(labelled)
-    curves = [ranks.mean(axis=0) for ranks in found if ranks is not None]
+    curves = [held[0].mean(axis=0) for held in found if held is not None]
+    if before is not None and found[-1] is None and curves:
+        curves.append(before(labelled).mean(axis=0))
     return best_strength(np.stack(curves)) if curves else unjudged
 
 
@@ -61,14 +61,16 @@ def transfer_strength(
 ) -> float:
     """The strength for systems that nobody has seen: judged on held-out systems alone, or on the one there is by `before`.
 
-    It is the smallest strength that is not worse than the best one by more than the standard error of their difference: a few
-    systems say little about the next, and the label-free score is the safer guess. UNJUDGED where there is neither.
+    It is the smallest strength that is not worse than the best one by more than the standard error of their difference, where
+    repetitions of an injection count as one: a few systems say little about the next, and the label-free score is the safer
+    guess.
+    UNJUDGED where there is neither; a single injection, whose error nobody knows, earns no more than that either.
     """
     labelled = _labelled(cases)
     ranks = _held_out(labelled, _SYSTEM, judge, seed)
     if ranks is None and before is not None and labelled:
-        ranks = before(labelled)
-    return UNJUDGED if ranks is None else _cautious_strength(ranks)
+        ranks = before(labelled), labelled
+    return UNJUDGED if ranks is None else _cautious_strength(*ranks)
 
 
 def _labelled(cases: Sequence[LabelledCase]) -> list[LabelledCase]:
@@ -77,18 +79,27 @@ def _labelled(cases: Sequence[LabelledCase]) -> list[LabelledCase]:
 
 def _held_out(
     labelled: list[LabelledCase], key: Callable[[LabelledCase], Hashable], judge: ReciprocalRanks, seed: int
-) -> npt.NDArray[np.float64] | None:
-    """Reciprocal ranks of all cases, each held out with those of its key, (cases, strengths); None where all have one key."""
+) -> tuple[npt.NDArray[np.float64], list[LabelledCase]] | None:
+    """Reciprocal ranks of all cases, (cases, strengths), each held out with those of its key, and these cases in that order.
+
+    None where all have one key.
+    """
     parts = _parts(labelled, key, seed)
     if len(parts) < 2:
         return None
-    return np.concatenate([judge([c for other in parts if other is not held for c in other], held) for held in parts])
+    ranks = [judge([c for other in parts if other is not held for c in other], held) for held in parts]
+    return np.concatenate(ranks), [case for part in parts for case in part]
 
 
-def _cautious_strength(ranks: npt.NDArray[np.float64]) -> float:
+def _cautious_strength(ranks: npt.NDArray[np.float64], cases: Sequence[LabelledCase]) -> float:
     """ranks: (cases, strengths)."""
+    names = sorted({case.group for case in cases})
+    owner = np.array([names.index(case.group) for case in cases])
+    ranks = np.stack([ranks[owner == i].mean(axis=0) for i in range(len(names))])  # (groups, strengths)
+    if len(ranks) == 1:
+        return min(UNJUDGED, best_strength(ranks))
     lost = ranks[:, [STRENGTHS.index(best_strength(ranks))]] - ranks
-    error = lost.std(axis=0, ddof=1) / np.sqrt(len(ranks)) if len(ranks) > 1 else np.zeros(len(STRENGTHS))
+    error = lost.std(axis=0, ddof=1) / np.sqrt(len(ranks))
     return STRENGTHS[int(np.argmax(lost.mean(axis=0) <= error + 1e-9))]  # the first is the smallest
 
 

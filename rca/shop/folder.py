@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -27,7 +27,7 @@ OWN_FOLDERS: Final = ("logs", "pods", "prometheus", "alertmanager", "warm", *pla
 _TEMPORARY: Final = (Path("/var/tmp"), Path("/tmp"))  # folders in them are made by mkdtemp
 _PRIVATE: Final = "rca-shop-"
 SUPERVISOR_LOCK: Final = "lock"
-RECORDER_LOCK: Final = "record.lock"
+RECORDER_LOCK: Final = "record.lock"  # of whoever may inject and clear faults
 SUPERVISOR_LOG: Final = "supervisor.log"
 DISK_PROBE: Final = ".written"
 IN_USE: Final = (SUPERVISOR_LOCK, RECORDER_LOCK, SUPERVISOR_LOG)
@@ -94,6 +94,10 @@ class RunFolder:
     def pod(self, name: str) -> Path:
         """The folder that a pod sees."""
         return self.path / "pods" / name
+
+    def undisturbed(self) -> AbstractContextManager[None]:
+        """This process alone injects and clears faults: a second one would spoil what the first records. Raises as `alone`."""
+        return self.alone(RECORDER_LOCK, "`rca shop record` or `rca shop inject --for` is at work")
 
     @contextmanager
     def alone(self, lock: str, otherwise: str) -> Iterator[None]:

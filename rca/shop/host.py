@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
+from rca.errors import RcaError
 from rca.shop.folder import DISK_PROBE
 
 _EVERY_S: Final = 2.0
@@ -82,13 +83,20 @@ class HostWatch:
         return HostLoad(ran / seconds, waited / seconds, statistics.fmean(sample[2] for sample in inside)) if ran > 0 else None
 
     def _run(self) -> None:
-        before = _threads(self._pids())
+        before = self._threads()
         while not self._end.wait(_EVERY_S):
-            after = _threads(self._pids())
+            after = self._threads()
             known = [(after[thread], before[thread]) for thread in after if thread in before]
             ran, waited = (sum(now[place] - then[place] for now, then in known) / 1e9 for place in (0, 1))
             self._samples.append((time.time(), ran, waited, _seconds_to_write(self._folder)))
             before = after
+
+    def _threads(self) -> dict[str, tuple[int, int]]:
+        """No thread where the processes are not known; the watch goes on, since they may be again."""
+        try:
+            return _threads(self._pids())
+        except RcaError:
+            return {}
 
 
 def _seconds_to_write(folder: Path) -> float:

@@ -38,7 +38,6 @@ from rca.incidents.incident import EntityModel, Incident, Label
 from rca.shop import manifest
 from rca.shop.client import Shop
 from rca.shop.faults import KEEP_UP_S, clear, culprit_of, inject, keep_up
-from rca.shop.folder import RECORDER_LOCK
 from rca.shop.host import HostLoad, HostWatch
 from rca.shop.installed import binary
 from rca.shop.plan import SYSTEM
@@ -117,7 +116,7 @@ def record(recorders: Sequence[Recorder], recordings: Iterable[Recording], most:
     work = Work((recording for recording in recordings if recording.id not in known), most)
     with ExitStack() as alone, ThreadPoolExecutor(len(recorders)) as pool:
         for recorder in recorders:  # two that inject into one shop spoil each other's recordings
-            alone.enter_context(recorder.shop.folder.alone(RECORDER_LOCK, "another `rca shop record` records from this shop"))
+            alone.enter_context(recorder.shop.folder.undisturbed())
         running = [pool.submit(recorder.run, work) for recorder in recorders]
         try:
             wait(running, return_when=FIRST_EXCEPTION)
