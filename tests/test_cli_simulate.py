@@ -90,12 +90,14 @@ def test_the_kinds_are_listed() -> None:
         (("--out", "a", "--fault", "cpu_contnetion"), "cpu_contention"),
         (("--out", "a", "--emit", "metrics"), "--emit: expected bins or spans"),
         (("--out", "/dev/null/folder"), "a place that can be written"),
+        (("--out", "."), "--out: expected an empty folder, or one of the same simulation, found ., which holds other files"),
         (("--out", "a", "--incidents", "0"), "--incidents"),
         (("--out", "a", "--normal", "1.5"), "--normal"),
     ],
 )
 def test_bad_input_is_named(arguments: tuple[str, ...], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))
+    (tmp_path / "notes").touch()
     monkeypatch.chdir(tmp_path)
     done = _run(*arguments)
     assert done.returncode == 2

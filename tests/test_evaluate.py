@@ -11,7 +11,6 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from rca.cli.evaluate import _kinds_below
 from rca.cli.main import app
 from rca.contracts import Case, LabelledCase
 from rca.errors import BadInput, UnknownName
@@ -326,10 +325,17 @@ def test_command_from_bundles_to_tables(bundles: Path, tmp_path: Path, monkeypat
 
 
 def test_kinds_stand_below_each_other_where_there_are_more_of_them_than_rankers() -> None:
-    head, rows = ["ranker", "cpu (3)", "dns (2)", "loss (1)"], [["floor", ".3", ".5", "1"], ["random", ".1", "0", "0"]]
-    turned = [["cpu (3)", ".3", ".1"], ["dns (2)", ".5", "0"], ["loss (1)", "1", "0"]]
-    assert _kinds_below(head, rows) == (["fault kind", "floor", "random"], turned)
-    assert _kinds_below(["ranker", "cpu (3)"], rows) == (["ranker", "cpu (3)"], rows)
+    def row(ranker: str, **shares: float) -> tables.Summary:
+        kinds = {"all": {"incidents": 6}} | {kind: {"incidents": 2, "ac1": {"value": share}} for kind, share in shares.items()}
+        return {"ranker": ranker, "learned": False, "uses_names": False, "by_fault_kind": kinds}
+
+    rows = [row("floor", cpu_contention=0.5, dns=1, loss=0), row("random", cpu_contention=0, dns=0.5, loss=0)]
+    head, body = tables.by_kind(rows)
+    assert (head, body[0]) == (["fault kind", "floor", "random"], ["cpu contention (2)", "0.50", "0.00"])
+    assert [line[0] for line in body] == ["cpu contention (2)", "dns (2)", "loss (2)"]
+    assert tables.by_kind([row("floor", dns=1)]) == (["ranker", "dns (2)"], [["floor", "1.00"]])
+    many = [row(f"ranker-{i}", **{f"kind_{kind}": 1.0 for kind in range(12)}) for i in range(11)]
+    assert tables.by_kind(many)[0] == ["fault kind", *(f"ranker-{i}" for i in range(6))]
 
 
 def test_command_reads_the_store(bundles: Path, tmp_path: Path, monkeypatch) -> None:

@@ -126,15 +126,7 @@ def _print_tables(found: list[dict[str, object]]) -> None:
         for line in tables.failed(rows):
             typer.echo(line)
         if tables.has_kinds(rows):
-            _print_table("AC@1 by fault kind (incidents)", *_kinds_below(*tables.by_kind(rows)))
-
-
-def _kinds_below(head: list[str], rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
-    """The table on its side, where it would be wider than long: there are two dozen kinds, and terminals have 80 columns."""
-    if len(head) <= len(rows) + 1:
-        return head, rows
-    turned = [list(column) for column in zip(head, *rows, strict=True)]
-    return ["fault kind", *turned[0][1:]], turned[1:]
+            _print_table("AC@1 by fault kind (incidents)", *tables.by_kind(rows))
 
 
 def _print_differences(differences: dict[str, dict[str, dict[str, float | None]]], against: str) -> None:

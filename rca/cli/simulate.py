@@ -58,7 +58,7 @@ def simulate(
 
     from rca.errors import BadInput
     from rca.simulator.config import CONFIG
-    from rca.simulator.generation import Plan, simulate_into, simulate_into_store
+    from rca.simulator.generation import PLAN_FILE, Plan, simulate_into, simulate_into_store
     from rca.simulator.styles import only
 
     if list_faults:
@@ -74,6 +74,10 @@ def simulate(
     workers = processes or os.cpu_count() or 1
     made: Counter[str] = Counter()
     if out is not None:
+        if out.is_dir() and any(out.iterdir()) and not (out / PLAN_FILE).exists():
+            raise BadInput(
+                "--out", expected="an empty folder, or one of the same simulation", found=f"{out}, which holds other files"
+            )
         coming, place = simulate_into(plan, out, incidents, workers), out
     else:
         assert store is not None

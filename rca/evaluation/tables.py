@@ -29,6 +29,7 @@ _SPLIT_TITLES: Final = {
     "zero-shot": "No labels at all",
 }
 
+_SIDE_BY_SIDE: Final = 6
 Summary = dict[str, Any]
 
 
@@ -212,10 +213,18 @@ def failed(rows: Sequence[Summary]) -> list[str]:
 
 
 def by_kind(rows: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of the table of AC@1 by fault kind."""
+    """Head and rows of the table of AC@1 by fault kind.
+
+    It stands on its side, with the first rankers alone, where it would be wider than long: there are two dozen kinds, and
+    terminals have 80 columns.
+    """
     kinds = [kind for kind in rows[0]["by_fault_kind"] if kind != ALL]
-    head = ["ranker", *(f"{kind.replace('_', ' ')} ({rows[0]['by_fault_kind'][kind]['incidents']})" for kind in kinds)]
-    return head, [[_marked(row), *(_share(row["by_fault_kind"][kind]["ac1"]["value"]) for kind in kinds)] for row in rows]
+    named = [f"{kind.replace('_', ' ')} ({rows[0]['by_fault_kind'][kind]['incidents']})" for kind in kinds]
+    shares = [[_share(row["by_fault_kind"][kind]["ac1"]["value"]) for kind in kinds] for row in rows]
+    if len(kinds) <= len(rows):
+        return ["ranker", *named], [[_marked(row), *found] for row, found in zip(rows, shares, strict=True)]
+    head = ["fault kind", *map(_marked, rows[:_SIDE_BY_SIDE])]
+    return head, [[name, *found] for name, *found in zip(named, *shares[:_SIDE_BY_SIDE], strict=True)]
 
 
 def confidence(rows: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
