@@ -46,7 +46,7 @@ soak: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python -m scripts.docs
 
-# The models of models/, anew. `general` takes minutes, `simulated` hours: the second is made by `make simulated` alone.
+# The models of models/, anew. `general` takes minutes, `simulated` half an hour: the second is made by `make simulated` alone.
 RULES := floor random max-z nsigma baro most-alerts simple-rca prism-additive prism-conjunctive microrca pagerank-z hypothesis-test
 models: $(STAMP)
 	$(BIN)/rca train --from models/simulated --transfer --bundles incidents --part train --seed 1 --out models/general
@@ -55,7 +55,7 @@ models: $(STAMP)
 	$(BIN)/python -m scripts.model_card models/general models/general.toml build/general/shop.json
 
 simulated: $(STAMP)
-	$(BIN)/rca train --simulate 10000 --seed 1 --epochs 20 --workers $$(nproc) --no-onnx --out models/simulated
+	$(BIN)/rca train --simulate 5000 --seed 1 --epochs 8 --workers $$(nproc) --no-onnx --out models/simulated
 
 # Builds the wheel, checks that it holds rca/ alone, and ranks the demo's incident with it in an environment without the extra.
 wheel: $(BASE)

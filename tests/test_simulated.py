@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from rca.contracts import LabelledCase
 from rca.models import simulated
-from rca.models.gnn import NetworkRanker
-from rca.models.simulated import CACHE_FOLDER, Order, Source, cache_key, graphs_of, simulated_graphs, view
+from rca.models.gnn import NetworkRanker, _reciprocal_ranks, _weighted
+from rca.models.simulated import CACHE_FOLDER, Order, Source, cache_key, graphs_of, simulated_graphs
 from rca.models.training import TrainingSet
+from rca.models.views import VIEWS, view, views_of
 from rca.signals import NODE_SIGNALS
 from tests.cases import ExampleSource, example
 
@@ -78,7 +80,14 @@ def test_the_cache_hangs_on_the_code_that_makes_graphs_and_on_no_other(tmp_path:
         path.write_text(text)
         return key != before
 
-    makes = ("models/simulated.py", "models/augmentation.py", "simulator/generation.py", "features.py", "deviations/counts.py")
+    makes = (
+        "models/simulated.py",
+        "models/views.py",
+        "models/augmentation.py",
+        "simulator/generation.py",
+        "features.py",
+        "deviations/counts.py",
+    )
     others = ("models/network.py", "models/training.py", "cli/train.py", "shop/plan.py", "collectors/config.py")
     assert [file for file in (*makes, *others) if changed(file)] == list(makes)
     with pytest.raises(FileNotFoundError, match=r"nothing\.py"):
@@ -118,3 +127,32 @@ def test_a_model_is_pretrained_and_gone_on_from(home: Path, tmp_path: Path) -> N
     assert set(ranker.data["reciprocal_rank"]) == {"0.0", "0.25", "0.5", "0.75", "1.0"}
     ranker.save(tmp_path / "first")
     assert len(NetworkRanker.load(tmp_path / "first").rank(example()).candidates) == len(example().graph.candidates)
+
+
+def test_weights_make_the_score_right_as_often_as_told_and_leave_quiet_stretches_alone(home: Path) -> None:
+    tensors = simulated_graphs(ExampleSource(), ORDER, home)
+    ranks = _reciprocal_ranks(tensors, tensors.floor.double())
+    told, right = ~tensors.is_normal, torch.from_numpy(ranks == 1)
+    assert 0 < int((told & right).sum()) < int(told.sum()), "some where the score is right, and some where it is not"
+    weighted = _weighted(tensors, 0.25).weight
+    assert float(weighted[told & right].sum() / weighted[told].sum()) == pytest.approx(0.25)
+    assert float(weighted[told].sum()) == pytest.approx(float(tensors.weight[told].sum()))
+    assert torch.equal(weighted[~told], tensors.weight[~told])
+    always = tensors.select((told & right).nonzero().flatten())
+    assert float(_weighted(always, 0.25).weight.sum()) == pytest.approx(float(always.weight.sum())), "nothing to weigh against"
+
+
+def test_the_views_of_cases_hold_what_still_speaks_of_the_cause() -> None:
+    labelled = LabelledCase(example(), "one", "shop", (example().graph.candidates[0],), "cpu_contention")
+    whole, *poorer = views_of([labelled])
+    assert whole == [labelled]
+    assert len(poorer) == len(VIEWS)
+    for modalities, cases in zip(VIEWS, poorer, strict=True):
+        for case in cases:
+            sources = {signal.source for signal, seen in zip(NODE_SIGNALS, _observed(case), strict=True) if seen}
+            assert sources <= set(modalities)
+    assert any(poorer)
+
+
+def _observed(case: LabelledCase) -> np.ndarray:
+    return np.isfinite(case.case.deviations.node).any(axis=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -99,6 +100,30 @@ def test_a_gain_within_its_standard_error_does_not_make_the_correction_stronger(
 
     assert best_strength(noisy(cases())) == 1.0
     assert transfer_strength(cases(), lambda *_: pytest.fail("not asked"), seed=0, before=noisy) == 0.25
+
+
+def test_of_all_views_the_smallest_strength_counts() -> None:
+    def views(seen: Sequence[LabelledCase]) -> list[list[LabelledCase]]:
+        poorer = [replace(case, incident_id=f"{case.incident_id}, alerts alone") for case in seen]
+        return [list(seen), poorer[1:], []]
+
+    def told(held: list[LabelledCase]) -> npt.NDArray[np.float64]:
+        rising, falling = curve(0.5, 0.6, 0.7, 0.8, 0.9), curve(0.5, 0.9, 0.8, 0.7, 0.6)
+        return np.stack([falling if case.incident_id.endswith("alone") else rising for case in held])
+
+    assert transfer_strength(cases(), lambda *_: pytest.fail("not asked"), seed=0, before=told) == 1.0
+    assert transfer_strength(cases(), lambda *_: pytest.fail("not asked"), seed=0, before=told, views=views) == 0.25
+    two = [replace(case, system=f"shop-{i % 2}") for i, case in enumerate(cases())]
+    trained: list[set[str]] = []
+
+    def judge(training: list[LabelledCase], held: list[LabelledCase]) -> npt.NDArray[np.float64]:
+        trained.append({case.system for case in training})
+        assert not trained[-1] & {case.system for case in held}
+        assert not any(case.incident_id.endswith("alone") for case in training)
+        return told(held)
+
+    assert transfer_strength(two, judge, seed=0, views=views) == 0.25
+    assert len(trained) == 2
 
 
 def test_repetitions_of_an_injection_count_as_one_and_a_single_injection_earns_half_at_most() -> None:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 _STATES = "unfinished"
 _HELD_OUT = 256
 """Fewest simulated incidents that are held out, where that many are learnt from."""
+_FLOOR_RIGHT = 0.7
+"""How often the label-free score names the cause first in the recorded training incidents of the shop: 25 of 36. Of simulated
+ones it does in two of five, and a network that learnt to distrust it so much would overrule it where it is right."""
 
 _Bundles = Annotated[
     Path | None, typer.Option(metavar="PATH", help="Folder of incident bundles; default: the incident store.", show_default=False)
@@ -235,7 +238,9 @@ def _on_simulated(ranker: NetworkRanker, incidents: int, workers: int, home: Pat
     facts = {"incidents": incidents, "seed": seeds[0], "held_out_seed": seeds[1], "code": graph_code()}
 
     def learn(states: Path, epochs: Progress, _: Callable[[], None]) -> str:
-        ranker.pretrain(graphs[0], graphs[1], {"simulated": facts}, state_folder=states, progress=epochs)
+        ranker.pretrain(
+            graphs[0], graphs[1], {"simulated": facts}, floor_right=_FLOOR_RIGHT, state_folder=states, progress=epochs
+        )
         return f"{incidents} simulated incidents ({orders[1].count} more held out)"
 
     return learn

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy, deepcopy
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self
 
@@ -37,6 +37,7 @@ from rca.models.training import (
     calibrated_temperature,
     mixed,
 )
+from rca.models.views import views_of
 from rca.ranking import Ranking
 from rca.tensors import GraphTensors, batch, chunks
 
@@ -189,23 +190,29 @@ class NetworkRanker:
         validation: GraphTensors,
         data: Mapping[str, Any],
         *,
+        floor_right: float | None = None,
         state_folder: Path | None = None,
         progress: Progress | None = None,
     ) -> Self:
         """Train on graphs that are at hand, such as simulated ones, and choose epoch, strength and temperature on held-out ones.
 
         Held-out systems of the same making are kinder than real ones: however well it does on them, the correction counts half at
-        most. `data` says where the graphs come from; the model keeps it. An interrupted run goes on from the states in
-        `state_folder`.
+        most. `floor_right` is how often the label-free score names the cause first on recorded incidents: graphs are weighted so
+        that it does here too, because a network learns from simulated incidents how far to trust the score that it corrects.
+        `data` says where the graphs come from; the model keeps it. An interrupted run goes on from the states in `state_folder`.
         """
         self._go_on()
+        if floor_right is not None:
+            training, validation = (_weighted(tensors, floor_right) for tensors in (training, validation))
+            data = {**data, "floor_right": floor_right}
         self.data = {"graphs": training.graphs, "validation_graphs": validation.graphs, **data}
         with _threads(self.threads):
             self._train_members(training, validation, state_folder, progress)
-            ranks = self._reciprocal_ranks(validation)[(~validation.is_normal).numpy()]
-            found = min(UNJUDGED, best_strength(ranks)) if len(ranks) else UNJUDGED
+            told = (~validation.is_normal).numpy()
+            ranks, weights = self._reciprocal_ranks(validation)[told], validation.weight.numpy()[told]
+            found = min(UNJUDGED, best_strength(ranks, weights)) if len(ranks) else UNJUDGED
             self._set_strength(found if self.strength is None else self.strength)
-            means = np.round(ranks.mean(axis=0), 6).tolist() if len(ranks) else []
+            means = np.round(np.average(ranks, axis=0, weights=weights), 6).tolist() if len(ranks) else []
             self.data["reciprocal_rank"] = dict(zip(map(str, STRENGTHS), means, strict=False))
             self.temperature = self._batch_temperature(validation)
         return self
@@ -252,7 +259,7 @@ class NetworkRanker:
 
         if any(set(case.causes) & set(case.case.graph.candidates) for case in cases):
             if self.transfer:
-                found = transfer_strength(cases, judge_cases, self.seed, judge_before if self._before else None)
+                found = transfer_strength(cases, judge_cases, self.seed, judge_before if self._before else None, views_of)
             elif self._before is None:
                 found = earned_strength(cases, judge_cases, self.seed)
             else:
@@ -488,6 +495,20 @@ def _reciprocal_ranks(tensors: GraphTensors, score: Tensor) -> npt.NDArray[np.fl
     ranks = torch.zeros_like(best).index_add(0, owner, (score >= best[owner]).to(score.dtype))
     found: npt.NDArray[np.float64] = torch.where(best.isfinite(), 1 / ranks, torch.zeros_like(ranks)).numpy()
     return found
+
+
+def _weighted(tensors: GraphTensors, floor_right: float) -> GraphTensors:
+    """The graphs, weighted so that the label-free score names the cause first in this share of the incidents.
+
+    They stay as they are where it is always right, or never. Quiet stretches do.
+    """
+    told = ~tensors.is_normal
+    right = told & torch.from_numpy(_reciprocal_ranks(tensors, tensors.floor.double()) == 1)
+    share = float(tensors.weight[right].sum() / tensors.weight[told].sum().clamp(min=1e-12))
+    if not 0 < share < 1:
+        return tensors
+    factor = torch.where(right, floor_right / share, (1 - floor_right) / (1 - share))
+    return replace(tensors, weight=torch.where(told, tensors.weight * factor, tensors.weight).to(tensors.weight.dtype))
 
 
 def _for_ranking(network: Network) -> Network:

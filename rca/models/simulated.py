@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,17 +19,16 @@ import numpy as np
 from torch import Tensor
 
 from rca.arrays import REVERSE, Schema
-from rca.contracts import Case, LabelledCase
-from rca.deviations import Deviations
+from rca.contracts import LabelledCase
 from rca.errors import BadCheckpoint
-from rca.features import EDGE_FEATURE_NAMES, NODE_FEATURE_NAMES, Calibration, graph_of
+from rca.features import EDGE_FEATURE_NAMES, NODE_FEATURE_NAMES
 from rca.incidents.incident import Incident
 from rca.models.augmentation import labelled_incidents, normal_windows
 from rca.models.checkpoint import read_state, write_state
 from rca.models.training import TrainingSet
+from rca.models.views import VIEWS, speaks_of, view
 from rca.pipeline import case_of
 from rca.provenance import code_digest
-from rca.signals import EDGE_SIGNALS, NODE_SIGNALS
 from rca.simulator import CONFIG, Config, simulate
 from rca.simulator.generation import in_processes
 from rca.telemetry import Telemetry
@@ -39,15 +38,6 @@ CACHE_FOLDER: Final = "cache/simulated"
 HELD_OUT_SEED: Final = 1_000_003
 """Added to a seed it gives the systems that are held out: none of them is trained on, however many incidents are."""
 _VIEW_SHARE, _QUIET_SHARE = 0.5, 0.25
-_VIEWS: Final = (  # modalities that are left
-    ("metrics", "alerts"),
-    ("metrics",),
-    ("spans", "logs", "events"),
-    ("spans", "metrics"),
-    ("spans",),
-    ("metrics", "logs", "events", "alerts"),
-    ("alerts",),
-)
 _PLAIN: Final = (
     "x",
     "available",
@@ -125,7 +115,10 @@ def cache_key(source: Source, seed: int) -> str:
 
 def graph_code() -> str:
     """Digest of the code that simulates incidents, builds their cases and makes graphs of them, how one trains on these aside."""
-    names = [code_digest("simulator", "models/simulated.py", "models/augmentation.py"), inspect.getsource(TrainingSet)]
+    names = [
+        code_digest("simulator", "models/simulated.py", "models/views.py", "models/augmentation.py"),
+        inspect.getsource(TrainingSet),
+    ]
     return hashlib.blake2b("\n".join(names).encode(), digest_size=12).hexdigest()
 
 
@@ -168,34 +161,9 @@ def graphs_of(incident: Incident, telemetry: Telemetry, rng: np.random.Generator
     labelled = LabelledCase(case, incident.id, incident.system, incident.causes(), incident.fault_kind())
     cases = [labelled]
     if rng.random() < _VIEW_SHARE:
-        seen = view(case, _VIEWS[int(rng.integers(len(_VIEWS)))])
-        cases += [replace(labelled, case=seen)] if _speaks_of(seen, labelled) else []
+        seen = view(case, VIEWS[int(rng.integers(len(VIEWS)))])
+        cases += [replace(labelled, case=seen)] if speaks_of(seen, labelled) else []
     made = labelled_incidents(cases)
     if rng.random() < _QUIET_SHARE:
         made += normal_windows([labelled], 1, int(rng.integers(2**31)))
     return made
-
-
-def view(case: Case, modalities: Sequence[str]) -> Case:
-    """The case as a system would know it that records these modalities alone; relations stay known."""
-    deviations = _limited(case.deviations, modalities)
-    quiet = tuple(_limited(stretch, modalities) for stretch in case.quiet)
-    return Case(case.window, deviations, quiet, graph_of(deviations, Calibration.of(quiet, deviations)))
-
-
-def _limited(deviations: Deviations, modalities: Sequence[str]) -> Deviations:
-    gone = np.array([signal.source not in modalities for signal in NODE_SIGNALS])
-    gone_edge = np.array([signal.source not in modalities for signal in EDGE_SIGNALS])
-    return replace(
-        deviations,
-        node=np.where(gone, np.nan, deviations.node),
-        slope=np.where(gone, np.nan, deviations.slope),
-        edge={relation: np.where(gone_edge, np.nan, values) for relation, values in deviations.edge.items()},
-    )
-
-
-def _speaks_of(case: Case, labelled: LabelledCase) -> bool:
-    """True if something was observed, of the cause if there is one: else nobody could tell, or learn to."""
-    rows = [case.graph.rows[cause] for cause in labelled.causes if cause in case.graph.rows]
-    observed = np.isfinite(case.deviations.node)
-    return bool(observed[rows].any() if rows else observed.any())

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from operator import attrgetter
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,8 @@ _GROUP, _KIND, _SYSTEM = attrgetter("group"), attrgetter("fault_kind"), attrgett
 
 ReciprocalRanks = Callable[[list[LabelledCase], list[LabelledCase]], npt.NDArray[np.float64]]
 """(cases to train on, cases held out) -> reciprocal rank of the cause for each held-out case and strength, (cases, strengths)."""
+Views = Callable[[Sequence[LabelledCase]], list[list[LabelledCase]]]
+"""The same cases as systems would know them that record more or less."""
 JudgedSets = Callable[[TrainingSet, TrainingSet], npt.NDArray[np.float64]]
 """The same for graphs with their answers."""
 
@@ -47,7 +49,7 @@ def earned_strength(
     """
     labelled = _labelled(cases)
     found = [_held_out(labelled, key, judge, seed) for key in (_GROUP, _KIND, _SYSTEM)]
-    curves = [held[0].mean(axis=0) for held in found if held is not None]
+    curves = [ranks.mean(axis=0) for ranks in found if ranks is not None]
     if before is not None and found[-1] is None and curves:
         curves.append(before(labelled).mean(axis=0))
     return best_strength(np.stack(curves)) if curves else unjudged
@@ -58,19 +60,33 @@ def transfer_strength(
     judge: ReciprocalRanks,
     seed: int,
     before: Callable[[list[LabelledCase]], npt.NDArray[np.float64]] | None = None,
+    views: Views = lambda cases: [list(cases)],
 ) -> float:
     """The strength for systems that nobody has seen: judged on held-out systems alone, or on the one there is by `before`.
 
-    It is the smallest strength that is not worse than the best one by more than the standard error of their difference, where
-    repetitions of an injection count as one: a few systems say little about the next, and the label-free score is the safer
-    guess.
-    UNJUDGED where there is neither; a single injection, whose error nobody knows, earns no more than that either.
+    In each of the `views` of them it is the smallest strength that is not worse than the best one by more than the standard error
+    of their difference, where repetitions of an injection count as one; and of all views the smallest. A few systems say little
+    about the next, which may record less, and the label-free score is the safer guess. UNJUDGED where there is neither; a single
+    injection, whose error nobody knows, earns no more than that either.
     """
     labelled = _labelled(cases)
-    ranks = _held_out(labelled, _SYSTEM, judge, seed)
-    if ranks is None and before is not None and labelled:
-        ranks = before(labelled), labelled
-    return UNJUDGED if ranks is None else _cautious_strength(*ranks)
+    parts = _parts(labelled, _SYSTEM, seed)
+    seen = [views(part) for part in parts]
+    held = [[case for each in part for case in each] for part in seen]
+    if len(parts) > 1:
+        ranks = [
+            judge([c for other in parts if other is not part for c in other], h) for part, h in zip(parts, held, strict=True)
+        ]
+    elif parts and before is not None:
+        ranks = [before(held[0])]
+    else:
+        return UNJUDGED
+    in_views = [np.split(found, np.cumsum([len(each) for each in part])[:-1]) for found, part in zip(ranks, seen, strict=True)]
+    judged = [
+        (np.concatenate(of_view), [case for part in whose for case in part])
+        for of_view, whose in zip(zip(*in_views, strict=True), zip(*seen, strict=True), strict=True)
+    ]
+    return min(_cautious_strength(found, whose) for found, whose in judged if whose)
 
 
 def _labelled(cases: Sequence[LabelledCase]) -> list[LabelledCase]:
@@ -79,16 +95,12 @@ def _labelled(cases: Sequence[LabelledCase]) -> list[LabelledCase]:
 
 def _held_out(
     labelled: list[LabelledCase], key: Callable[[LabelledCase], Hashable], judge: ReciprocalRanks, seed: int
-) -> tuple[npt.NDArray[np.float64], list[LabelledCase]] | None:
-    """Reciprocal ranks of all cases, (cases, strengths), each held out with those of its key, and these cases in that order.
-
-    None where all have one key.
-    """
+) -> npt.NDArray[np.float64] | None:
+    """Reciprocal ranks of all cases, each held out with those of its key, (cases, strengths); None where all have one key."""
     parts = _parts(labelled, key, seed)
     if len(parts) < 2:
         return None
-    ranks = [judge([c for other in parts if other is not held for c in other], held) for held in parts]
-    return np.concatenate(ranks), [case for part in parts for case in part]
+    return np.concatenate([judge([c for other in parts if other is not held for c in other], held) for held in parts])
 
 
 def _cautious_strength(ranks: npt.NDArray[np.float64], cases: Sequence[LabelledCase]) -> float:
@@ -103,9 +115,9 @@ def _cautious_strength(ranks: npt.NDArray[np.float64], cases: Sequence[LabelledC
     return STRENGTHS[int(np.argmax(lost.mean(axis=0) <= error + 1e-9))]  # the first is the smallest
 
 
-def best_strength(ranks: npt.NDArray[np.float64]) -> float:
-    """The strength with the largest mean reciprocal rank; the smaller one of equals. ranks: (any, strengths)."""
-    mean = np.round(ranks.mean(axis=0), 9)
+def best_strength(ranks: npt.NDArray[np.float64], weights: npt.NDArray[np.floating[Any]] | None = None) -> float:
+    """The strength with the largest mean reciprocal rank; the smaller one of equals. ranks: (any, strengths); weights: (any,)."""
+    mean = np.round(np.average(ranks, axis=0, weights=weights), 9)
     return STRENGTHS[int(np.argmax(mean))]  # the first of equals is the smallest
 
 
