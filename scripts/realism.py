@@ -14,18 +14,20 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from rca.cli.terminal import progress
 from rca.contracts import Case, LabelledCase
 from rca.evaluation.runner import Exam
 from rca.features import NODE_FEATURE_NAMES
-from rca.models.simulated import Simulated
 from rca.pipeline import case_of
 from rca.provenance import code_digest
+from rca.simulator import CONFIG, simulate
+from rca.simulator.styles import ORDINARY, only
 from scripts.sets import REALISM, shop_set, write_result
 
 FOLDS: Final = 5
@@ -34,6 +36,8 @@ SIMULATED_SEED: Final = 424_242
 TOLD: Final = 15
 SERVICES: Final = (8, 20)
 """Services of the simulated systems that are compared with the shop, so that size alone tells nothing."""
+
+_MISSING: Final = ("no_traces", "no_metrics", "no_logs", "no_events", "no_alerts")
 
 Rows = npt.NDArray[np.float64]
 
@@ -127,21 +131,20 @@ def single(data: Table, column: int) -> dict[str, Any]:
 
 
 def alike(recorded: Exam, count: int) -> list[LabelledCase]:
-    """Simulated incidents of systems about as large as the shop, of which at least as much is recorded."""
+    """Simulated incidents of ordinary systems about as large as the shop, of which at least as much is recorded."""
+    config = replace(CONFIG, styles=only(ORDINARY), telemetry=replace(CONFIG.telemetry, **dict.fromkeys(_MISSING, 0.0)))
+    seen_in_shop = np.isfinite(rows_of(recorded.tested[0].case)).any(axis=0)
     found: list[LabelledCase] = []
     number = 0
-    source = Simulated()
-    seen_in_shop = np.isfinite(rows_of(recorded.tested[0].case)).any(axis=0)
-    while len(found) < count:
-        incident, telemetry = source(SIMULATED_SEED, number)
-        number += 1
-        case = case_of(incident, telemetry)
-        services = sum(entity.kind == "service" for entity in case.graph.entities)
-        if not SERVICES[0] <= services <= SERVICES[1]:
-            continue
-        observed = np.isfinite(rows_of(case)).any(axis=0)
-        if (observed & seen_in_shop).sum() >= 0.9 * seen_in_shop.sum():
-            found.append(LabelledCase(case, f"{SIMULATED_SEED}-{number}", incident.system, (), incident.fault_kind()))
+    with progress("simulated incidents", count) as step:
+        while len(found) < count:
+            incident, telemetry = simulate(SIMULATED_SEED, number, config, services=SERVICES)
+            number += 1
+            case = case_of(incident, telemetry)
+            observed = np.isfinite(rows_of(case)).any(axis=0)
+            if (observed & seen_in_shop).sum() >= 0.9 * seen_in_shop.sum():
+                found.append(LabelledCase(case, f"{SIMULATED_SEED}-{number}", incident.system, (), incident.fault_kind()))
+                step(f"of {number}")
     return found
 
 
