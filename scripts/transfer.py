@@ -88,9 +88,8 @@ def trained() -> list[Entrant]:
 
 def _invented(_: str, exam: Exam) -> Ranker | None:
     cases = unlabelled(exam.training)
-    if not any(case.case.quiet for case in cases):  # alerts alone know no quiet time to push a fault into
-        return None
-    return NetworkRanker(seed=SEED, invented=enough_invented(cases)).fit(cases)
+    invented = enough_invented(cases)  # none where alerts alone are known: there is no quiet time to push a fault into
+    return NetworkRanker(seed=SEED, invented=invented).fit(cases) if invented else None
 
 
 def _shop_digest() -> str:

@@ -81,12 +81,11 @@ def transfer_strength(
         ranks = [before(held[0])]
     else:
         return UNJUDGED
-    in_views = [np.split(found, np.cumsum([len(each) for each in part])[:-1]) for found, part in zip(ranks, seen, strict=True)]
-    judged = [
-        (np.concatenate(of_view), [case for part in whose for case in part])
-        for of_view, whose in zip(zip(*in_views, strict=True), zip(*seen, strict=True), strict=True)
-    ]
-    return min(_cautious_strength(found, whose) for found, whose in judged if whose)
+    judged = np.concatenate(ranks)
+    whose = [case for part in held for case in part]
+    view = np.array([i for part in seen for i, each in enumerate(part) for _ in each])
+    in_view = [np.flatnonzero(view == i) for i in np.unique(view)]
+    return min(_cautious_strength(judged[rows], [whose[row] for row in rows]) for rows in in_view)
 
 
 def _labelled(cases: Sequence[LabelledCase]) -> list[LabelledCase]:
