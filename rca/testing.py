@@ -1,5 +1,5 @@
-"""Checks that every ranker and collector has to pass, ours and yours. Call them from a test; they raise AssertionError that says
-what broke.
+"""Checks that every ranker, collector and sink has to pass, ours and yours. Call them from a test; they raise AssertionError that
+says what broke.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ import polars as pl
 
 from rca.contracts import Case, Collector, LabelledCase, Ranker
 from rca.deviations import Deviations
+from rca.errors import Rejected, Unavailable
 from rca.graph import ServiceGraph
 from rca.ranking import Ranking
+from rca.sinks.example import example_notices, hostile_notice
+from rca.sinks.notice import Notice, Sent, Sink
 from rca.telemetry import EntityId, Telemetry, conform, time_column
 from rca.topology import key_of
 from rca.window import Window
@@ -83,6 +86,43 @@ def check_collector(collector: Collector, start_ns: int, end_ns: int) -> Telemet
             )
             _expect(inside, f"{name} of a shorter interval lies inside it")
     return telemetry
+
+
+def check_sink(
+    sink: Sink, *, unreachable: Sink | None = None, refused: Sink | None = None, secrets: Sequence[str] = ()
+) -> tuple[tuple[Notice, Sent], ...]:
+    """Check what notice.Sink promises, with a receiver of your own behind the sink.
+
+    `unreachable` is the same sink with nobody listening, and with a short deadline; `refused` one whose secret the receiver does
+    not accept; `secrets` are those of all three. Returns what was sent, so that a test can go on with it. Raises AssertionError.
+    """
+    _expect(isinstance(sink, Sink) and isinstance(sink.name, str) and bool(sink.name), "the sink has name and send")
+    sent: list[tuple[Notice, Sent]] = []
+    for notices in (example_notices(), (hostile_notice(),)):
+        before: str | None = None
+        for notice in (notices[0], *notices):  # the first twice: delivery is at least once
+            result = sink.send(notice, before)
+            what = f"{notice.idempotency_key}: send returns a Sent with a reference or None, and words for what was cut"
+            _expect(isinstance(result, Sent) and isinstance(result.reference, str | None), what)
+            _expect(all(isinstance(word, str) and word for word in result.cut), what)
+            before = result.reference or before
+            sent.append((notice, result))
+    _check_error(unreachable, Unavailable, "a sink that nobody answers raises Unavailable", secrets)
+    _check_error(refused, Rejected, "a sink whose secret is refused raises Rejected", secrets)
+    for each in (sink, unreachable, refused):
+        _expect(not any(secret in repr(each) + repr(vars(each)) for secret in secrets if each), "repr shows no secret")
+    return tuple(sent)
+
+
+def _check_error(sink: Sink | None, kind: type[Exception], promise: str, secrets: Sequence[str]) -> None:
+    if sink is None:
+        return
+    try:
+        sink.send(example_notices()[0], None)
+    except kind as error:
+        _expect(not any(secret in str(error) for secret in secrets), "an error shows no secret", str(error))
+        return
+    raise AssertionError(f"broken promise: {promise}")
 
 
 def check_ranking(ranking: Ranking, case: Case) -> None:

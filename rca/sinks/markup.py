@@ -1,0 +1,86 @@
+"""Text from elsewhere, made harmless for the channel that shows it.
+
+Labels of alerts are written by whoever can write a metric: HTML, Markdown, `<!channel>`, colours of a terminal, a megabyte. First
+`line` takes what no channel should see; then the channel's own `Markup` escapes what it would read as a command.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+from rca.wording import excerpt, printable
+
+LONGEST_ADDRESS: Final = 1000
+_SCANNED: Final = 4  # times the length wanted: white space is folded before the end is cut
+
+_LOOKALIKES: Final = str.maketrans({"*": "∗", "`": "ˋ", "~": "∼", "<": "‹", ">": "›", "@": "＠", "|": "∣"})  # noqa: RUF001
+_FORMATTING: Final = str.maketrans({"*": "∗", "`": "ˋ", "~": "∼"})  # noqa: RUF001
+_LOOSE_UNDERSCORE: Final = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
+_MARKDOWN: Final = re.compile(r"([\\`*_{}\[\]()#+!|<>~&-])")
+
+
+def line(text: str, most: int) -> str:
+    """A text from elsewhere on one line of at most `most` characters, without control and formatting characters."""
+    return printable(excerpt(text[: _SCANNED * most], most - 1), most).strip()
+
+
+def tamed(text: str) -> str:
+    """The same to the eye, but nothing that any channel reads as a command: for titles, whose markup is not ours to choose."""
+    return text.translate(_LOOKALIKES)
+
+
+def is_address(url: str) -> bool:
+    """Whether it can be linked to: http or https, a host, no user, no blanks, not too long."""
+    if len(url) > LONGEST_ADDRESS or not url.isprintable() or re.search(r"[\s<>\"'`|\\^{}]", url):
+        return False
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc
+    except ValueError:
+        return False
+
+
+@dataclass(frozen=True)
+class Markup:
+    """How a channel writes. `escape` takes text; `bold` takes escaped text; `link` takes words and an address that is_address."""
+
+    escape: Callable[[str], str]
+    bold: Callable[[str], str]
+    link: Callable[[str, str], str]
+
+
+def _mrkdwn(text: str) -> str:
+    """Slack reads `<...>` as a command. For formatting it has no escape: what looks alike stands in for `*`, `~` and the like."""
+    text = _LOOSE_UNDERSCORE.sub("ˍ", text.translate(_FORMATTING))
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _mrkdwn_link(words: str, url: str) -> str:
+    return f"<{url.replace('&', '&amp;')}|{_mrkdwn(words).replace('|', '/')}>"
+
+
+def _markdown(text: str) -> str:
+    return _MARKDOWN.sub(r"\\\1", text.replace("@", "＠"))  # noqa: RUF001
+
+
+def _markdown_address(url: str) -> str:
+    return url.replace("(", "%28").replace(")", "%29").replace("[", "%5B").replace("]", "%5D")
+
+
+def _html(text: str) -> str:
+    return html.escape(text.replace("@", "＠"))  # noqa: RUF001
+
+
+PLAIN: Final = Markup(lambda text: text, lambda text: text, lambda words, url: f"{words}: {url}")
+CHAT: Final = Markup(lambda text: text.replace("@", "＠"), lambda text: text, PLAIN.link)  # noqa: RUF001
+"""Plain text for channels in which `@channel` wakes everybody."""
+MRKDWN: Final = Markup(_mrkdwn, lambda text: f"*{text}*", _mrkdwn_link)
+MARKDOWN: Final = Markup(
+    _markdown, lambda text: f"**{text}**", lambda words, url: f"[{_markdown(words)}]({_markdown_address(url)})"
+)
+HTML: Final = Markup(_html, lambda text: f"<b>{text}</b>", lambda words, url: f'<a href="{html.escape(url)}">{_html(words)}</a>')

@@ -1,0 +1,1 @@
+"""PagerDuty: one alert per incident, through Events API v2."""

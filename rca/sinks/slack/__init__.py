@@ -1,0 +1,1 @@
+"""Slack: one message per incident, updated rather than repeated."""

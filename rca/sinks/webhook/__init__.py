@@ -1,0 +1,1 @@
+"""A signed webhook: the whole notice as JSON, for programs."""

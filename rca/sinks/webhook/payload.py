@@ -1,0 +1,118 @@
+"""A notice as JSON for programs (docs/notice.schema.json), cut to a size. Pure.
+
+Texts are as they came, though not longer than is useful: whoever shows them has to escape them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Final
+
+from rca.report import TriageReport
+from rca.sinks.markup import is_address
+from rca.sinks.notice import AlertLine, Links, Notice
+
+_LONGEST_TEXT: Final = 2_000
+_MOST_ALERTS: Final = 100
+_MOST_LINKS: Final = 20
+_LEVELS: Final = (100, 20, 5, 3)
+"""How many candidates are left, step by step, where even their names are too many."""
+
+
+def payload_of(notice: Notice, max_bytes: int) -> tuple[bytes, tuple[str, ...]]:
+    """The body and what was cut, which the body says as well. Evidence goes first, then candidates from the last."""
+    notice, cut = _bounded(notice)
+    body = _body(notice, cut)
+    for what, smaller in _smaller(notice):
+        if len(body) <= max_bytes:
+            break
+        cut = tuple(dict.fromkeys((*cut, what)))
+        body = _body(smaller, cut)
+    return body, cut
+
+
+def _body(notice: Notice, cut: tuple[str, ...]) -> bytes:
+    return json.dumps({**notice.to_json(), "cut": cut}, separators=(",", ":")).encode()
+
+
+def _bounded(notice: Notice) -> tuple[Notice, tuple[str, ...]]:
+    """No text longer than is useful, no more alerts and links than anybody reads."""
+    links = notice.links
+    bounded = replace(
+        notice,
+        group_key=_text(notice.group_key),
+        title=_text(notice.title),
+        trouble=_text(notice.trouble),
+        alerts=tuple(map(_alert, notice.alerts[:_MOST_ALERTS])),
+        more_alerts=notice.more_alerts + len(notice.alerts[_MOST_ALERTS:]),
+        links=Links(
+            links.page if is_address(links.page) else "",
+            *(_links(each) for each in (links.traces, links.dashboards, links.runbooks)),
+        ),
+        news=tuple(map(_text, notice.news[:_MOST_LINKS])),
+    )
+    cut = [name for name in ("title", "trouble", "alerts", "links", "news") if getattr(bounded, name) != getattr(notice, name)]
+    return bounded, tuple(cut)
+
+
+def _text(text: str) -> str:
+    return text if len(text) <= _LONGEST_TEXT else f"{text[: _LONGEST_TEXT - 1]}…"
+
+
+def _alert(alert: AlertLine) -> AlertLine:
+    texts = {name: _text(getattr(alert, name)) for name in ("name", "severity", "entity", "summary")}
+    return replace(alert, **texts)  # type: ignore[arg-type]
+
+
+def _links(links: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    return tuple((_text(words), url) for words, url in links[:_MOST_LINKS] if len(url) <= _LONGEST_TEXT)
+
+
+def _smaller(notice: Notice) -> Iterator[tuple[str, Notice]]:
+    """Ever smaller notices, with what each lacks."""
+    report = notice.report
+    if report is not None:
+        for kept in (3, 1, 0):
+            report = _with_evidence_of(report, kept)
+            yield "evidence", replace(notice, report=report)
+        report = replace(report, map=None, why_not=None)
+        yield "map", replace(notice, report=report)
+        report = replace(report, missing=report.missing[:10], ranking=replace(report.ranking, gaps=(), notes=()))
+        yield "gaps", replace(notice, report=report)
+        for most in _LEVELS:
+            report = replace(report, ranking=replace(report.ranking, candidates=report.ranking.candidates[:most]))
+            yield "candidates", replace(notice, report=report)
+    notice = replace(notice, report=report, alerts=(), more_alerts=notice.more_alerts + len(notice.alerts))
+    yield "alerts", notice
+    yield "links", replace(notice, links=Links(notice.links.page))
+    yield "report", replace(notice, links=Links(notice.links.page), report=None, news=())
+
+
+def _with_evidence_of(report: TriageReport, candidates: int) -> TriageReport:
+    """The report with evidence of its first candidates alone."""
+    ranking = report.ranking
+    bare = tuple(replace(each, evidence=()) for each in ranking.candidates[candidates:])
+    return replace(report, ranking=replace(ranking, candidates=(*ranking.candidates[:candidates], *bare)))
+
+
+def schema_of(report_schema: dict[str, Any]) -> dict[str, Any]:
+    """The JSON schema of the body. `report_schema` is that of the report, whose definitions it takes over."""
+    from pydantic import TypeAdapter
+
+    own = TypeAdapter(Notice).json_schema(mode="serialization")
+    definitions = {name: own["$defs"][name] for name in ("AlertLine", "Links")}
+    for definition in (own, *definitions.values()):
+        definition["additionalProperties"] = False
+        definition["required"] = list(definition["properties"])  # every field is written, empty or not
+    report = {name: value for name, value in report_schema.items() if name not in ("$schema", "$defs")}
+    own["properties"] = {
+        "schema_version": {"const": own["properties"]["schema_version"]["default"]},
+        "idempotency_key": {"type": "string", "description": "the same for every delivery of this revision"},
+        **{name: value for name, value in own["properties"].items() if name != "schema_version"},
+        "cut": {"type": "array", "items": {"type": "string"}, "description": "what was left out for lack of room"},
+    }
+    own["required"] = list(own["properties"])
+    own["$defs"] = {**report_schema["$defs"], **definitions, "TriageReport": report}
+    return {"$schema": report_schema["$schema"], **own}
