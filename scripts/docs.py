@@ -29,9 +29,11 @@ from rca.ranking import SCHEMA_VERSION as RANKING_VERSION
 from rca.report import SCHEMA_VERSION as REPORT_VERSION
 from rca.report import TriageReport
 from rca.signals import EDGE_SIGNALS, NODE_SIGNALS, Signal
+from rca.sinks.webhook.payload import schema_of
 from rca.telemetry import SCHEMAS
 from scripts.incidents_page import incidents_page
 from scripts.model_card import card_page
+from scripts.notifications_page import notifications_page
 from scripts.prometheus_page import prometheus_page
 from scripts.transfer_page import transfer_page
 
@@ -149,6 +151,11 @@ def report_schema() -> str:
         schema["properties"] = {"schema_version": {"const": version}, **schema["properties"]}
         schema["required"].insert(0, "schema_version")
     return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **serialised}, indent=2) + "\n"
+
+
+def notice_schema() -> str:
+    """docs/notice.schema.json, from the types of a notice and of the report in it."""
+    return json.dumps(schema_of(json.loads(report_schema())), indent=2) + "\n"
 
 
 def metrics_page() -> str:
@@ -385,6 +392,8 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "docs/features.md": features_page,
     "docs/incident.schema.json": incident_schema,
     "docs/metrics.md": metrics_page,
+    "docs/notice.schema.json": notice_schema,
+    "docs/notifications.md": notifications_page,
     "docs/prometheus.md": prometheus_page,
     "docs/ranking.schema.json": report_schema,
     "docs/transfer.md": transfer_page,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import email
+import hashlib
+import io
 import json
-import smtplib
+import logging
 import socket
 import threading
 import time
@@ -104,7 +106,7 @@ def test_slack_updates_the_message_that_it_posted(slack: tuple[Receiver, Slack],
     assert sink.send(RESOLVED, before).reference == before
     assert [request.path for request in receiver.requests] == ["/api/chat.postMessage", "/api/chat.update", "/api/chat.update"]
     (message,) = workspace.messages.values()
-    assert message["blocks"][0]["text"]["text"].startswith("Resolved: likely shop/catalogue (93 %)")
+    assert message["blocks"][0]["text"]["text"].startswith("Resolved. Likely shop/catalogue (93 %)")
 
 
 def test_a_message_that_somebody_deleted_is_posted_anew(slack: tuple[Receiver, Slack], slack_sink: Make) -> None:
@@ -258,7 +260,7 @@ def test_pagerduty_joins_the_alert_that_alertmanager_opened(tmp_path: Path) -> N
     service = PagerDuty(ROUTING_KEY)
     with receiving(service) as receiver:
         pagerduty_sink(tmp_path, receiver.url, join="group").send(FIRST, None)
-    assert list(service.triggered) == ["d6f8f2a9a8aee9c0b4a9f2a7bb5b3c3b"] or all(len(key) == 64 for key in service.triggered)
+    assert list(service.triggered) == [hashlib.sha256(FIRST.group_key.encode()).hexdigest()]
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
@@ -393,7 +395,7 @@ def test_apprise_tells_a_first_answer_one_revision_and_the_end(tmp_path: Path) -
     assert [each.reference for each in (one, two, three, end, again)] == ["1", "2", "2", "resolved", "resolved"]
     assert bool(three.skipped), "it cannot edit: nothing more is said"
     titles = [request.json()["title"] for request in receiver.requests]
-    assert [title.partition(" ")[0] for title in titles] == ["likely", "likely", "Resolved:"]
+    assert [title.partition(" ")[0] for title in titles] == ["Likely", "Likely", "Resolved."]
 
 
 def test_nobody_needs_to_hear_that_it_is_over(tmp_path: Path) -> None:
@@ -411,15 +413,20 @@ def test_what_an_apprise_service_answers_decides_on_another_try(tmp_path: Path, 
             sink.send(FIRST, None)
 
 
-@pytest.mark.parametrize("address", ["nonsense", "nosuch://user:pa55w0rd@host", "mailto://pa55w0rd"])
-def test_an_address_that_apprise_does_not_understand(
-    tmp_path: Path, address: str, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(BadInput, match="expected one address that apprise understands") as raised:
-        apprise_sink(tmp_path, address).send(FIRST, None)
-    said = str(raised.value) + caplog.text + "".join(capsys.readouterr())
-    assert "pa55w0rd" not in said
-    assert "nonsense" not in said
+@pytest.mark.parametrize("address", ["pa55w0rd", "nosuch://user:pa55w0rd@host", "mailto://pa55w0rd"])
+def test_an_address_that_apprise_does_not_understand(tmp_path: Path, address: str) -> None:
+    """It is not repeated, neither in the error nor in a log. (pytest's own handler hears loggers that do not propagate.)"""
+    logged = io.StringIO()
+    handler = logging.StreamHandler(logged)
+    logging.getLogger().addHandler(handler)
+    folder = tmp_path.parent / "address"  # tmp_path itself is named after the parameter
+    folder.mkdir(exist_ok=True)
+    try:
+        with pytest.raises(BadInput, match="expected one address that apprise understands") as raised:
+            apprise_sink(folder, address).send(FIRST, None)
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert "pa55w0rd" not in str(raised.value) + logged.getvalue()
 
 
 @contextmanager
@@ -456,11 +463,10 @@ def test_an_e_mail_has_a_subject_and_html_that_holds_no_foreign_tag(tmp_path: Pa
         sink.send(hostile_notice(), None)
     mail = email.message_from_bytes(mails[0])
     subject = str(email.header.make_header(email.header.decode_header(mail["Subject"])))
-    assert subject.startswith("likely shop/")
+    assert subject.startswith("Likely shop/")
     assert not set("<>@\n\x1b") & set(subject)
     html = next(part for part in mail.walk() if part.get_content_type() == "text/html").get_payload(decode=True)
     assert isinstance(html, bytes)
     assert b"<script" not in html
     assert b"&lt;script&gt;" in html
     assert b'href="javascript' not in html
-    assert smtplib.SMTP is not None

@@ -28,7 +28,7 @@ def example_notices() -> tuple[Notice, Notice, Notice]:
         _FIRST,
         revision=2,
         news=("catalogue: 58 % became 93 %", "spans of the last bins have arrived"),
-        report=_report((0.93, 0.04)),
+        report=_report((0.93, 0.03)),
     )
     return first, revised, replace(revised, revision=3, state="resolved", alerts=(ended,), more_alerts=0, news=())
 
@@ -43,7 +43,7 @@ def unranked_notice() -> Notice:
 def hostile_notice() -> Notice:
     """Alerts and names that try what they can: commands of every channel, a terminal's colours, a megabyte."""
     poison = "<!channel> <@U1> @everyone <script>alert(1)</script> **x** [a](javascript:x) \x1b[31m\u202e\n# `x` "
-    alerts = tuple(AlertLine(poison + "x" * 2**20, poison, poison, poison * 100, _START_NS) for _ in range(40))
+    alerts = (AlertLine(poison + "x" * 2**20, poison, poison, poison * 100, _START_NS),) * 40
     links = Links(
         page=_FIRST.links.page,
         dashboards=(
@@ -72,18 +72,22 @@ def hostile_notice() -> Notice:
 def _report(shares: tuple[float, float], missing: tuple[str, ...] = ()) -> TriageReport:
     evidence = (
         Evidence("cpu", "CPU usage 0.93 cores, baseline 0.11 cores", 0.93, 0.11, "{cpu}", 21.4),
-        Evidence("self_latency", "self time of ListProducts: p99 91 ms, baseline 7.7 ms", 0.091, 0.0077, "s", 17.0, (_TRACE,)),
-        Evidence("latency", "latency 32 ms, baseline 7.1 ms; self time 28 ms, baseline 3.5 ms", 0.032, 0.0071, "s", 12.2),
+        Evidence("self_time", "self time of ListProducts: p99 91 ms, baseline 7.7 ms", 0.091, 0.0077, "s", 17.0, (_TRACE,)),
         Evidence(
-            "events",
+            "latency_residual", "latency 32 ms, baseline 7.1 ms; self time 28 ms, baseline 3.5 ms", 0.032, 0.0071, "s", 12.2
+        ),
+        Evidence(
+            "warnings",
             "1 Unhealthy event, first at 10:10:20: Readiness probe failed: context deadline exceeded",
             1.0,
             0.0,
-            "{event}",
+            "1",
             8.0,
         ),
     )
-    slow = (Evidence("latency", "latency 69 ms, baseline 47 ms; self time 8.2 ms, baseline 8.3 ms", 0.069, 0.047, "s", 6.1),)
+    slow = (
+        Evidence("latency_residual", "latency 69 ms, baseline 47 ms; self time 8.2 ms, baseline 8.3 ms", 0.069, 0.047, "s", 6.1),
+    )
     window = Interval(_START_NS, _END_NS)
     gaps = tuple(Gap("stream", text, window) for text in missing)
     candidates = (

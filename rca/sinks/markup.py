@@ -21,7 +21,8 @@ _SCANNED: Final = 4  # times the length wanted: white space is folded before the
 _LOOKALIKES: Final = str.maketrans({"*": "∗", "`": "ˋ", "~": "∼", "<": "‹", ">": "›", "@": "＠", "|": "∣"})  # noqa: RUF001
 _FORMATTING: Final = str.maketrans({"*": "∗", "`": "ˋ", "~": "∼"})  # noqa: RUF001
 _LOOSE_UNDERSCORE: Final = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
-_MARKDOWN: Final = re.compile(r"([\\`*_{}\[\]()#+!|<>~&-])")
+_MARKDOWN: Final = re.compile(r"[\\`*\[\]<~&]|(?<![^\W_])_|_(?![^\W_])|^[-+#>=]")
+_NUMBERED: Final = re.compile(r"^(\d{1,9})([.)])")
 
 
 def line(text: str, most: int) -> str:
@@ -65,11 +66,22 @@ def _mrkdwn_link(words: str, url: str) -> str:
 
 
 def _markdown(text: str) -> str:
-    return _MARKDOWN.sub(r"\\\1", text.replace("@", "＠"))  # noqa: RUF001
+    """As little as is needed: where a service does not know the backslash, it shows."""
+    return _NUMBERED.sub(r"\1\\\2", _MARKDOWN.sub(r"\\\g<0>", text.replace("@", "＠")))  # noqa: RUF001
 
 
 def _markdown_address(url: str) -> str:
-    return url.replace("(", "%28").replace(")", "%29").replace("[", "%5B").replace("]", "%5D")
+    return _chat_address(url).replace("(", "%28").replace(")", "%29").replace("[", "%5B").replace("]", "%5D")
+
+
+def _chat(text: str) -> str:
+    """What such channels would read as a command becomes what looks alike, since a backslash might show."""
+    text = _LOOSE_UNDERSCORE.sub("ˍ", text.translate(_FORMATTING)).replace("](", "] (")
+    return text.replace("<", "‹").replace("@", "＠")  # noqa: RUF001
+
+
+def _chat_address(url: str) -> str:
+    return url.replace("@", "%40")
 
 
 def _html(text: str) -> str:
@@ -77,10 +89,12 @@ def _html(text: str) -> str:
 
 
 PLAIN: Final = Markup(lambda text: text, lambda text: text, lambda words, url: f"{words}: {url}")
-CHAT: Final = Markup(lambda text: text.replace("@", "＠"), lambda text: text, PLAIN.link)  # noqa: RUF001
-"""Plain text for channels in which `@channel` wakes everybody."""
+CHAT: Final = Markup(_chat, lambda text: text, lambda words, url: f"{_chat(words)}: {_chat_address(url)}")
+"""Plain text for channels that may read it as Markdown all the same, and in which `@channel` wakes everybody."""
 MRKDWN: Final = Markup(_mrkdwn, lambda text: f"*{text}*", _mrkdwn_link)
 MARKDOWN: Final = Markup(
     _markdown, lambda text: f"**{text}**", lambda words, url: f"[{_markdown(words)}]({_markdown_address(url)})"
 )
-HTML: Final = Markup(_html, lambda text: f"<b>{text}</b>", lambda words, url: f'<a href="{html.escape(url)}">{_html(words)}</a>')
+HTML: Final = Markup(
+    _html, lambda text: f"<b>{text}</b>", lambda words, url: f'<a href="{html.escape(_chat_address(url))}">{_html(words)}</a>'
+)

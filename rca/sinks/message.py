@@ -103,20 +103,20 @@ def message_of(notice: Notice) -> Message:
 
 def headline(notice: Notice) -> str:
     """The incident in one line, its likely cause first: what a pager or a subject line shows."""
-    over = "Resolved: " if notice.state == "resolved" else ""
+    over = "Resolved. " if notice.state == "resolved" else ""
     return line(f"{over}{_cause(notice.report)}: {line(notice.title, _LONGEST_TITLE) or 'incident'}", _LONGEST_TITLE)
 
 
 def _cause(report: TriageReport | None) -> str:
     """The likely cause as briefly as its certainty allows."""
-    first, *rest = (f"{_name(each)} ({probability(each.probability)})" for each in ranked(report)) or [""]
-    if report is None or not first:
-        return "cause unknown"
+    names = [f"{_name(each)} ({probability(each.probability)})" for each in ranked(report)]
+    if report is None or not names:
+        return "Cause unknown"
     if report.ranking.no_fault > report.ranking.candidates[0].probability:
-        return "perhaps no fault"
-    if report.confidence.level == "close" and rest:
-        return f"{first} or {rest[0]}"
-    return f"perhaps {first}" if report.confidence.level == "unsure" else f"likely {first}"
+        return "Perhaps no fault"
+    if report.confidence.level == "close" and len(names) > 1:
+        return f"{names[0]} or {names[1]}"
+    return f"{'Perhaps' if report.confidence.level == 'unsure' else 'Likely'} {names[0]}"
 
 
 def verdict_of(notice: Notice) -> str:
@@ -164,7 +164,7 @@ def _links(notice: Notice) -> tuple[tuple[tuple[str, str], ...], int]:
     for kind, words, url in every:
         if is_address(url) and kinds.count(kind) < _MOST_LINKS:
             kinds.append(kind)
-            kept.append((line(f"{kind}: {words}", _LONGEST_WORDS) if words else kind, url))
+            kept.append((line(f"{kind} {words}", _LONGEST_WORDS) if words else kind, url))
     return tuple(kept), len(every) - len(kept)
 
 

@@ -23,6 +23,7 @@ _PREFIX: Final = {"service": "svc", "database": "db", "external": "host", "names
 _DIGITS: Final = 10
 _SEVERITIES: Final = frozenset({"critical", "error", "high", "warning", "low", "info", "none", "page", "ticket"})
 """Words that name nobody; others are left out."""
+_UNITS: Final = frozenset({"s", "By", "By/s", "1", "1/s", "{cpu}", "%"})
 
 
 @dataclass(frozen=True, repr=False)
@@ -90,7 +91,7 @@ def _renamed(value: Any, names: Pseudonyms) -> Any:
     if isinstance(value, EntityId):
         return names.entity(value)
     if isinstance(value, Evidence):
-        return replace(value, statement=_statement(value))
+        return replace(value, statement=_statement(value), unit=value.unit if value.unit in _UNITS else "1")
     if isinstance(value, Subject):
         bare = replace(value, title="", links=(), system=names.of("system", value.system), id=names.of("incident", value.id))
         return replace(bare, alerting=tuple(map(names.entity, value.alerting)))
@@ -111,8 +112,9 @@ def _statement(evidence: Evidence) -> str:
     title = NODE_SIGNALS[column].title if column is not None else "a signal"
     if evidence.observed is None:
         return title
-    seen = f"{title}: {quantity(evidence.observed, evidence.unit)}"
-    return f"{seen}, baseline {quantity(evidence.baseline, evidence.unit)}" if evidence.baseline is not None else seen
+    unit = evidence.unit if evidence.unit in _UNITS else "1"
+    seen = f"{title}: {quantity(evidence.observed, unit)}"
+    return f"{seen}, baseline {quantity(evidence.baseline, unit)}" if evidence.baseline is not None else seen
 
 
 def _path(path: Path | None) -> Path | None:

@@ -95,4 +95,6 @@ def _limits(service: NotifyBase) -> Limits:
     formats = {getattr(each, "value", each) for each in ([declared] if isinstance(declared, str) else declared)}
     best = next((each for each in _FORMATS if each in formats), "text")
     resolved: Format = service.resolve_format(best).value
-    return Limits(int(service.title_maxlen), int(service.body_maxlen), resolved)
+    title = int(service.title_maxlen)
+    body = int(service.body_maxlen) - int(service.overflow_buffer) - (title if service.overflow_amalgamate_title else 0)
+    return Limits(title, body, resolved)
