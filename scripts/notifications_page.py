@@ -53,6 +53,7 @@ are read anew for every message, so that they can rotate, and show in no log, er
 
 Create an app with the scope `chat:write`, install it, invite it to the channel (`/invite @rca`) and put its bot token
 (`xoxb-...`) into the file. The message is posted once and then updated; if somebody deletes it, the next change is posted anew.
+In Slack's own markup:
 
 {slack}
 {slack_settings}
@@ -127,6 +128,9 @@ and the model's name stay as they are.
 Overload, time-outs and server errors are tried again with growing pauses until `deadline`; a longer outage is waited out in the
 queue of `rca serve`. A refusal (a wrong token, an unknown channel) is not tried again: it is logged with what the channel said.
 What does not fit a channel's limit is cut, evidence first, and the message says so.
+
+Delivery is at least once. If a connection breaks after a channel took a message and before it said so, the message is sent again:
+PagerDuty, Alertmanager and receivers that drop repeated keys notice, Slack and the channels of apprise show it twice.
 
 ## Other packages
 

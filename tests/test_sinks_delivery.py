@@ -26,6 +26,7 @@ from rca.sinks.example import example_notices, hostile_notice, unranked_notice
 from rca.sinks.notice import Sink
 from rca.testing import check_sink
 from scripts.docs import ROOT
+from tests.servers.certificates import self_signed
 from tests.servers.prometheus import free_port
 from tests.servers.receivers import SLACK_CHANNEL, PagerDuty, Receiver, Reply, Request, Slack, as_json, receiving
 
@@ -236,6 +237,40 @@ def test_a_server_that_accepts_and_says_nothing(tmp_path: Path) -> None:
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(Unavailable, match="no answer in time"):
             webhook_sink(tmp_path, url, timeout="200ms").send(FIRST, None)
+
+
+# --- the way there ------------------------------------------------------------------------------------------------------
+
+
+def test_a_certificate_that_is_not_trusted_is_not_tried_again(tmp_path: Path) -> None:
+    cert, key = self_signed(tmp_path)
+    with receiving(certificate=(cert, key)) as receiver:
+        with pytest.raises(Rejected, match="team: TLS: "):
+            webhook_sink(tmp_path, receiver.url, deadline="20s").send(FIRST, None)
+        assert receiver.requests == []
+        webhook_sink(tmp_path, receiver.url, tls={"ca_file": str(cert)}).send(FIRST, None)
+        assert len(receiver.requests) == 1
+    with pytest.raises(BadInput, match="expected a file with certificates"):
+        webhook_sink(tmp_path, receiver.url, tls={"ca_file": str(tmp_path / "none")}).send(FIRST, None)
+
+
+def test_only_the_proxy_of_the_settings_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", nowhere())
+    monkeypatch.setenv("http_proxy", nowhere())
+    with receiving() as receiver:
+        webhook_sink(tmp_path, receiver.url).send(FIRST, None)
+        webhook_sink(tmp_path, "http://hooks.example/rca", proxy=receiver.url).send(FIRST, None)
+    assert [request.path for request in receiver.requests] == ["/", "http://hooks.example/rca"]
+
+
+def test_no_log_holds_an_address_that_is_a_secret(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    with receiving() as receiver:
+        file = secret_file(tmp_path, "url", f"{receiver.url}/hook?sig=s3cr3t")
+        one_sink(kind="webhook", url_file=file, secret_file=secret_file(tmp_path, "secret", SECRET)).send(FIRST, None)
+        apprise_sink(tmp_path, f"json://{receiver.url.removeprefix('http://')}/s3cr3t").send(FIRST, None)
+    assert ["s3cr3t" in request.path for request in receiver.requests] == [True, True]
+    assert not [record for record in caplog.records if "s3cr3t" in record.getMessage() and record.name != "apprise"]
 
 
 # --- PagerDuty ----------------------------------------------------------------------------------------------------------

@@ -58,6 +58,10 @@ def test_one_kind_may_have_several_tables() -> None:
         ({"kind": "webhook", "secret_file": "s"}, "the table: expected either url or url_file"),
         (COMPLETE["webhook"] | {"kind": "webhook", "max_bytes": "1kB"}, "max_bytes: Input should be greater than"),
         ({"kind": "pagerduty", "routing_key": "pa55w0rd"}, "routing_key: unknown setting, did you mean 'routing_key_file'?"),
+        (
+            {"kind": "pagerduty", "routing_key_file": "k", "redact": True, "join": "group"},
+            'expected join = "incident" beside redact',
+        ),
         ("slack", "expected a table of settings"),
     ],
 )

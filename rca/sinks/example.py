@@ -115,8 +115,8 @@ def _report(shares: tuple[float, float], missing: tuple[str, ...] = ()) -> Triag
 
 
 _ALERTS: Final = (
-    AlertLine("HighLatency", "critical", "shop/frontend", "p99 of checkout over 500 ms", _START_NS + 60 * SECOND_NS),
-    AlertLine("PodNotReady", "warning", "pod shop/catalogue-7c9d8f6b5-x2k4q", "", _START_NS + 90 * SECOND_NS),
+    AlertLine("HighLatency", "critical", str(_FRONTEND), "p99 of checkout over 500 ms", _START_NS + 60 * SECOND_NS),
+    AlertLine("PodNotReady", "warning", str(_POD), "", _START_NS + 90 * SECOND_NS),
 )
 _FIRST: Final = Notice(
     incident_id="01JHK3V0A7",
@@ -128,8 +128,8 @@ _FIRST: Final = Notice(
     links=Links(
         page="https://rca.example.com/incidents/01JHK3V0A7",
         traces=(("slowest request", f"https://tempo.example.com/trace/{_TRACE}"),),
-        dashboards=(("catalogue", "https://grafana.example.com/d/svc?var-service=catalogue&from=now-1h"),),
-        runbooks=(("HighLatency", "https://wiki.example.com/runbooks/high-latency"),),
+        dashboards=(("dashboard of catalogue", "https://grafana.example.com/d/svc?var-service=catalogue&from=now-1h"),),
+        runbooks=(("runbook of HighLatency", "https://wiki.example.com/runbooks/high-latency"),),
     ),
     model="general 2026-11",
 )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -71,6 +73,7 @@ def send_once(post: Post, settings: HttpSinkSettings, until: float) -> Answer:
     headers = {"Content-Type": "application/json", "User-Agent": "rca", **post.headers}
     try:
         with (
+            unlogged(),
             _session(settings, post.basic) as session,
             session.post(post.url, data=post.body, headers=headers, timeout=wait, stream=True, allow_redirects=False) as response,
         ):
@@ -100,6 +103,21 @@ def identity(settings: IdentifiedSettings) -> tuple[dict[str, str], tuple[str, s
     if settings.username is not None and settings.password_file is not None:
         basic = (settings.username, secret_in(settings.password_file))
     return headers, basic, secrets
+
+
+@contextmanager
+def unlogged() -> Iterator[None]:
+    """urllib3 logs the address of every request at level DEBUG; those of sinks may hold secrets."""
+    logger = logging.getLogger("urllib3.connectionpool")
+
+    def nothing(_: logging.LogRecord) -> bool:
+        return False
+
+    logger.addFilter(nothing)
+    try:
+        yield
+    finally:
+        logger.removeFilter(nothing)
 
 
 def _session(settings: HttpSinkSettings, basic: tuple[str, str] | None) -> requests.Session:

@@ -18,7 +18,7 @@ from rca.wording import excerpt, printable
 LONGEST_ADDRESS: Final = 1000
 _SCANNED: Final = 4  # times the length wanted: white space is folded before the end is cut
 
-_LOOKALIKES: Final = str.maketrans({"*": "∗", "`": "ˋ", "~": "∼", "<": "‹", ">": "›", "@": "＠", "|": "∣"})  # noqa: RUF001
+_LOOKALIKES: Final = str.maketrans({"*": "∗", "`": "ˋ", "~": "∼", "<": "‹", ">": "›", "@": "(at)", "|": "∣"})  # noqa: RUF001
 _FORMATTING: Final = str.maketrans({"*": "∗", "`": "ˋ", "~": "∼"})  # noqa: RUF001
 _LOOSE_UNDERSCORE: Final = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
 _MARKDOWN: Final = re.compile(r"[\\`*\[\]<~&]|(?<![^\W_])_|_(?![^\W_])|^[-+#>=]")
@@ -67,7 +67,7 @@ def _mrkdwn_link(words: str, url: str) -> str:
 
 def _markdown(text: str) -> str:
     """As little as is needed: where a service does not know the backslash, it shows."""
-    return _NUMBERED.sub(r"\1\\\2", _MARKDOWN.sub(r"\\\g<0>", text.replace("@", "＠")))  # noqa: RUF001
+    return _NUMBERED.sub(r"\1\\\2", _MARKDOWN.sub(r"\\\g<0>", text.replace("@", "(at)")))
 
 
 def _markdown_address(url: str) -> str:
@@ -77,7 +77,7 @@ def _markdown_address(url: str) -> str:
 def _chat(text: str) -> str:
     """What such channels would read as a command becomes what looks alike, since a backslash might show."""
     text = _LOOSE_UNDERSCORE.sub("ˍ", text.translate(_FORMATTING)).replace("](", "] (")
-    return text.replace("<", "‹").replace("@", "＠")  # noqa: RUF001
+    return text.replace("<", "‹").replace("@", "(at)")  # noqa: RUF001
 
 
 def _chat_address(url: str) -> str:
@@ -85,7 +85,7 @@ def _chat_address(url: str) -> str:
 
 
 def _html(text: str) -> str:
-    return html.escape(text.replace("@", "＠"))  # noqa: RUF001
+    return html.escape(text.replace("@", "(at)"))
 
 
 PLAIN: Final = Markup(lambda text: text, lambda text: text, lambda words, url: f"{words}: {url}")

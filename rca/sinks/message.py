@@ -14,6 +14,7 @@ from rca.ranking import RankedCandidate
 from rca.report import TriageReport, shown
 from rca.sinks.markup import Markup, is_address, line
 from rca.sinks.notice import AlertLine, Notice
+from rca.telemetry import ENTITY_KINDS
 from rca.wording import clock, count, probability, seconds
 
 MOST_CANDIDATES: Final = 3
@@ -146,7 +147,7 @@ def _name(candidate: RankedCandidate) -> str:
 
 def _alert(alert: AlertLine) -> str:
     """An alert on one line; what it lacks is left out."""
-    where = f" on {line(alert.entity, _LONGEST_NAME)}" if alert.entity else ""
+    where = f" on {line(_entity(alert.entity), _LONGEST_NAME)}" if alert.entity else ""
     since = f"since {clock(alert.starts_ns)}" if alert.starts_ns > 0 else ""
     if alert.ends_ns is not None and alert.starts_ns > 0:
         since = f"{clock(alert.starts_ns)} to {clock(alert.ends_ns)}, {seconds((alert.ends_ns - alert.starts_ns) / 1e9)}"
@@ -154,6 +155,12 @@ def _alert(alert: AlertLine) -> str:
     about = ", ".join(part for part in (line(alert.severity, _LONGEST_WORDS), ended, since) if part)
     summary = f": {line(alert.summary, _LONGEST_SENTENCE // 2)}" if alert.summary else ""
     return line(f"{line(alert.name, _LONGEST_NAME)}{where}{summary}{f' ({about})' if about else ''}", _LONGEST_SENTENCE)
+
+
+def _entity(text: str) -> str:
+    """The text of an entity as reports have it: `service:shop/cart` is shop/cart, `pod:shop/cart-1` is pod shop/cart-1."""
+    kind, _, name = text.partition(":")
+    return text if kind not in ENTITY_KINDS or not name else name if kind == "service" else f"{kind} {name}"
 
 
 def _links(notice: Notice) -> tuple[tuple[tuple[str, str], ...], int]:
@@ -164,7 +171,8 @@ def _links(notice: Notice) -> tuple[tuple[tuple[str, str], ...], int]:
     for kind, words, url in every:
         if is_address(url) and kinds.count(kind) < _MOST_LINKS:
             kinds.append(kind)
-            kept.append((line(f"{kind} {words}", _LONGEST_WORDS) if words else kind, url))
+            told = kind in words.lower()
+            kept.append((line(words if told else f"{kind} {words}", _LONGEST_WORDS), url))
     return tuple(kept), len(every) - len(kept)
 
 

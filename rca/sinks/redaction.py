@@ -68,7 +68,8 @@ def _known(report: TriageReport | None, names: Pseudonyms) -> dict[str, str]:
     """What an entity of the report may be called in an alert, with the pseudonym that it has in the report."""
     if report is None:
         return {}
-    entities = [*report.incident.alerting, *(candidate.entity for candidate in report.ranking.candidates)]
+    around = (*report.map.pods, *report.map.nodes) if report.map else ()
+    entities = [*report.incident.alerting, *around, *(candidate.entity for candidate in report.ranking.candidates)]
     return {text: shown(names.entity(each)) for each in entities for text in (each.name, str(each), shown(each))}
 
 

@@ -6,10 +6,12 @@ Slack: docs.slack.dev/reference/methods/chat.postMessage and chat.update. PagerD
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Lock, Thread
 from typing import Any
 
@@ -49,8 +51,10 @@ class Receiver:
 
 
 @contextmanager
-def receiving(answer: Callable[[Request], Reply] = lambda _request: Reply(), port: int = 0) -> Generator[Receiver]:
-    """A server whose POST requests `answer` answers."""
+def receiving(
+    answer: Callable[[Request], Reply] = lambda _request: Reply(), port: int = 0, certificate: tuple[Path, Path] | None = None
+) -> Generator[Receiver]:
+    """A server whose POST requests `answer` answers; with a certificate and its key, over TLS."""
     about, lock = Receiver(), Lock()
 
     class Handler(BaseHTTPRequestHandler):
@@ -79,9 +83,13 @@ def receiving(answer: Callable[[Request], Reply] = lambda _request: Reply(), por
             pass
 
     server = Server(("127.0.0.1", port), Handler)
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
-    about.url = f"http://127.0.0.1:{server.server_port}"
+    about.url = f"http{'s' if certificate else ''}://127.0.0.1:{server.server_port}"
     try:
         yield about
     finally:

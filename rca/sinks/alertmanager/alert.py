@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from rca.sinks.alertmanager.config import AlertmanagerConfig
-from rca.sinks.markup import PLAIN, line
+from rca.sinks.markup import PLAIN, is_address, line
 from rca.sinks.message import Message, fitted, in_text, message_of, verdict_of
 from rca.sinks.notice import Notice
 from rca.telemetry import SECOND_NS
@@ -45,7 +45,7 @@ def alert_of(notice: Notice, config: AlertmanagerConfig, now_ns: int) -> tuple[d
 
 def _annotations(message: Message, notice: Notice) -> dict[str, str]:
     first = message.candidates[0] if message.candidates else None
-    runbook = next((url for words, url in message.links if words.startswith("runbook")), "")
+    runbook = next((url for _, url in notice.links.runbooks if is_address(url)), "")
     every = {
         "summary": message.title,
         "description": in_text(message, PLAIN),

@@ -10,6 +10,7 @@ from rca.errors import BadInput, Overloaded, Rejected, Unavailable
 from rca.settings import secret_in
 from rca.sinks.apprise.body import Format, Limits, title_and_body
 from rca.sinks.apprise.config import AppriseConfig
+from rca.sinks.http import unlogged
 from rca.sinks.notice import Notice, Sent
 from rca.sinks.retry import failure, retrying
 from rca.telemetry import SECOND_NS
@@ -47,9 +48,9 @@ class AppriseSink:
         limits = _limits(service)
         title, body, cut = title_and_body(notice, limits)
         kind = NotifyType.SUCCESS if notice.state == "resolved" else NotifyType.FAILURE
-        result = services.notify(
-            body=body, title=title, notify_type=kind, body_format=limits.format, timeout=self.config.timeout / SECOND_NS
-        )
+        timeout = self.config.timeout / SECOND_NS
+        with unlogged():
+            result = services.notify(body=body, title=title, notify_type=kind, body_format=limits.format, timeout=timeout)
         if not result:
             raise self._failure(service, result)
         return cut
@@ -57,16 +58,17 @@ class AppriseSink:
     def _service(self) -> tuple[Apprise, NotifyBase]:
         """What the address in the file stands for, made anew: secrets rotate. Raises BadInput, which does not repeat it."""
         _quiet()
-        from apprise import Apprise, OverflowMode
+        from apprise import Apprise, AppriseAsset, OverflowMode
 
         url = secret_in(self.config.url_file)
-        service = Apprise.instantiate(url)
+        asset = AppriseAsset(app_id="rca", app_desc="rca", app_url="", image_url_mask="", image_url_logo="")
+        service = Apprise.instantiate(url, asset=asset) if len(url.split()) == 1 else None
         if service is None:
-            schema = url.partition("://")[0] if re.match(r"[a-z0-9]{1,20}://", url) else "no schema"
+            schema = url.partition("://")[0] if re.match(r"[a-z0-9]{1,20}://\S+$", url) else "no address alone"
             where = str(self.config.url_file)
             raise BadInput(where, expected="one address that apprise understands", found=f"one that it does not ({schema})")
         service.overflow_mode = OverflowMode.TRUNCATE  # one message per notice, whatever the dialect adds to it
-        services = Apprise()
+        services = Apprise(asset=asset)
         services.add(service)
         return services, service
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rca.sinks.config import Address, HttpSinkSettings
 
@@ -27,3 +27,9 @@ class PagerDutyConfig(HttpSinkSettings):
         ),
     ] = "incident"
     url: Annotated[Address, Field(description="address of the Events API")] = "https://events.pagerduty.com/v2/enqueue"
+
+    @model_validator(mode="after")
+    def _key_of_a_group(self) -> PagerDutyConfig:
+        if self.redact and self.join == "group":
+            raise ValueError('expected join = "incident" beside redact, since the key of a group is made of its labels')
+        return self
