@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from rca.errors import BadInput
 from rca.report import Subject, report_of
 from rca.sinks.alertmanager.alert import alert_of
 from rca.sinks.alertmanager.config import AlertmanagerConfig
@@ -18,7 +19,7 @@ from rca.sinks.example import example_notices, hostile_notice, unranked_notice
 from rca.sinks.notice import AlertLine, Links, Notice
 from rca.sinks.pagerduty.config import PagerDutyConfig
 from rca.sinks.pagerduty.event import event_of
-from rca.sinks.redaction import redacted
+from rca.sinks.redaction import kept_key, redacted
 from rca.sinks.slack.blocks import slack_message
 from rca.sinks.webhook.payload import payload_of
 from rca.telemetry import EntityId, Gap
@@ -125,6 +126,17 @@ def test_numbers_stay() -> None:
 def test_hostile_names_become_pseudonyms_too() -> None:
     sent = _everywhere(redacted(hostile_notice(), KEY))
     assert not re.search(r"<script|alert\(|channel|everyone|javascript", sent)
+
+
+def test_a_key_is_kept_for_its_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "home" / "pseudonyms.key"
+    key = kept_key(path)
+    assert len(key) == 64
+    assert kept_key(path) == key
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.write_text("")
+    with pytest.raises(BadInput, match="an empty file"):
+        kept_key(path)
 
 
 def test_the_setting_wraps_any_sink(tmp_path: Path) -> None:

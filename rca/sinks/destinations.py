@@ -35,7 +35,7 @@ _KIND: Final = "kind"
 def sinks_of(tables: Mapping[str, Mapping[str, Any]], key: bytes | None = None) -> tuple[Sink, ...]:
     """A sink for every table `[sinks.NAME]`. Its `kind` is NAME where that is one of BUILT_IN.
 
-    `key` is what pseudonyms are made with; without it they change with every start. Raises BadInput that names every mistake of
+    `key` is what pseudonyms are made with (redaction.kept_key); without it they change with every start. Raises BadInput that names every mistake of
     a table, UnknownName for a kind of no known package.
     """
     key = key or secrets.token_bytes(32)

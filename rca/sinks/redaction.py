@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
+import secrets
 from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 from rca.ranking import Evidence, Ranking
-from rca.report import Confidence, Path, Subject, TriageReport, confidence_of, shown
+from rca.report import Confidence, Subject, TriageReport, confidence_of, shown
+from rca.report import Path as ReportPath
+from rca.settings import secret_in
 from rca.signals import NODE_COLUMN, NODE_SIGNALS
 from rca.sinks.notice import AlertLine, Links, Notice, Sent, Sink
 from rca.telemetry import EntityId, Gap
@@ -40,6 +45,22 @@ class Pseudonyms:
     def entity(self, entity: EntityId) -> EntityId:
         """The entity under its pseudonym."""
         return EntityId(entity.kind, self.of(entity.kind, entity.name), self.of("namespace", entity.namespace))
+
+
+def kept_key(path: Path) -> bytes:
+    """The key that a file holds; where there is none, a new one is written that its owner alone can read. Raises BadInput, OSError.
+
+    Pseudonyms stay the same for as long as the file does.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path.with_name(f"{path.name}.new")
+        with os.fdopen(os.open(new, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
+            file.write(f"{secrets.token_hex(32)}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    return secret_in(path).encode()
 
 
 def redacted(notice: Notice, key: bytes) -> Notice:
@@ -118,7 +139,7 @@ def _statement(evidence: Evidence) -> str:
     return f"{seen}, baseline {quantity(evidence.baseline, unit)}" if evidence.baseline is not None else seen
 
 
-def _path(path: Path | None) -> Path | None:
+def _path(path: ReportPath | None) -> ReportPath | None:
     if path is None or not path.entities:
         return path and replace(path, words="")
     return replace(path, words=" -> ".join(shown(entity) for entity in path.entities))

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any, Final
 
 from rca.report import TriageReport
 from rca.sinks.markup import is_address
 from rca.sinks.notice import AlertLine, Links, Notice
 
-_LONGEST_TEXT: Final = 2_000
+_LONGEST_TEXT: Final = 1_000
 _MOST_ALERTS: Final = 100
 _MOST_LINKS: Final = 20
-_LEVELS: Final = (100, 20, 5, 3)
+_MOST_CANDIDATES: Final = 200
+_MOST_GAPS: Final = 100
+_LEVELS: Final = (50, 20, 5, 3)
 """How many candidates are left, step by step, where even their names are too many."""
 
 
@@ -38,13 +40,14 @@ def _body(notice: Notice, cut: tuple[str, ...]) -> bytes:
 
 
 def _bounded(notice: Notice) -> tuple[Notice, tuple[str, ...]]:
-    """No text longer than is useful, no more alerts and links than anybody reads."""
+    """No text longer than is useful, no more alerts, candidates and links than anybody reads."""
     links = notice.links
     bounded = replace(
         notice,
         group_key=_text(notice.group_key),
         title=_text(notice.title),
         trouble=_text(notice.trouble),
+        report=_report(notice.report) if notice.report else None,
         alerts=tuple(map(_alert, notice.alerts[:_MOST_ALERTS])),
         more_alerts=notice.more_alerts + len(notice.alerts[_MOST_ALERTS:]),
         links=Links(
@@ -53,8 +56,31 @@ def _bounded(notice: Notice) -> tuple[Notice, tuple[str, ...]]:
         ),
         news=tuple(map(_text, notice.news[:_MOST_LINKS])),
     )
-    cut = [name for name in ("title", "trouble", "alerts", "links", "news") if getattr(bounded, name) != getattr(notice, name)]
-    return bounded, tuple(cut)
+    parts = {"title": "title", "trouble": "trouble", "report": "details", "alerts": "alerts", "links": "links", "news": "news"}
+    return bounded, tuple(what for name, what in parts.items() if getattr(bounded, name) != getattr(notice, name))
+
+
+def _report(report: TriageReport) -> TriageReport:
+    ranking = report.ranking
+    ranking = replace(
+        ranking,
+        candidates=ranking.candidates[:_MOST_CANDIDATES],
+        gaps=ranking.gaps[:_MOST_GAPS],
+        notes=ranking.notes[:_MOST_GAPS],
+    )
+    bounded: TriageReport = _short(replace(report, ranking=ranking, missing=report.missing[:_MOST_GAPS]))
+    return bounded
+
+
+def _short(value: Any) -> Any:
+    """A part of the report with its texts cut."""
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, tuple):
+        return tuple(map(_short, value))
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{each.name: _short(getattr(value, each.name)) for each in fields(value)})
+    return value
 
 
 def _text(text: str) -> str:
