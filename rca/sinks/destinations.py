@@ -35,8 +35,8 @@ _KIND: Final = "kind"
 def sinks_of(tables: Mapping[str, Mapping[str, Any]], key: bytes | None = None) -> tuple[Sink, ...]:
     """A sink for every table `[sinks.NAME]`. Its `kind` is NAME where that is one of BUILT_IN.
 
-    `key` is what pseudonyms are made with (redaction.kept_key); without it they change with every start. Raises BadInput that names every mistake of
-    a table, UnknownName for a kind of no known package.
+    `key` is what pseudonyms are made with (redaction.kept_key); without it they change with every start. Raises BadInput that
+    names every mistake of a table, UnknownName for a kind of no known package.
     """
     key = key or secrets.token_bytes(32)
     return tuple(_sink(name, table, key) for name, table in tables.items())

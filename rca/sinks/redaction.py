@@ -48,7 +48,7 @@ class Pseudonyms:
 
 
 def kept_key(path: Path) -> bytes:
-    """The key that a file holds; where there is none, a new one is written that its owner alone can read. Raises BadInput, OSError.
+    """The key that a file holds; where there is none, a new one is written, for its owner alone. Raises BadInput, OSError.
 
     Pseudonyms stay the same for as long as the file does.
     """
