@@ -12,8 +12,11 @@ from typing import Any
 
 import pytest
 
-from rca.collectors.alert_labels import entity_of
+from rca.collectors.alert_labels import OWN_ALERT
+from rca.collectors.alertmanager.collector import AlertmanagerCollector
+from rca.collectors.alertmanager.config import AlertmanagerConfig as CollectorConfig
 from rca.errors import Rejected
+from rca.sinks.alertmanager.alert import ALERT_NAME
 from rca.sinks.destinations import sinks_of
 from rca.sinks.example import example_notices
 from rca.sinks.notice import Notice, Sink
@@ -128,9 +131,13 @@ def test_resolved_before_firing_is_no_news(server: tuple[str, Receiver]) -> None
 
 def test_an_alert_about_a_ranking_is_no_symptom_in_the_next(server: tuple[str, Receiver]) -> None:
     first, *_ = _now("inc-4")
-    _sink(server[0]).send(first, None)
-    (alert,) = _alerts(server[0], "inc-4")
-    assert entity_of(alert["labels"]) is None
+    _sink(server[0], labels={"service": "catalogue"}).send(first, None)
+    collector = AlertmanagerCollector(CollectorConfig(url=server[0], filters=('incident="inc-4"',)))
+    telemetry = collector.collect(first.alerts[0].starts_ns - SECOND_NS, time.time_ns())
+    assert len(_alerts(server[0], "inc-4")) == 1
+    assert telemetry.alerts.is_empty()
+    assert telemetry.gaps == ()
+    assert ALERT_NAME == OWN_ALERT
 
 
 def test_what_alertmanager_refuses(server: tuple[str, Receiver]) -> None:

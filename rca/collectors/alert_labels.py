@@ -26,6 +26,8 @@ _SOURCES: Final = {"metric": "metric", "metrics": "metric", "trace": "trace", "t
 _CAUSES_NONE: Final = "none"  # severity of alerts that only say that alerting works: Watchdog, InfoInhibitor
 _NAMED: Final = 5
 
+OWN_ALERT: Final = "RootCauseFound"
+"""What rca itself fires in Alertmanager about a ranking (rca.sinks.alertmanager): no symptom of anything."""
 LABELS: Final = (*_SERVICES, *_WORKLOADS, *_PODS, *_OWNED, *_NODES)
 """Labels that name an entity."""
 
@@ -86,10 +88,10 @@ def source_of(labels: Mapping[str, str]) -> str:
 
 
 def alerts_frame(firing: Iterable[Firing], interval: Interval, source: str) -> tuple[pl.DataFrame, tuple[Gap, ...]]:
-    """The alerts frame of those that began in the interval, and a gap for those that name no entity."""
+    """The alerts frame of those that began in the interval, and a gap for those that name no entity. Our own are neither."""
     rows, nameless = [], []
     for alert in firing:
-        if not interval.start_ns <= alert.start_ns < interval.end_ns:
+        if not interval.start_ns <= alert.start_ns < interval.end_ns or alert.name == OWN_ALERT:
             continue
         entity = entity_of(alert.labels)
         if entity is not None:

@@ -1,8 +1,8 @@
 """A message as an alert of Alertmanager's API v2. Pure.
 
 Its labels are the same for every revision of an incident, because they are what it is known by: another set would be another
-alert. The cause, which may change, is an annotation. No label names a service or a pod, so that an alert about the last ranking
-is no symptom in the next one.
+alert. The cause, which may change, is an annotation. No label names a service or a pod, and collectors pass over the alert by its
+name (rca.collectors.alert_labels.OWN_ALERT), so that what is said of the last ranking is no symptom in the next one.
 """
 
 from __future__ import annotations
