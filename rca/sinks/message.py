@@ -14,7 +14,7 @@ from rca.ranking import RankedCandidate
 from rca.report import TriageReport, shown
 from rca.sinks.markup import Markup, is_address, line
 from rca.sinks.notice import AlertLine, Notice
-from rca.telemetry import ENTITY_KINDS
+from rca.telemetry import ENTITY_KINDS, SECOND_NS
 from rca.wording import clock, count, probability, seconds
 
 MOST_CANDIDATES: Final = 3
@@ -148,13 +148,18 @@ def _name(candidate: RankedCandidate) -> str:
 def _alert(alert: AlertLine) -> str:
     """An alert on one line; what it lacks is left out."""
     where = f" on {line(_entity(alert.entity), _LONGEST_NAME)}" if alert.entity else ""
-    since = f"since {clock(alert.starts_ns)}" if alert.starts_ns > 0 else ""
-    if alert.ends_ns is not None and alert.starts_ns > 0:
-        since = f"{clock(alert.starts_ns)} to {clock(alert.ends_ns)}, {seconds((alert.ends_ns - alert.starts_ns) / 1e9)}"
     ended = "resolved" if alert.status == "resolved" else ""
-    about = ", ".join(part for part in (line(alert.severity, _LONGEST_WORDS), ended, since) if part)
+    about = ", ".join(part for part in (line(alert.severity, _LONGEST_WORDS), ended, _when(alert)) if part)
     summary = f": {line(alert.summary, _LONGEST_SENTENCE // 2)}" if alert.summary else ""
     return line(f"{line(alert.name, _LONGEST_NAME)}{where}{summary}{f' ({about})' if about else ''}", _LONGEST_SENTENCE)
+
+
+def _when(alert: AlertLine) -> str:
+    if alert.began_ns is None:
+        return ""
+    if alert.ended_ns is None:
+        return f"since {clock(alert.began_ns)}"
+    return f"{clock(alert.began_ns)} to {clock(alert.ended_ns)}, {seconds((alert.ended_ns - alert.began_ns) / SECOND_NS)}"
 
 
 def _entity(text: str) -> str:
@@ -282,7 +287,7 @@ def _link_lines(message: Message, markup: Markup) -> Iterator[Line]:
 
 
 def _closing(message: Message) -> str:
-    cut = f"left out for lack of room: {', '.join(message.cut)}" if message.cut else ""
+    cut = f"left out: {', '.join(message.cut)}" if message.cut else ""
     if not message.foot:
         return "(cut)" if message.cut else ""
     return "; ".join(part for part in (message.foot, cut) if part)

@@ -11,6 +11,7 @@ from rca.report import TriageReport
 SCHEMA_VERSION: Final = "1"
 
 State = Literal["firing", "resolved"]
+_LAST_NS: Final = 2**62  # in the year 2116
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,16 @@ class AlertLine:
     starts_ns: int = 0
     ends_ns: int | None = None
     status: State = "firing"
+
+    @property
+    def began_ns(self) -> int | None:
+        """When it began; None where its sender gave no time that can be."""
+        return self.starts_ns if 0 < self.starts_ns < _LAST_NS else None
+
+    @property
+    def ended_ns(self) -> int | None:
+        """When it ended; None while it fires, and where its sender gave no time that can be."""
+        return self.ends_ns if self.ends_ns is not None and max(self.starts_ns, 1) <= self.ends_ns < _LAST_NS else None
 
 
 @dataclass(frozen=True)

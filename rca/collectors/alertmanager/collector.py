@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from rca.collectors.alert_labels import LABELS, Firing, alerts_frame, entity_of
+from rca.collectors.alert_labels import LABELS, OWN_ALERT, Firing, alerts_frame, entity_of
 from rca.collectors.alertmanager.config import AlertmanagerConfig
 from rca.collectors.alerts import Alert
 from rca.collectors.findings import Finding
@@ -71,7 +71,8 @@ class AlertmanagerCollector:
         ]
         if unreadable:
             findings.append(Finding(NAME, "warning", f"{unreadable} alerts have no labels or no start"))
-        nameless = sorted({alert.firing.name for alert in active if entity_of(alert.firing.labels) is None})
+        unheard = {alert.firing.name for alert in active if entity_of(alert.firing.labels) is None}
+        nameless = sorted(unheard - {OWN_ALERT})
         if nameless:
             advice = f"give the rules one of the labels {', '.join(LABELS[:3])} or pod with namespace"
             findings.append(Finding(NAME, "note", f"alerts that name no entity: {', '.join(nameless)}", advice))

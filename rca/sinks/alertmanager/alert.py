@@ -25,7 +25,7 @@ _LONGEST_LABEL: Final = 200
 def alert_of(notice: Notice, config: AlertmanagerConfig, now_ns: int) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The alert, and what was cut. It ends now where the incident is resolved, else when it has lasted long enough."""
     message = fitted(message_of(notice), lambda each: len(in_text(each, PLAIN)) <= LONGEST_DESCRIPTION)
-    starts_ns = min([now_ns, *(alert.starts_ns for alert in notice.alerts if alert.starts_ns > 0)])
+    starts_ns = min([now_ns, *(alert.began_ns for alert in notice.alerts if alert.began_ns)])
     ends_ns = now_ns if notice.state == "resolved" else now_ns + config.lasts
     page = {"generatorURL": message.page} if message.page else {}
     alert = {

@@ -18,5 +18,9 @@ class AlertmanagerConfig(IdentifiedSettings):
     labels: Annotated[dict[str, str], Field(description='further labels of the alert, to route by: { team = "shop" }')] = {}
     severity: Annotated[str, Field(min_length=1, description="its label `severity`")] = "info"
     lasts: Annotated[
-        DurationNs, Field(description="after this time the alert ends by itself, should nothing resolve its incident before")
+        DurationNs,
+        Field(
+            le=366 * 86_400 * SECOND_NS,
+            description="after this time the alert ends by itself, should nothing resolve its incident before",
+        ),
     ] = 86_400 * SECOND_NS

@@ -34,7 +34,7 @@ def event_of(notice: Notice, config: PagerDutyConfig) -> tuple[dict[str, Any], t
     if notice.state == "resolved":
         return {"event_action": "resolve", "dedup_key": key}, ()
     severity = config.severity or severity_of(alert.severity for alert in notice.alerts)
-    started = [alert.starts_ns for alert in notice.alerts if alert.starts_ns > 0]
+    started = [alert.began_ns for alert in notice.alerts if alert.began_ns]
     message = fitted(message_of(notice), lambda each: _bytes(_trigger(each, notice, key, severity, started)) <= LARGEST_BYTES)
     return _trigger(message, notice, key, severity, started), message.cut
 
@@ -81,7 +81,7 @@ def _details(message: Message) -> dict[str, Any]:
         "what was missing": list(message.missing),
         **rest,
         "about": message.foot,
-        "left out for lack of room": ", ".join(message.cut),
+        "left out": ", ".join(message.cut),
     }
     return {name: value for name, value in details.items() if value}
 

@@ -137,7 +137,7 @@ def schema_of(report_schema: dict[str, Any]) -> dict[str, Any]:
         "schema_version": {"const": own["properties"]["schema_version"]["default"]},
         "idempotency_key": {"type": "string", "description": "the same for every delivery of this revision"},
         **{name: value for name, value in own["properties"].items() if name != "schema_version"},
-        "cut": {"type": "array", "items": {"type": "string"}, "description": "what was left out for lack of room"},
+        "cut": {"type": "array", "items": {"type": "string"}, "description": "what was left out"},
     }
     own["required"] = list(own["properties"])
     own["$defs"] = {**report_schema["$defs"], **definitions, "TriageReport": report}
