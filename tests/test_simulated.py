@@ -88,7 +88,7 @@ def test_the_cache_hangs_on_the_code_that_makes_graphs_and_on_no_other(tmp_path:
         "features.py",
         "deviations/counts.py",
     )
-    others = ("models/network.py", "models/training.py", "cli/train.py", "shop/plan.py", "collectors/config.py")
+    others = ("models/network.py", "models/training.py", "shop/plan.py", "collectors/config.py", "sinks/notice.py")
     assert [file for file in (*makes, *others) if changed(file)] == list(makes)
     with pytest.raises(FileNotFoundError, match=r"nothing\.py"):
         of_the_copy.code_digest("models/nothing.py")

@@ -418,7 +418,7 @@ def test_an_older_store_is_migrated_with_its_content(store: IncidentStore, monke
     later = [*store_module.MIGRATIONS, ("ALTER TABLE incidents ADD COLUMN colour TEXT",)]
     monkeypatch.setattr(store_module, "MIGRATIONS", later)
     with IncidentStore(store.home) as migrated:
-        assert migrated._version() == 2
+        assert migrated._db.execute("PRAGMA user_version").fetchone() == (2,)
         assert migrated.incident(INCIDENT.id) == INCIDENT
 
 

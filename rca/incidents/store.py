@@ -2,7 +2,7 @@
 
 The bundle is written once and never changed; labels live in the database alone, with an audit trail. A write that was
 acknowledged survives kill -9: the bundle is on the disk before the row that names it is committed. All SQL of the product
-stands in this module.
+stands in this package: here, and in rca.incidents.inbox.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
-from rca.errors import BadBundle, BadInput, RcaError, StorageFull, Unavailable, UnknownName
+from rca.errors import BadBundle, BadInput, RcaError, UnknownName
 from rca.faults import NO_FAULT
 from rca.incidents.bundle import (
     INCIDENT_FILE,
@@ -29,10 +29,10 @@ from rca.incidents.bundle import (
     merged_gaps,
     read_bundle,
     read_manifest,
-    storage,
     write_bundle,
     write_folder,
 )
+from rca.incidents.database import Database, explained
 from rca.incidents.entities import check_label, known_entities
 from rca.incidents.incident import EntityModel, Incident, Label
 from rca.telemetry import Telemetry
@@ -108,9 +108,10 @@ class IncidentStore:
         self._bundles = self.home / BUNDLE_FOLDER
         with _explained(self.home):
             self._bundles.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(self.home / DATABASE_FILE, timeout=BUSY_SECONDS, isolation_level=None)
+            database = Database(self.home / DATABASE_FILE, MIGRATIONS, BUSY_SECONDS)
+            self._db, self._writing, self._reading = database.connection, database.writing, database.reading
             try:
-                self._prepare()
+                self._sweep()
             except BaseException:
                 self._db.close()
                 raise
@@ -275,42 +276,6 @@ class IncidentStore:
 
     # --- inside -------------------------------------------------------------------------------------------------
 
-    def _prepare(self) -> None:
-        self._db.execute("PRAGMA foreign_keys = ON")
-        self._db.execute("PRAGMA synchronous = FULL")
-        self._use_wal()
-        self._migrate()
-        self._sweep()
-
-    def _use_wal(self) -> None:
-        """The switch needs the database for itself and does not wait by its own."""
-        deadline = time.monotonic() + BUSY_SECONDS
-        while True:
-            try:
-                self._db.execute("PRAGMA journal_mode = WAL")
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.02)
-            else:
-                return
-
-    def _version(self) -> int:
-        return int(self._db.execute("PRAGMA user_version").fetchone()[0])
-
-    def _migrate(self) -> None:
-        if self._version() > len(MIGRATIONS):
-            raise BadInput(
-                str(self.home / DATABASE_FILE), expected=f"schema version {len(MIGRATIONS)} or older", found=f"{self._version()}"
-            )
-        if self._version() == len(MIGRATIONS):
-            return
-        with self._writing():
-            for version in range(self._version(), len(MIGRATIONS)):  # another process may have been first
-                for statement in MIGRATIONS[version]:
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version = {version + 1}")
-
     def _sweep(self) -> None:
         """Remove bundles that no row names: their writer was killed. Waits for no one: a busy store is swept later."""
         if not self._orphans():
@@ -342,29 +307,6 @@ class IncidentStore:
         present = tuple(self._bundles.iterdir())
         named = {row[0] for row in self._db.execute("SELECT folder FROM incidents")}
         return tuple(path for path in present if path.name not in named)
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
-
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[None]:
-        """Everything read inside is of one moment."""
-        if self._db.in_transaction:
-            yield
-            return
-        self._db.execute("BEGIN")
-        try:
-            yield
-        finally:
-            self._db.execute("COMMIT")
 
     def _folder(self, incident_id: str) -> str:
         row = self._db.execute("SELECT folder FROM incidents WHERE id = ?", (incident_id,)).fetchone()
@@ -459,20 +401,5 @@ def _user() -> str:
         return f"uid {os.getuid()}"
 
 
-@contextlib.contextmanager
-def _explained(home: Path) -> Iterator[None]:
-    """Turn what SQLite and the file system say into our errors."""
-    try:
-        with storage(home):
-            yield
-    except sqlite3.DatabaseError as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code == sqlite3.SQLITE_FULL:
-            raise StorageFull(f"{home}: {error}; nothing that was stored before is lost") from error
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise Unavailable(f"{home}: another process has held the store for {BUSY_SECONDS:.0f} s; try again") from error
-        if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-            raise BadInput(str(home / DATABASE_FILE), expected="an incident store", found=str(error)) from error
-        if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PERM):
-            raise BadInput(str(home), expected="a place that can be written", found=str(error)) from error
-        raise
+def _explained(home: Path) -> contextlib.AbstractContextManager[None]:
+    return explained(home / DATABASE_FILE, "an incident store", BUSY_SECONDS)
