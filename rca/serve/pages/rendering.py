@@ -1,0 +1,77 @@
+"""Views to HTML: one file of text each, that loads nothing, runs nothing and needs no inline style.
+
+The style sheet stands in the page and is allowed by its hash, so that a page that was saved or mailed looks the same.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from functools import cache
+from importlib.resources import files
+from typing import Any, Final
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from rca.serve.pages.foreign import plain
+from rca.serve.pages.labelling import CSRF_FIELD
+from rca.serve.pages.listing import ListView
+from rca.serve.pages.view import IncidentView, Looker
+
+_MOST: Final = 2500
+"""Characters of one value on a page, whatever it is."""
+
+STYLE: Final = files("rca.serve.pages").joinpath("style.css").read_text(encoding="utf-8")
+_STYLE_HASH: Final = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
+
+HEADERS: Final = {
+    "Content-Type": "text/html; charset=utf-8",
+    "Content-Security-Policy": (
+        f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; img-src data:; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+"""What an answer with a page says of it. Names of a system are on it, so that no cache keeps it."""
+
+
+def render(view: IncidentView) -> str:
+    """The page of an incident."""
+    return _template("incident.html").render(view=view, csrf_field=CSRF_FIELD)
+
+
+def render_list(view: ListView) -> str:
+    """The list of incidents."""
+    return _template("list.html").render(view=view)
+
+
+def render_message(heading: str, words: str, looker: Looker = Looker()) -> str:
+    """A page that says one thing: what was not found, not allowed or not understood."""
+    view = {"heading": plain(heading), "words": plain(words, 1000), "base": looker.base, "looker": plain(looker.name)}
+    return _template("message.html").render(view=view)
+
+
+def _template(name: str) -> Any:
+    return _environment().get_template(name)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("rca.serve.pages"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_harmless,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["style"] = Markup(STYLE)  # noqa: S704  our own file
+    return environment
+
+
+def _harmless(value: object) -> object:
+    """Whatever a template writes: text without control characters and of bounded length. Views have cut it before, more finely."""
+    return plain(value, _MOST) if type(value) is str else value
