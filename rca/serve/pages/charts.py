@@ -21,8 +21,8 @@ from rca.evidence import Facts
 from rca.metrics import metric_of
 from rca.ranking import Evidence
 from rca.residuals import LATENCIES
-from rca.serve.pages.foreign import NAME, plain
 from rca.series import ERROR_SEVERITIES
+from rca.serve.pages.foreign import NAME, plain
 from rca.telemetry import SECOND_NS, EntityId
 from rca.topology import key_of
 from rca.window import INCIDENT
@@ -30,12 +30,12 @@ from rca.wording import clock, quantity
 
 Floats = npt.NDArray[np.float64]
 
-WIDTH: Final = 360
-HEIGHT: Final = 172
-_LEFT, _RIGHT, _TOP, _BOTTOM = 66, 10, 16, 24
+WIDTH: Final = 300
+HEIGHT: Final = 160
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 8, 16, 22
 _BAND: Final = (5.0, 50.0, 95.0)
 _FEWEST_FOR_BAND: Final = 5
-_Y_TICKS, _X_TICKS = 3, 4
+_Y_TICKS, _X_TICKS = 3, 3
 _NEAR: Final = 1e-6
 _X_STEPS_S: Final = (5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400)
 _LONGEST_LEAD: Final = 8
@@ -137,7 +137,8 @@ def _duration(facts: Facts, chosen: pl.Expr, by: str, title: str, evidence: Evid
 
 def _quantiles(frame: pl.DataFrame, share: float, title: str) -> Trace:
     per_bin = frame.group_by("bin_ns", "interval", "bucket").agg(pl.col("count").sum()).sort("bin_ns", "interval", "bucket")
-    reached = pl.col("count").cum_sum().over("bin_ns", "interval") >= share * pl.col("count").sum().over("bin_ns", "interval") - 1e-9
+    at = ["bin_ns", "interval"]
+    reached = pl.col("count").cum_sum().over(at) >= share * pl.col("count").sum().over(at) - 1e-9
     first = per_bin.filter(reached).group_by("bin_ns", "interval", maintain_order=True).agg(pl.col("bucket").first())
     values = seconds_of(first["bucket"].to_numpy().astype(float))
     return _trace(title, "s", first["bin_ns"].to_numpy() + BIN_NS // 2, values, first["interval"].to_numpy() == INCIDENT)
@@ -173,9 +174,7 @@ def _templates(facts: Facts, entity: EntityId, evidence: Evidence) -> Trace | No
     return _named(facts, lines, ["operation", "severity", "template"], "template", "log lines", evidence)
 
 
-def _named(
-    facts: Facts, frame: pl.DataFrame, keys: Sequence[str], shown: str, title: str, evidence: Evidence
-) -> Trace | None:
+def _named(facts: Facts, frame: pl.DataFrame, keys: Sequence[str], shown: str, title: str, evidence: Evidence) -> Trace | None:
     """Counts of the key whose sum in the incident the evidence states and whose text it quotes."""
     sums = frame.group_by(keys).agg(pl.col("count").filter(pl.col("interval") == INCIDENT).sum().alias("now"))
     for row in sums.filter(pl.col("now") == evidence.observed).sort(keys, nulls_last=True).iter_rows(named=True):
@@ -197,9 +196,7 @@ def _rate(facts: Facts, frame: pl.DataFrame, title: str) -> Trace | None:
     """Counts per second in every 10 s that any span or log line covers: nothing counted there is a zero."""
     window = facts.case.window
     at = [(pl.col("bin_ns") // BIN_NS * BIN_NS).alias("bin_ns"), pl.col("interval")]
-    covered = pl.concat(
-        [window.bins.counts.select(at), window.logs.rename({"time_unix_nano": "bin_ns"}).select(at)]
-    ).unique()
+    covered = pl.concat([window.bins.counts.select(at), window.logs.rename({"time_unix_nano": "bin_ns"}).select(at)]).unique()
     counted = frame.group_by(at).agg(pl.col("count").sum())
     rows = covered.join(counted, on=["bin_ns", "interval"], how="left").with_columns(pl.col("count").fill_null(0)).sort("bin_ns")
     values = rows["count"].to_numpy().astype(float) * SECOND_NS / BIN_NS
@@ -301,9 +298,7 @@ def _same(levels: tuple[object, object], evidence: Evidence) -> bool:
     )
 
 
-def _trace(
-    title: str, unit: str, times: npt.NDArray[np.int64], values: Floats, inside: npt.NDArray[np.bool_]
-) -> Trace:
+def _trace(title: str, unit: str, times: npt.NDArray[np.int64], values: Floats, inside: npt.NDArray[np.bool_]) -> Trace:
     known = np.isfinite(values)
     scaled = values * 100 if unit == "%" else values
     return Trace(title, unit, times[known], scaled[known], inside[known])
@@ -366,7 +361,8 @@ def _description(trace: Trace, band: Band | None) -> str:
     if band is None:
         return f"No usual range is known; {inside}."
     usual = [_written(value, trace.unit) for value in (band.middle, band.low, band.high)]
-    return f"Usual {usual[0]} (90 % of the baseline from {usual[1]} to {usual[2]}); {inside}."
+    spread = f"90 % of the baseline from {usual[1]} to {usual[2]}" if usual[1] != usual[2] else "nearly all of the baseline"
+    return f"Usual {usual[0]} ({spread}); {inside}."
 
 
 def _lines_of(times: npt.NDArray[np.int64], places: Sequence[tuple[float, float, bool]]) -> Iterator[str]:
@@ -383,14 +379,16 @@ def _lines_of(times: npt.NDArray[np.int64], places: Sequence[tuple[float, float,
 
 
 def y_ticks(least: float, most: float, unit: str) -> tuple[float, ...]:
-    """Round levels that hold all values, at least two; from zero on unless that would flatten the series."""
+    """Round levels that hold all values, at least two, so far apart that their labels differ; from zero on unless that is far."""
     if least >= 0 and least < 0.6 * most:
         least = 0.0
-    if unit == "%" and most <= 100 and most > 90:
+    size = max(abs(least), abs(most))
+    room = 3.0 if unit == "%" and size >= 20 else 0.3 * size or 1.0
+    if most - least < room:
+        middle = (least + most) / 2
+        least, most = max(middle - room / 2, 0.0) if least >= 0 else middle - room / 2, middle + room / 2
+    if unit == "%" and 90 < most <= 102:
         most = 100.0
-    if most - least <= 1e-12 * max(abs(most), 1e-9):
-        pad = abs(most) * 0.1 or 1.0
-        least, most = (least - pad if least else 0.0), most + pad
     base = 1024.0 ** math.floor(math.log(max(most, 1.0), 1024)) if unit in ("By", "By/s") else 1.0
     step = _round_step((most - least) / base / _Y_TICKS) * base
     first, last = math.floor(least / step + 1e-9), math.ceil(most / step - 1e-9)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
+from urllib.parse import quote, unquote
 
 from rca.errors import BadInput, UnknownName
 from rca.faults import FAULT_KINDS, NO_FAULT, is_no_fault
@@ -14,6 +15,7 @@ from rca.telemetry import CANDIDATE_KINDS, ENTITY_KINDS, EntityId
 CSRF_FIELD: Final = "csrf"
 VERDICTS: Final = ("confirm", "correct", "no_fault", "withdraw")
 MOST_NOTE: Final = 1000
+_MOST_NAME: Final = 500
 
 Verdict = Literal["confirm", "correct", "no_fault", "withdraw"]
 
@@ -49,14 +51,16 @@ def judgement_of(form: Mapping[str, str]) -> Judgement:
     return Judgement(verdict, Label(entity=named, fault_kind=kind, provenance="confirmed", note=note))  # type: ignore[arg-type]
 
 
-def value_of(entity: EntityId) -> str:
-    """An entity as a form carries it: kind, namespace and name, of which only the name may hold a bar."""
-    return "|".join((entity.kind, entity.namespace, entity.name))
+def value_of(entity: EntityId) -> str | None:
+    """An entity as a form carries it, kind|namespace|name, percent-encoded; None for a name too long to be anybody's."""
+    if len(entity.namespace) + len(entity.name) > _MOST_NAME:
+        return None
+    return "|".join(quote(part, safe=" /:@", errors="surrogatepass") for part in (entity.kind, entity.namespace, entity.name))
 
 
 def entity_of(text: str) -> EntityId:
     """What `value_of` wrote. Raises BadInput."""
-    parts = text.split("|", 2)
+    parts = [unquote(part, errors="surrogatepass") for part in text.split("|")]
     kind = next((kind for kind in ENTITY_KINDS if kind == parts[0] and kind in CANDIDATE_KINDS), None)
     if len(parts) != 3 or kind is None or not parts[2]:
         raise BadInput("entity", expected="a candidate, as kind|namespace|name", found=repr(text[:80]))

@@ -13,9 +13,9 @@ from typing import Any, Final
 
 import networkx as nx
 
-BOX_WIDTH: Final = 152
+BOX_WIDTH: Final = 168
 BOX_HEIGHT: Final = 34
-_LAYER_GAP: Final = 64
+_LAYER_GAP: Final = 60
 _BOX_SLOT, _BEND_SLOT = 48.0, 18.0
 _SWEEPS: Final = 8
 _MARGIN: Final = 12.0
@@ -105,7 +105,7 @@ def _order(
         near = before if sweep % 2 == 0 else after
         for row in rows if sweep % 2 == 0 else reversed(rows):
             place = {node: i / max(len(other) - 1, 1) for other in rows for i, node in enumerate(other)}
-            row.sort(key=lambda node: _mean([place[other] for other in near.get(node, [])], place[node]))  # noqa: B023
+            row.sort(key=lambda node: _mean([place[other] for other in near.get(node, [])], place[node]))
 
 
 def _mean(values: Sequence[float], otherwise: float) -> float:
@@ -126,11 +126,11 @@ def _places(
         for row in rows if sweep % 2 == 0 else reversed(rows):
             near = [[place[other] for other in (*before.get(node, []), *after.get(node, []))] for node in row]
             wanted = [_mean(values, place[node]) for node, values in zip(row, near, strict=True)]
-            at = list(wanted)
+            apart = list(wanted)
             for i in range(1, len(row)):
-                at[i] = max(wanted[i], at[i - 1] + (_slot(row[i - 1]) + _slot(row[i])) / 2)
-            shift = sum(w - a for w, a in zip(wanted, at, strict=True)) / max(len(row), 1)
-            place.update({node: a + shift for node, a in zip(row, at, strict=True)})
+                apart[i] = max(wanted[i], apart[i - 1] + (_slot(row[i - 1]) + _slot(row[i])) / 2)
+            shift = sum(w - a for w, a in zip(wanted, apart, strict=True)) / max(len(row), 1)
+            place.update({node: a + shift for node, a in zip(row, apart, strict=True)})
     return place
 
 
@@ -156,4 +156,4 @@ def _line(
         if node is not target:
             at = (left + BOX_WIDTH, y[node])
             words.append(f"L{at[0]:g} {at[1]:.1f}")
-    return " ".join(words), (round((at[0] - _LAYER_GAP + end) / 2, 1) if len(chain) == 2 else end - _LAYER_GAP / 2, round((y[chain[-2]] + y[target]) / 2, 1))
+    return " ".join(words), (end - _LAYER_GAP / 2, round((y[chain[-2]] + y[target]) / 2, 1))

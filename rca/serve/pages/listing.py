@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Final, Literal
 from urllib.parse import urlencode
 
 from rca.faults import FAULT_KINDS
 from rca.incidents.incident import Incident
 from rca.serve.pages.foreign import NAME, name_of, plain
-from rca.serve.pages.similar import Gist
-from rca.serve.pages.view import LEVELS, Looker, Stage
+from rca.serve.pages.similar import NO_GIST, Gist
+from rca.serve.pages.view import ANYBODY, LEVELS, Looker, Stage
 from rca.wording import clock, listed, probability
 
 PER_PAGE: Final = 50
@@ -19,6 +19,8 @@ _MOST_QUERY: Final = 200
 
 State = Literal["firing", "resolved"]
 Labelled = Literal["labelled", "unlabelled"]
+_STATES: Final[tuple[State, ...]] = ("firing", "resolved")
+_LABELLED: Final[tuple[Labelled, ...]] = ("labelled", "unlabelled")
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Known:
     """An incident of the store and what was answered."""
 
     incident: Incident
-    gist: Gist = Gist()
+    gist: Gist = NO_GIST
     stage: Stage = "ranked"
     state: State = "resolved"
     revision: int = 1
@@ -45,16 +47,20 @@ class Query:
     @classmethod
     def of(cls, parameters: Mapping[str, str]) -> Query:
         """The query of an address. What it does not know is left out: a list is shown in any case."""
-        state = next((state for state in get_args(State) if state == parameters.get("state")), "")
-        labelled = next((one for one in get_args(Labelled) if one == parameters.get("labelled")), "")
+        state: State | Literal[""] = next((known for known in _STATES if known == parameters.get("state")), "")
+        labelled: Labelled | Literal[""] = next((known for known in _LABELLED if known == parameters.get("labelled")), "")
         page = parameters.get("page", "1")
         number = int(page) if page.isascii() and page.isdecimal() and len(page) < 7 else 1
-        return cls(parameters.get("q", "")[:_MOST_QUERY], parameters.get("system", "")[:_MOST_QUERY], state, labelled, max(number, 1))
+        words, system = (parameters.get(name, "")[:_MOST_QUERY] for name in ("q", "system"))
+        return cls(words, system, state, labelled, max(number, 1))
 
     def address(self, page: int) -> str:
         """The same query on another page, as the part of an address behind `?`."""
         parts = {"q": self.words, "system": self.system, "state": self.state, "labelled": self.labelled, "page": str(page)}
         return urlencode({name: value for name, value in parts.items() if value and (name, value) != ("page", "1")})
+
+
+EVERYTHING: Final = Query()
 
 
 @dataclass(frozen=True)
@@ -91,13 +97,13 @@ class ListView:
     later: str
 
 
-def list_view(known: Sequence[Known], query: Query = Query(), looker: Looker = Looker()) -> ListView:
+def list_view(known: Sequence[Known], query: Query = EVERYTHING, looker: Looker = ANYBODY) -> ListView:
     """The incidents that fit, the youngest first."""
     fitting = sorted((one for one in known if fits(one, query)), key=lambda one: (-one.incident.window.start_ns, one.incident.id))
     pages = max(-(-len(fitting) // PER_PAGE), 1)
     page = min(query.page, pages)
     shown = fitting[(page - 1) * PER_PAGE : page * PER_PAGE]
-    systems = sorted({one.incident.system for one in known})
+    systems = sorted({plain(one.incident.system, NAME) for one in known})
     return ListView(
         base=looker.base,
         looker=plain(looker.name, NAME),
@@ -116,7 +122,7 @@ def list_view(known: Sequence[Known], query: Query = Query(), looker: Looker = L
 def fits(known: Known, query: Query) -> bool:
     """True if every word occurs somewhere in what is known of the incident, and every filter holds."""
     incident = known.incident
-    if query.system and incident.system != query.system:
+    if query.system and plain(incident.system, NAME) != query.system:
         return False
     if query.state and known.state != query.state:
         return False

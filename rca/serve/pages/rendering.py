@@ -9,7 +9,7 @@ import base64
 import hashlib
 from functools import cache
 from importlib.resources import files
-from typing import Any, Final
+from typing import Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -17,7 +17,7 @@ from markupsafe import Markup
 from rca.serve.pages.foreign import plain
 from rca.serve.pages.labelling import CSRF_FIELD
 from rca.serve.pages.listing import ListView
-from rca.serve.pages.view import IncidentView, Looker
+from rca.serve.pages.view import ANYBODY, IncidentView, Looker
 
 _MOST: Final = 2500
 """Characters of one value on a page, whatever it is."""
@@ -40,22 +40,22 @@ HEADERS: Final = {
 
 def render(view: IncidentView) -> str:
     """The page of an incident."""
-    return _template("incident.html").render(view=view, csrf_field=CSRF_FIELD)
+    return _rendered("incident.html", view)
 
 
 def render_list(view: ListView) -> str:
     """The list of incidents."""
-    return _template("list.html").render(view=view)
+    return _rendered("list.html", view)
 
 
-def render_message(heading: str, words: str, looker: Looker = Looker()) -> str:
+def render_message(heading: str, words: str, looker: Looker = ANYBODY) -> str:
     """A page that says one thing: what was not found, not allowed or not understood."""
     view = {"heading": plain(heading), "words": plain(words, 1000), "base": looker.base, "looker": plain(looker.name)}
-    return _template("message.html").render(view=view)
+    return _rendered("message.html", view)
 
 
-def _template(name: str) -> Any:
-    return _environment().get_template(name)
+def _rendered(template: str, view: object) -> str:
+    return str(_environment().get_template(template).render(view=view, csrf_field=CSRF_FIELD))
 
 
 @cache
@@ -68,10 +68,10 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["style"] = Markup(STYLE)  # noqa: S704  our own file
+    environment.globals["style"] = Markup(STYLE)
     return environment
 
 
 def _harmless(value: object) -> object:
-    """Whatever a template writes: text without control characters and of bounded length. Views have cut it before, more finely."""
+    """Whatever a template writes: text without control characters, of bounded length. Views have cut it before."""
     return plain(value, _MOST) if type(value) is str else value

@@ -1,4 +1,4 @@
-"""The service map of an incident's time: who called whom, how they fared, the path from the alert to the cause, what it drags down."""
+"""The service map of an incident's time: who called whom, how they fared, the path to the cause, what it drags down."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rca.evidence import Facts
 from rca.graph import CALL_RELATIONS
 from rca.ranking import Ranking
 from rca.report import Health, loud_rows
-from rca.serve.pages.foreign import name_of
+from rca.serve.pages.foreign import NAME, name_of, plain
 from rca.serve.pages.layered import BOX_HEIGHT, BOX_WIDTH, drawn
 from rca.signals import NODE_SIGNALS
 from rca.telemetry import CANDIDATE_KINDS, EntityId
@@ -27,7 +27,8 @@ MOST_DRAWN: Final = 32
 """Entities on the map; of more, those that matter for the incident are drawn and the rest is counted."""
 MOST_CALLS: Final = 80
 """Rows of the table of calls."""
-_LABEL: Final = 18
+_LABEL_WIDTH: Final = 130.0
+_NARROW, _WIDE = "ijlIft.,:;|!'()[]-/ ", "mwMW@%"
 _NAMED: Final = 8
 
 Part = Literal["cause", "path", "affected", ""]
@@ -158,10 +159,10 @@ class _Mapping:
     def health(self) -> dict[EntityId, Health]:
         graph = self.case.graph
         columns = [graph.feature_names.index(f"{signal.name}.z") for signal in NODE_SIGNALS]
-        observed, loud = graph.available[:, columns].any(axis=1), loud_rows(graph)
+        observed, loud = graph.available[:, columns].any(axis=1).tolist(), loud_rows(graph).tolist()
         return {
-            entity: "disturbed" if loud[row] else "quiet" if observed[row] else "unobserved"
-            for row, entity in enumerate(graph.entities)
+            entity: "disturbed" if strays else "quiet" if seen else "unobserved"
+            for entity, strays, seen in zip(graph.entities, loud, observed, strict=True)
         }
 
     @cached_property
@@ -172,7 +173,7 @@ class _Mapping:
         """What is drawn: the cause, the path and what alerts, then neighbours and the disturbed, then the rest by rank."""
         on_map = {entity for call in self.calls_of_all for entity in call}
         named = [e for e in (self.cause, *self.path, *sorted(self.alerting)) if e is not None]
-        beside = set(self.graph.predecessors(self.cause)) | set(self.graph.successors(self.cause)) if self.cause in self.graph else set()
+        beside = self._beside(self.cause)
         everybody = on_map | {e for e in named if e.kind in CANDIDATE_KINDS and e in self.case.graph.rows}
         pinned = {entity: i for i, entity in enumerate(named)}
 
@@ -182,7 +183,24 @@ class _Mapping:
             rank = self.ranks.get(entity, len(self.ranks) + 1)
             return (pinned.get(entity, len(pinned)), not affected, not (disturbed or entity in beside), rank, str(entity))
 
-        return sorted(sorted(everybody, key=order)[:MOST_DRAWN], key=str)
+        return sorted(self._connected(sorted(everybody, key=order), len(pinned)), key=str)
+
+    def _connected(self, ordered: list[EntityId], pinned: int) -> list[EntityId]:
+        """The first of them that call or are called by one that is drawn already; who comes first is drawn in any case."""
+        if len(ordered) <= MOST_DRAWN:
+            return ordered
+        chosen, waiting = ordered[: max(pinned, 1)][:MOST_DRAWN], ordered[max(pinned, 1) :]
+        near = {other for entity in chosen for other in self._beside(entity)}
+        while waiting and len(chosen) < MOST_DRAWN:
+            entity = next((entity for entity in waiting if entity in near), waiting[0])
+            waiting.remove(entity)
+            chosen.append(entity)
+            near |= self._beside(entity)
+        return chosen
+
+    def _beside(self, entity: EntityId | None) -> set[EntityId]:
+        """Callers and callees."""
+        return {*self.graph.predecessors(entity), *self.graph.successors(entity)} if entity in self.graph else set()
 
     def _part(self, entity: EntityId) -> Part:
         if entity == self.cause:
@@ -192,9 +210,9 @@ class _Mapping:
         return "affected" if entity in self.dependents and self.health[entity] == "disturbed" else ""
 
     def _box(self, entity: EntityId, x: float, y: float) -> Box:
-        label = entity.name if len(entity.name) <= _LABEL else entity.name[: _LABEL - 1] + "…"
         alerting, rank = entity in self.alerting, self.ranks.get(entity)
-        return Box(name_of(entity), label, entity.kind, self.health[entity], self._part(entity), alerting, rank, x, y)
+        name, label = name_of(entity), _fitting(entity.name)
+        return Box(name, label, entity.kind, self.health[entity], self._part(entity), alerting, rank, x, y)
 
     # --- calls ----------------------------------------------------------------------------------------------------
 
@@ -219,11 +237,10 @@ class _Mapping:
     def _numbers(self, caller: EntityId, callee: EntityId) -> tuple[_Pair, _Pair, _Pair]:
         """(calls per second, share that failed, median latency in s), each now and before; from spans, else as it arrived."""
         key = (key_of(caller), key_of(callee))
-        calls, errors = self._counted.get(key, {}), self._failed.get(key, {})
         spans_now, spans_before = self._facts.covered_seconds
-        if calls and spans_now and spans_before:
-            now, before = calls
-            bad = errors or (0.0, 0.0)
+        if key in self._counted and spans_now and spans_before:
+            now, before = self._counted[key]
+            bad = self._failed.get(key, (0.0, 0.0))
             shares = (bad[0] / now if now else 0.0, bad[1] / before if before else 0.0)
             return (now / spans_now, before / spans_before), shares, self._latencies.get(key)
         return tuple(self._arrived.get((*key, metric)) for metric in _ARRIVED)  # type: ignore[return-value]
@@ -296,6 +313,16 @@ class _Mapping:
         sick = sum(self.health[entity] == "disturbed" for entity in hidden)
         kept = "those on the path, disturbed or beside the cause come first" if self.cause else "the disturbed come first"
         return f"{len(hidden)} more are not drawn, {sick} of them disturbed; {kept}."
+
+
+def _fitting(name: str) -> str:
+    """As much of a name as a box has room for, by the rough width of its letters in the map's font."""
+    name, room = plain(name, NAME), _LABEL_WIDTH
+    for i, letter in enumerate(name):
+        room -= 4.6 if letter in _NARROW else 12.0 if letter in _WIDE else 8.4
+        if room < 0:
+            return name[: i - 1] + "…"
+    return name
 
 
 _Pair = tuple[float, float] | None

@@ -15,8 +15,8 @@ from rca.signals import NODE_COLUMN, NODE_SIGNALS
 from rca.telemetry import EntityId
 from rca.wording import clock, count, listed
 
-MOST: Final = 5
-LEAST: Final = 0.35
+MOST: Final = 3
+LEAST: Final = 0.4
 """Similarity below which an incident is not shown."""
 _CANDIDATE, _FAMILY, _SIGNALS, _ALERTING = 0.4, 0.2, 0.3, 0.1
 """What each likeness counts; a likeness that either incident knows nothing of counts nothing."""
@@ -31,6 +31,9 @@ class Gist:
     level: Certainty = "nothing"
     family: str = ""
     signals: tuple[str, ...] = ()
+
+
+NO_GIST: Final = Gist()
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Similar:
 def gist_of(report: TriageReport | None) -> Gist:
     """The gist of an answer; of none where no ranking was made or nothing stood out."""
     if report is None or report.confidence.level == "nothing" or not report.ranking.candidates:
-        return Gist()
+        return NO_GIST
     first = report.ranking.candidates[0]
     signals = tuple(dict.fromkeys(item.signal for item in first.evidence))
     return Gist(first.entity, first.probability, report.confidence.level, first.fault_family, signals)
@@ -86,8 +89,8 @@ def _compared(incident: Incident, gist: Gist, other: Incident, theirs: Gist) -> 
         reasons.append(f"the same family of faults ({family})")
     if shared:
         likeness += _SIGNALS * len(shared) / len(either)
-        titles = listed([NODE_SIGNALS[NODE_COLUMN[name]].title if name in NODE_COLUMN else plain(name, NAME) for name in shared], 3)
-        reasons.append(f"{len(shared)} of {count(len(either), 'loud signal')} ({titles})")
+        titles = [NODE_SIGNALS[NODE_COLUMN[name]].title if name in NODE_COLUMN else plain(name, NAME) for name in shared]
+        reasons.append(f"{len(shared)} of {count(len(either), 'loud signal')} ({listed(titles, 3)})")
     if alerting:
         likeness += _ALERTING * len(alerting) / len(everybody)
         reasons.append(f"alerts on {listed([name_of(one.entity()) for one in sorted(alerting, key=str)], 3)}")

@@ -6,15 +6,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-import polars as pl
-
 from rca.contracts import Case
 from rca.incidents.incident import Incident
 from rca.serve.pages.foreign import LINE, NAME, name_of, plain
 from rca.serve.pages.told import Alert
-from rca.telemetry import ENTITY_KINDS, EntityId, Interval
-from rca.window import INCIDENT
-from rca.wording import clock, seconds
+from rca.telemetry import ENTITY_KINDS, SECOND_NS, EntityId, Interval
+from rca.wording import clock, listed, seconds
 
 MOST_ENTRIES: Final = 30
 """Rows of the timeline; what is about the cause, alerts and changes come first, and the rest is counted."""
@@ -102,15 +99,15 @@ def recorded_entries(case: Case, cause: EntityId | None) -> tuple[Entry, ...]:
 
 
 def _weight(entry: Entry) -> tuple[bool, bool, int, int]:
-    return (entry.sort != "moment", not entry.of_cause, ("moment", "alert", "change", "event").index(entry.sort), entry.at_ns or 0)
+    return (entry.sort != "moment", not entry.of_cause, (*LANES, "moment").index(entry.sort), entry.at_ns or 0)
 
 
 def _moments(incident: Incident, *, resolved: bool) -> Iterator[Entry]:
     window = incident.window
-    yield Entry(window.start_ns, "moment", "Window of the incident begins", words=f"lasts {seconds(window.interval().seconds)}")
+    yield Entry(window.start_ns, "moment", f"Window of the incident begins, {seconds(window.interval().seconds)} long")
     if incident.detected_ns is not None:
         yield Entry(incident.detected_ns, "moment", "Noticed")
-    yield Entry(window.end_ns, "moment", "Window of the incident ends", words="resolved" if resolved else "")
+    yield Entry(window.end_ns, "moment", "Window of the incident ends" + (", resolved since" if resolved else ""))
 
 
 def _told(alerts: Sequence[Alert], cause: EntityId | None) -> Iterator[Entry]:
@@ -152,22 +149,27 @@ def _recorded_alerts(case: Case, cause: EntityId | None) -> Iterable[Entry]:
 
 
 def _events(case: Case, cause: EntityId | None) -> Iterable[Entry]:
-    """Events by reason, entity and severity. A change of the cluster is told apart from what merely comes with it."""
+    """Changes and warnings by reason and entity; what else Kubernetes tells of an entity within half a minute, in one row."""
     owner = _owners(case)
-    frame = case.window.events.sort("time_unix_nano")
     columns = ["time_unix_nano", "entity_kind", "entity", "namespace", "reason", "severity", "message"]
-    groups: dict[tuple[str, EntityId, str], Entry] = {}
-    for at, kind, name, namespace, reason, severity, message in frame.filter(pl.col("interval") >= INCIDENT).select(columns).iter_rows():
+    groups: dict[tuple[object, ...], Entry] = {}
+    reasons: dict[tuple[object, ...], dict[str, None]] = {}
+    events = case.window.events.sort("time_unix_nano").select(columns)
+    for at, kind, name, namespace, reason, severity, message in events.iter_rows():
         entity = EntityId(kind if kind in ENTITY_KINDS else "service", name, namespace or "")
         about = owner.get(entity, entity)
-        before = groups.get((reason, about, severity or ""))
-        if before is None:
-            sort: Sort = "change" if reason in CHANGES else "event"
-            fresh = Entry(at, sort, plain(reason, NAME), name_of(about), plain(message or "", LINE), severity=plain(severity or "", 24))
-            groups[reason, about, severity or ""] = replace(fresh, of_cause=about == cause)
+        sort: Sort = "change" if reason in CHANGES else "event"
+        routine = sort == "event" and severity != "Warning"
+        key: tuple[object, ...] = (about, at // (30 * SECOND_NS)) if routine else (about, reason, severity)
+        reasons.setdefault(key, {})[plain(reason, NAME)] = None
+        if key in groups:
+            groups[key] = replace(groups[key], times=groups[key].times + 1, until_ns=at)
         else:
-            groups[reason, about, severity or ""] = replace(before, times=before.times + 1, until_ns=at)
-    return groups.values()
+            words = "" if routine else plain(message or "", LINE)
+            level = "" if severity == "Normal" else plain(severity or "", 24)
+            groups[key] = Entry(at, sort, "", name_of(about), words, level, of_cause=about == cause)
+    for group, entry in groups.items():
+        yield replace(entry, what=listed(list(reasons[group]), 4))
 
 
 def _owners(case: Case) -> dict[EntityId, EntityId]:

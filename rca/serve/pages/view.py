@@ -17,17 +17,17 @@ from rca.contracts import Case
 from rca.faults import FAMILIES, FAULT_KINDS, family_of, is_no_fault
 from rca.incidents.incident import Incident, Label
 from rca.incidents.store import AuditEntry
-from rca.pipeline import case_of
 from rca.ranking import RankedCandidate, Ranking
-from rca.report import Certainty, TriageReport
+from rca.report import Certainty, Health, Map, TriageReport
 from rca.serve.pages.charts import Chart, charts_of
-from rca.serve.pages.foreign import LINE, NAME, address, name_of, plain
+from rca.serve.pages.foreign import NAME, address, name_of, plain
 from rca.serve.pages.labelling import value_of
 from rca.serve.pages.servicemap import ServiceMap, map_of
 from rca.serve.pages.similar import Similar
 from rca.serve.pages.timeline import Entry, Timeline, recorded_entries, timeline_of
 from rca.serve.pages.told import Alert, Notice
-from rca.telemetry import EntityId, Telemetry
+from rca.signals import NODE_COLUMN, NODE_SIGNALS
+from rca.telemetry import CANDIDATE_KINDS, EntityId
 from rca.wording import clock, count, listed, number, probability, seconds
 
 Role = Literal["read", "label"]
@@ -35,7 +35,7 @@ Stage = Literal["ranking", "unranked", "ranked"]
 
 MOST_EXPLAINED: Final = 5
 """Candidates with their evidence; the rest is listed by name."""
-MOST_NAMED: Final = 40
+_MOST_SHOWN: Final = 45
 MOST_CHOICES: Final = 400
 """Candidates that can be picked as the true cause."""
 MOST_ALERTS: Final = 12
@@ -73,6 +73,9 @@ class Looker:
     base: str = ""
 
 
+ANYBODY: Final = Looker()
+
+
 @dataclass(frozen=True)
 class Scene:
     """What telemetry shows of an incident: charts of the cause, the map of that time, what happened, and what was recorded."""
@@ -99,16 +102,15 @@ class Verdict:
 
 @dataclass(frozen=True)
 class EvidenceLine:
-    """One observation, how far it strays in words, and traces that show it."""
+    """One observation, and how many robust standard deviations it strays."""
 
     statement: str
     strays: str
-    traces: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A ranked candidate; `share` is its probability in words, `percent` in whole steps for the bar."""
+    """A ranked candidate; `share` is its probability in words, `percent` in whole steps for the bar, `traces` show it."""
 
     rank: int
     name: str
@@ -116,6 +118,16 @@ class Candidate:
     percent: int
     family: str
     evidence: tuple[EvidenceLine, ...]
+    traces: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What stands beside the cause: `what` it is to it, and (name, health, loudest signal) of each."""
+
+    what: str
+    entities: tuple[tuple[str, Health, str], ...]
+    more: str
 
 
 @dataclass(frozen=True)
@@ -201,6 +213,7 @@ class IncidentView:
     no_fault: str
     charts: tuple[Chart, ...]
     map: ServiceMap | None
+    around: tuple[Beside, ...]
     timeline: Timeline
     similar: tuple[Similar, ...]
     missing: tuple[str, ...]
@@ -228,9 +241,8 @@ def cause_of(report: TriageReport | None) -> EntityId | None:
     return report.ranking.candidates[0].entity
 
 
-def scene_of(incident: Incident, telemetry: Telemetry, report: TriageReport | None) -> Scene:
-    """What the telemetry shows, for the window that the report is about. Raises as rca.pipeline.case_of does."""
-    case = case_of(incident, telemetry, report.ranking.window if report is not None else None)
+def scene_of(incident: Incident, case: Case, report: TriageReport | None) -> Scene:
+    """What the telemetry shows. `case` is rca.pipeline.case_of the incident, for the window that the report is about."""
     ranking = report.ranking if report is not None else Ranking("", case.window.incident, ())
     cause = cause_of(report)
     evidence = ranking.candidates[0].evidence if cause is not None else ()
@@ -271,7 +283,7 @@ def view_of(
     *,
     similar: Sequence[Similar] = (),
     audit: Sequence[AuditEntry] = (),
-    looker: Looker = Looker(),
+    looker: Looker = ANYBODY,
     versions: Sequence[tuple[str, str]] = (),
     said: str = "",
     problem: str = "",
@@ -310,17 +322,18 @@ def view_of(
         path_words=plain(path.words) if path is not None else "",
         noticed_by=path.noticed_by if path is not None else "unknown",
         candidates=tuple(_candidate(candidate) for candidate in candidates[:MOST_EXPLAINED]),
-        others=tuple((name_of(c.entity), probability(c.probability)) for c in candidates[MOST_EXPLAINED : MOST_EXPLAINED + MOST_NAMED]),
-        more_candidates=max(len(candidates) - MOST_EXPLAINED - MOST_NAMED, 0),
+        others=tuple((name_of(c.entity), probability(c.probability)) for c in candidates[MOST_EXPLAINED:_MOST_SHOWN]),
+        more_candidates=max(len(candidates) - _MOST_SHOWN, 0),
         no_fault=probability(report.ranking.no_fault) if report is not None and report.ranking.no_fault else "",
         charts=scene.charts if scene is not None else (),
         map=scene.map if scene is not None else None,
+        around=_around(report.map) if report is not None and report.map is not None else (),
         timeline=timeline_of(incident, alerts, scene.happened if scene is not None else (), cause, resolved=state == "resolved"),
         similar=tuple(similar),
         missing=tuple(plain(words) for words in missing[:_MOST_SENTENCES]),
         more_missing=max(len(missing) - _MOST_SENTENCES, 0),
         labels=tuple(_label(label, may_change=looker.role == "label") for label in incident.labels),
-        history=tuple((clock(entry.at_ns, date=True), plain(entry.who, NAME), plain(entry.action, NAME)) for entry in audit[-20:]),
+        history=tuple((clock(x.at_ns, date=True), plain(x.who, NAME), plain(x.action, NAME)) for x in audit[-_MOST_SENTENCES:]),
         versions=(*_versions(incident, notice, scene), *((plain(name, NAME), plain(words)) for name, words in versions)),
         forms=_forms(incident, looker, cause, candidates) if looker.role == "label" else None,
         said=plain(said),
@@ -372,26 +385,41 @@ def _alert(alert: Alert) -> AlertRow:
 
 
 def _links(incident: Incident, notice: Notice | None) -> tuple[Link, ...]:
-    given = []
+    given: list[tuple[str, str, str]] = []
     if notice is not None:
-        links = notice.links
-        given = [(kind, pair) for kind, some in (("Runbook", links.runbooks), ("Dashboard", links.dashboards), ("Trace", links.traces)) for pair in some]
-    given += [("Link", (url, url)) for url in incident.links]
-    return tuple(Link(kind, plain(words, 80), address(url)) for kind, (words, url) in given[:_MOST_SENTENCES])
+        told = notice.links
+        for kind, links in (("Runbook", told.runbooks), ("Dashboard", told.dashboards), ("Trace", told.traces)):
+            given += [(kind, words, url) for words, url in links]
+    given += [("Link", url, url) for url in incident.links]
+    return tuple(Link(kind, plain(words, 80), address(url)) for kind, words, url in given[:_MOST_SENTENCES])
 
 
 def _candidate(candidate: RankedCandidate) -> Candidate:
-    evidence = tuple(
-        EvidenceLine(
-            plain(item.statement),
-            f"strays {number(abs(item.deviation))} robust standard deviations",
-            tuple(plain(trace, 40) for trace in item.trace_ids[:_MOST_TRACES]),
-        )
-        for item in candidate.evidence
+    traces = dict.fromkeys(trace for item in candidate.evidence for trace in item.trace_ids)
+    return Candidate(
+        candidate.rank,
+        name_of(candidate.entity),
+        probability(candidate.probability),
+        round(100 * candidate.probability),
+        FAMILY_WORDS.get(candidate.fault_family, ""),
+        tuple(EvidenceLine(plain(item.statement), number(abs(item.deviation))) for item in candidate.evidence),
+        tuple(plain(trace, 40) for trace in traces)[:_MOST_TRACES],
     )
-    percent = round(100 * candidate.probability)
-    family = FAMILY_WORDS.get(candidate.fault_family, "")
-    return Candidate(candidate.rank, name_of(candidate.entity), probability(candidate.probability), percent, family, evidence)
+
+
+def _around(around: Map) -> tuple[Beside, ...]:
+    """Callers, callees, pods and nodes of the cause, in words: the map for who cannot see the drawing, or sees little of it."""
+    rows = []
+    for what, side in (("Called by", around.callers), ("Calls", around.callees)):
+        entities = tuple((name_of(one.entity), one.health, _signal_title(one.signal)) for one in side.neighbours)
+        more = f"and {side.cut} more, {side.cut_disturbed} of them disturbed" if side.cut else ""
+        rows.append(Beside(what, entities, more))
+    places = [plain(place.name, NAME) for place in (*around.pods, *around.nodes)]
+    return (*rows, Beside("Runs on", (), listed(places, 6))) if places else tuple(rows)
+
+
+def _signal_title(signal: str) -> str:
+    return NODE_SIGNALS[NODE_COLUMN[signal]].title if signal in NODE_COLUMN else ""
 
 
 def _label(label: Label, *, may_change: bool) -> LabelRow:
@@ -423,10 +451,9 @@ def _versions(incident: Incident, notice: Notice | None, scene: Scene | None) ->
     return tuple((name, words) for name, words in rows if words)
 
 
-def _forms(
-    incident: Incident, looker: Looker, cause: EntityId | None, candidates: Sequence[RankedCandidate]
-) -> Forms:
-    choices = [Choice(value_of(candidate.entity), name_of(candidate.entity)) for candidate in candidates[:MOST_CHOICES]]
+def _forms(incident: Incident, looker: Looker, cause: EntityId | None, candidates: Sequence[RankedCandidate]) -> Forms:
+    known = [candidate.entity for candidate in candidates] or [entity.entity() for entity in incident.alerting]
+    choices = [choice for choice in map(_choice, known) if choice is not None]
     likely = candidates[0].fault_family if candidates else ""
     families = sorted(FAMILIES, key=lambda family: family != likely)
     kinds = []
@@ -437,9 +464,14 @@ def _forms(
     return Forms(
         action=f"{looker.base}/incidents/{incident.id}/judgement",
         csrf=looker.csrf,
-        confirm=Choice(value_of(cause), name_of(cause)) if cause is not None else None,
-        candidates=tuple(choices),
-        more=max(len(candidates) - MOST_CHOICES, 0),
+        confirm=_choice(cause) if cause is not None else None,
+        candidates=tuple(choices[:MOST_CHOICES]),
+        more=max(len(choices) - MOST_CHOICES, 0),
         kinds=tuple(kinds),
         nobody=tuple(Choice(kind.name, kind.title) for kind in FAULT_KINDS.values() if is_no_fault(kind.name)),
     )
+
+
+def _choice(entity: EntityId) -> Choice | None:
+    value = value_of(entity)
+    return Choice(value, name_of(entity)) if value is not None and entity.kind in CANDIDATE_KINDS else None
