@@ -23,7 +23,10 @@ from rca.telemetry import SECOND_NS, Telemetry
 ADDRESS: Final = "http://rca.example"
 ENGINEER: Final = Looker("label", "anna", "7f3a-token")
 LONG: Final = 1 << 20
-HOSTILE: Final = "<script>alert(1)</script>\"'><img src=//evil.example/x onerror=alert(2)> \x1b[31mred\x1b[0m \u202egnp.exe\u202c \x00\ufeff]]>"
+HOSTILE: Final = (
+    "<script>alert(1)</script>\"'><img src=//evil.example/x onerror=alert(2)> {{ 7 * 7 }} "
+    "\x1b[31mred\x1b[0m \u202egnp.exe\u202c \x00\ufeff]]>"
+)
 
 
 @dataclass(frozen=True)

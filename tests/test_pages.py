@@ -485,6 +485,38 @@ def test_pages_need_no_script_no_inline_style_and_nothing_from_elsewhere() -> No
     assert "unsafe" not in HEADERS["Content-Security-Policy"]
 
 
+def luminance(colour: str) -> float:
+    """Relative luminance of a colour written as #rgb or #rrggbb (WCAG 2.2)."""
+    digits = colour.removeprefix("#")
+    digits = "".join(2 * digit for digit in digits) if len(digits) == 3 else digits
+    shares = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
+    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+
+def test_colours_contrast_as_aa_asks_in_every_scheme() -> None:
+    schemes = [
+        dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{3,6})", block)) for block in re.findall(r":root \{(.*?)\}", STYLE, re.DOTALL)
+    ]
+    assert len(schemes) == 3  # light, dark, print
+    text = [(ink, ground) for ink in ("ink", "dim", "accent", "bad", "warn", "good") for ground in ("ground", "card")]
+    text += [
+        ("ink", "faint"),
+        ("bad", "bad-ground"),
+        ("good", "good-ground"),
+        ("on-accent", "accent"),
+        ("dim", "warn-ground"),
+        ("card", "warn"),
+    ]
+    text += [("dim", "incident"), ("ink", "bad-ground"), ("ink", "warn-ground")]
+    drawn = [(mark, ground) for mark in ("series", "bad", "dim") for ground in ("card", "band", "incident")]
+    for scheme in schemes:
+        for pairs, least in ((text, 4.5), (drawn, 3.0)):
+            for one, other in pairs:
+                dark, light = sorted((luminance(scheme[one]), luminance(scheme[other])))
+                assert (light + 0.05) / (dark + 0.05) >= least, (one, other, scheme)
+
+
 def test_headings_landmarks_and_names_are_in_order() -> None:
     tree = parsed(render(example().view(ENGINEER)))
     levels = [int(tag[1]) for tag in (str(element.tag) for element in tree.iter()) if re.fullmatch(r"h[1-6]", tag)]

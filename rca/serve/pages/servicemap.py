@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any, Final, Literal
 
 import networkx as nx
+import numpy as np
 import polars as pl
 
 from rca.contracts import Case
@@ -159,7 +160,8 @@ class _Mapping:
     def health(self) -> dict[EntityId, Health]:
         graph = self.case.graph
         columns = [graph.feature_names.index(f"{signal.name}.z") for signal in NODE_SIGNALS]
-        observed, loud = graph.available[:, columns].any(axis=1).tolist(), loud_rows(graph).tolist()
+        observed: list[bool] = np.any(graph.available[:, columns], axis=1).tolist()
+        loud: list[bool] = loud_rows(graph).tolist()
         return {
             entity: "disturbed" if strays else "quiet" if seen else "unobserved"
             for entity, strays, seen in zip(graph.entities, loud, observed, strict=True)
