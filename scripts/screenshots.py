@@ -1,6 +1,6 @@
 """Pictures of the pages for the documentation: recorded incidents that no model is tested on, in a headless Chromium.
 
-python -m scripts.screenshots [FOLDER]    write them (default: docs/pages)
+python -m scripts.screenshots [FOLDER]    write them (default: docs/page)
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rca.serve.pages.rendering import render, render_list
 from rca.serve.pages.similar import gist_of, similar_to
 from rca.serve.pages.view import scene_of, view_of
 from rca.shop import manifest
-from tests.pages import ADDRESS, ENGINEER, Links, Told, Visit, alerts_of, large, visiting
+from tests.pages import ADDRESS, ENGINEER, Alert, Links, Told, Visit, alerts_of, large, visiting
 
 HERE: Final = Path(__file__).resolve().parent.parent
 RECORDED: Final = HERE / "incidents"
@@ -76,9 +76,10 @@ def pages() -> dict[str, str]:
     made = {}
     for name in (_SHOWN, _PATH):
         incident, report, case = _ranked(RECORDED / f"{name}.tar.zst")
+        fired = case.window.alerts.sort("time_unix_nano").select("name", "entity", "time_unix_nano")
+        alerts = tuple(Alert(alert, entity=entity, starts_ns=at) for alert, entity, at in fired.iter_rows())
         past = [(other.incident, other.gist) for other in known]
-        alerts = alerts_of(incident, "HighErrorRatio", "SlowRequests") if incident.alerting else ()
-        told = Told(report, 2, alerts=alerts, links=links, news=("the first candidate was gateway",))
+        told = Told(report, alerts=alerts, links=links)
         similar = similar_to(incident, gist_of(report), past)
         unlabelled = incident.model_copy(update={"labels": ()})
         made[name] = render(view_of(unlabelled, told, scene_of(incident, case, report), similar=similar, looker=ENGINEER))
@@ -136,7 +137,7 @@ def main() -> None:
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
         sys.exit("expected chromium on the path, found none")
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "docs" / "pages"
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "docs" / "page"
     folder.mkdir(parents=True, exist_ok=True)
     with visiting(program, pages()) as visit:
         for picture in PICTURES:

@@ -59,7 +59,7 @@ class Told:
     alerts: tuple[Alert, ...] = ()
     more_alerts: int = 0
     links: Links = field(default_factory=Links)
-    model: str = "general, 2026-11-20, 9f2c41"
+    model: str = ""
     news: tuple[str, ...] = ()
 
 

@@ -261,7 +261,7 @@ def test_a_large_system_is_cut_to_what_matters_and_says_so() -> None:
 
 
 @given(st.integers(0, 2**16), st.integers(1, 30), st.integers(0, 80))
-def test_boxes_never_overlap_and_calls_go_right(seed: int, size: int, calls: int) -> None:
+def test_boxes_never_overlap_whoever_calls_whom(seed: int, size: int, calls: int) -> None:
     rng = np.random.default_rng(seed)
     pairs = [(int(a), int(b)) for a, b in rng.integers(0, size, (calls, 2))]
     drawing = drawn(range(size), pairs)

@@ -65,7 +65,7 @@ EVERYTHING: Final = Query()
 
 @dataclass(frozen=True)
 class Row:
-    """One incident of the list, in words."""
+    """One incident of the list, in words. `as_ranked` is true where the label names the first candidate."""
 
     id: str
     title: str
@@ -78,6 +78,7 @@ class Row:
     steps: int
     certainty: str
     label: str
+    as_ranked: bool
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,7 @@ def _row(known: Known) -> Row:
         steps,
         certainty,
         _label_words(incident),
+        gist.candidate is not None and gist.candidate in incident.causes(),
     )
 
 

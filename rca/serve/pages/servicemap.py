@@ -28,7 +28,7 @@ MOST_DRAWN: Final = 32
 """Entities on the map; of more, those that matter for the incident are drawn and the rest is counted."""
 MOST_CALLS: Final = 80
 """Rows of the table of calls."""
-_LABEL_WIDTH: Final = 130.0
+_LABEL_WIDTH: Final = 122.0
 _NARROW, _WIDE = "ijlIft.,:;|!'()[]-/ ", "mwMW@%"
 _NAMED: Final = 8
 
@@ -244,7 +244,7 @@ class _Mapping:
             now, before = self._counted[key]
             bad = self._failed.get(key, (0.0, 0.0))
             shares = (bad[0] / now if now else 0.0, bad[1] / before if before else 0.0)
-            return (now / spans_now, before / spans_before), shares, self._latencies.get(key)
+            return (now / spans_now, before / spans_before), shares, self._latency(*key)
         return tuple(self._arrived.get((*key, metric)) for metric in _ARRIVED)  # type: ignore[return-value]
 
     @cached_property
@@ -262,16 +262,11 @@ class _Mapping:
     def _tally(self, what: str) -> dict[tuple[str, str], tuple[float, float]]:
         return {(a, b): numbers for (a, b), numbers in self._facts.tally(what, pl.lit(True), ["source", "target"]).items()}
 
-    @cached_property
-    def _latencies(self) -> dict[tuple[str, str], tuple[float, float]]:
-        """Median of what the callers waited."""
-        found = {}
-        frame = self.case.window.bins.durations.filter(pl.col("what") == "client")
-        for source in frame["source"].unique().to_list():
-            chosen = (pl.col("what") == "client") & (pl.col("source") == source)
-            for target, (now, before) in self._facts.histograms(chosen, "target").items():
-                found[source, target] = (now.seconds(0.5), before.seconds(0.5))
-        return found
+    def _latency(self, source: str, target: str) -> _Pair:
+        """Median of what a caller waited."""
+        mine = (pl.col("what") == "client") & (pl.col("source") == source) & (pl.col("target") == target)
+        found = self._facts.histograms(mine, "target").get(target)
+        return (found[0].seconds(0.5), found[1].seconds(0.5)) if found else None
 
     @cached_property
     def _arrived(self) -> dict[tuple[str, str, str], tuple[float, float]]:
