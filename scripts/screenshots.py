@@ -10,20 +10,22 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+import polars as pl
 from PIL import Image
 
 from rca.incidents.bundle import read_bundle
 from rca.incidents.incident import Incident
 from rca.models.shipped import default_ranker
-from rca.pipeline import case_of, report_on
+from rca.pipeline import report_on
 from rca.report import TriageReport
 from rca.serve.pages.listing import Known, Query, list_view
 from rca.serve.pages.rendering import render, render_list
 from rca.serve.pages.similar import gist_of, similar_to
 from rca.serve.pages.view import scene_of, view_of
 from rca.shop import manifest
+from rca.telemetry import Telemetry
 from tests.pages import ADDRESS, ENGINEER, Alert, Links, Told, Visit, alerts_of, large, visiting
 
 HERE: Final = Path(__file__).resolve().parent.parent
@@ -75,35 +77,39 @@ def pages() -> dict[str, str]:
     )
     made = {}
     for name in (_SHOWN, _PATH):
-        incident, report, case = _ranked(RECORDED / f"{name}.tar.zst")
-        fired = case.window.alerts.sort("time_unix_nano").select("name", "entity", "time_unix_nano")
+        incident, report, telemetry = _ranked(RECORDED / f"{name}.tar.zst")
+        fired = (
+            telemetry.alerts.filter(pl.col("time_unix_nano") >= incident.window.start_ns)
+            .sort("time_unix_nano")
+            .select("name", "entity", "time_unix_nano")
+        )
         alerts = tuple(Alert(alert, entity=entity, starts_ns=at) for alert, entity, at in fired.iter_rows())
         past = [(other.incident, other.gist) for other in known]
         told = Told(report, alerts=alerts, links=links)
         similar = similar_to(incident, gist_of(report), past)
         unlabelled = incident.model_copy(update={"labels": ()})
-        made[name] = render(view_of(unlabelled, told, scene_of(incident, case, report), similar=similar, looker=ENGINEER))
+        made[name] = render(view_of(unlabelled, told, scene_of(incident, telemetry, report), similar=similar, looker=ENGINEER))
     incident = by_id[_SHOWN].incident
     why = "Prometheus at prometheus.example did not answer within 10 s, and no telemetry was stored of that time."
     trouble = Told(None, trouble=why, alerts=alerts_of(incident, "HighErrorRatio"))
     unjudged = incident.model_copy(update={"labels": ()})
     other = large()
-    quiet, report, case = _ranked(RECORDED / "shop-099-no-fault.tar.zst")
+    quiet, report, telemetry = _ranked(RECORDED / "shop-099-no-fault.tar.zst")
     return {
         **{f"/incidents/{name}": text for name, text in made.items()},
         "/incidents/large": render(other.view()),
         "/incidents/pending": render(view_of(unjudged, None, None)),
         "/incidents/failed": render(view_of(unjudged, trouble, None, looker=ENGINEER)),
-        "/incidents/quiet": render(view_of(quiet, Told(report, state="resolved"), scene_of(quiet, case, report))),
+        "/incidents/quiet": render(view_of(quiet, Told(report, state="resolved"), scene_of(quiet, telemetry, report))),
         "/incidents": render_list(list_view(known, Query(), ENGINEER)),
         "/incidents-found": render_list(list_view(known, Query("network"), ENGINEER)),
     }
 
 
-def _ranked(path: Path) -> tuple[Incident, TriageReport, Any]:
+def _ranked(path: Path) -> tuple[Incident, TriageReport, Telemetry]:
     incident, telemetry = read_bundle(path)
     report = report_on(incident, telemetry, default_ranker())
-    return incident, report, case_of(incident, telemetry, report.ranking.window)
+    return incident, report, telemetry
 
 
 def _known() -> list[Known]:
