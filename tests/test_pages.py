@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import html5lib
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from rca.errors import BadInput, UnknownName
 from rca.evidence import Facts
+from rca.incidents.bundle import read_bundle
 from rca.incidents.example import example_incident
 from rca.incidents.incident import EntityModel, Incident, IntervalModel, Label
 from rca.incidents.store import AuditEntry
@@ -437,6 +439,25 @@ def test_a_megabyte_of_text_is_cut() -> None:
 @given(st.text())
 def test_any_text_makes_a_page(text: str) -> None:
     parsed(render_message(text, text, Looker(name=text)))
+
+
+def test_marks_do_not_pile_up_over_other_lines() -> None:
+    assert plain("Z" + "\u0335" * 50 + "a\u0300\u0323") == "Z" + "\u0335" * 3 + "a\u0300\u0323"
+
+
+@pytest.mark.parametrize("name", ["shop-031-bad-rollout-cart", "shop-071-telemetry-pipeline", "shop-092-no-fault"])
+def test_recorded_incidents_make_pages(name: str) -> None:
+    path = Path(__file__).parent.parent / "incidents" / f"{name}.tar.zst"
+    if not path.exists():
+        pytest.skip(f"no recordings at {path.parent}")
+    found = ranked(*read_bundle(path))
+    first = found.report.ranking.candidates[0]
+    charted = {chart.signal for chart in found.scene.charts}
+    assert {item.signal for item in first.evidence} - charted <= {"warnings", "changes"}
+    text = words_of(render(found.view()))
+    assert first.evidence[0].statement in text
+    assert found.scene.map is not None
+    assert found.scene.map.blast in text
 
 
 @given(st.text(), st.integers(1, 400))

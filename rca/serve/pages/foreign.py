@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import replace
 from typing import Final
 from urllib.parse import urlsplit
@@ -15,6 +16,7 @@ NAME: Final = 64
 LINE: Final = 300
 """Characters of a message or a sentence that a page shows."""
 _ADDRESS: Final = 2000
+_MOST_MARKS: Final = 3  # no language writes more on one letter
 
 
 def plain(text: str, most: int = LINE) -> str:
@@ -22,7 +24,17 @@ def plain(text: str, most: int = LINE) -> str:
 
     The template engine escapes it for HTML afterwards.
     """
-    return excerpt(printable(" ".join(text[: 4 * most].split())), most)  # a megabyte is cut before it is looked at
+    return excerpt(printable(_unstacked(" ".join(text[: 4 * most].split()))), most)  # a megabyte is cut before it is looked at
+
+
+def _unstacked(text: str) -> str:
+    """Without the marks above and below a letter that would cover the lines around it."""
+    kept, marks = [], 0
+    for letter in text:
+        marks = marks + 1 if unicodedata.category(letter) in ("Mn", "Me") else 0
+        if marks <= _MOST_MARKS:
+            kept.append(letter)
+    return "".join(kept)
 
 
 def name_of(entity: EntityId, most: int = NAME) -> str:
