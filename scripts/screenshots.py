@@ -18,12 +18,12 @@ from PIL import Image
 from rca.incidents.bundle import read_bundle
 from rca.incidents.incident import Incident
 from rca.models.shipped import default_ranker
-from rca.pipeline import report_on
+from rca.pipeline import case_of, report_on
 from rca.report import TriageReport
 from rca.serve.pages.listing import Known, Query, list_view
 from rca.serve.pages.rendering import render, render_list
 from rca.serve.pages.similar import gist_of, similar_to
-from rca.serve.pages.view import scene_of, view_of
+from rca.serve.pages.view import Scene, scene_of, view_of
 from rca.shop import manifest
 from rca.telemetry import Telemetry
 from tests.pages import ADDRESS, ENGINEER, Alert, Links, Told, Visit, alerts_of, large, visiting
@@ -88,7 +88,7 @@ def pages() -> dict[str, str]:
         told = Told(report, alerts=alerts, links=links)
         similar = similar_to(incident, gist_of(report), past)
         unlabelled = incident.model_copy(update={"labels": ()})
-        made[name] = render(view_of(unlabelled, told, scene_of(incident, telemetry, report), similar=similar, looker=ENGINEER))
+        made[name] = render(view_of(unlabelled, told, _scene(incident, telemetry, report), similar=similar, looker=ENGINEER))
     incident = by_id[_SHOWN].incident
     why = "Prometheus at prometheus.example did not answer within 10 s, and no telemetry was stored of that time."
     trouble = Told(None, trouble=why, alerts=alerts_of(incident, "HighErrorRatio"))
@@ -100,7 +100,7 @@ def pages() -> dict[str, str]:
         "/incidents/large": render(other.view()),
         "/incidents/pending": render(view_of(unjudged, None, None)),
         "/incidents/failed": render(view_of(unjudged, trouble, None, looker=ENGINEER)),
-        "/incidents/quiet": render(view_of(quiet, Told(report, state="resolved"), scene_of(quiet, telemetry, report))),
+        "/incidents/quiet": render(view_of(quiet, Told(report, state="resolved"), _scene(quiet, telemetry, report))),
         "/incidents": render_list(list_view(known, Query(), ENGINEER)),
         "/incidents-found": render_list(list_view(known, Query("network"), ENGINEER)),
     }
@@ -110,6 +110,10 @@ def _ranked(path: Path) -> tuple[Incident, TriageReport, Telemetry]:
     incident, telemetry = read_bundle(path)
     report = report_on(incident, telemetry, default_ranker())
     return incident, report, telemetry
+
+
+def _scene(incident: Incident, telemetry: Telemetry, report: TriageReport) -> Scene:
+    return scene_of(incident, case_of(incident, telemetry, report.ranking.window), report)
 
 
 def _known() -> list[Known]:

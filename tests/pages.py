@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, BrowserContext, Request, Route, sync_pl
 from rca.incidents.example import example_incident
 from rca.incidents.incident import Incident
 from rca.models import registry
-from rca.pipeline import report_on
+from rca.pipeline import case_of, report_on
 from rca.report import TriageReport
 from rca.serve.pages.rendering import HEADERS
 from rca.serve.pages.view import ANYBODY, IncidentView, Looker, Scene, scene_of, view_of
@@ -79,7 +79,7 @@ class Ranked:
 def ranked(incident: Incident, telemetry: Telemetry) -> Ranked:
     """Ranked by the label-free score: it needs no model."""
     report = report_on(incident, telemetry, registry.create("floor"))
-    return Ranked(incident, report, scene_of(incident, telemetry, report))
+    return Ranked(incident, report, scene_of(incident, case_of(incident, telemetry, report.ranking.window), report))
 
 
 @cache

@@ -17,7 +17,6 @@ from rca.contracts import Case
 from rca.faults import FAMILIES, FAULT_KINDS, family_of, is_no_fault
 from rca.incidents.incident import Incident, Label
 from rca.incidents.store import AuditEntry
-from rca.pipeline import case_of
 from rca.ranking import RankedCandidate, Ranking
 from rca.report import Certainty, Health, Map, TriageReport
 from rca.serve.pages.charts import Chart, charts_of
@@ -28,7 +27,7 @@ from rca.serve.pages.similar import Similar
 from rca.serve.pages.timeline import Entry, Timeline, recorded_entries, timeline_of
 from rca.serve.pages.told import Alert, Notice
 from rca.signals import NODE_COLUMN, NODE_SIGNALS
-from rca.telemetry import CANDIDATE_KINDS, EntityId, Telemetry
+from rca.telemetry import CANDIDATE_KINDS, EntityId
 from rca.wording import clock, count, listed, number, probability, seconds
 
 Role = Literal["read", "label"]
@@ -242,13 +241,8 @@ def cause_of(report: TriageReport | None) -> EntityId | None:
     return report.ranking.candidates[0].entity
 
 
-def scene_of(incident: Incident, telemetry: Telemetry, report: TriageReport | None) -> Scene:
-    """What the telemetry shows, for the window that the report is about. Raises as rca.pipeline.case_of does."""
-    return scene_of_case(incident, case_of(incident, telemetry, report.ranking.window if report is not None else None), report)
-
-
-def scene_of_case(incident: Incident, case: Case, report: TriageReport | None) -> Scene:
-    """The same from a case that was made for the ranking already."""
+def scene_of(incident: Incident, case: Case, report: TriageReport | None) -> Scene:
+    """What the telemetry shows. `case` is rca.pipeline.case_of the incident, for the window that the report is about."""
     ranking = report.ranking if report is not None else Ranking("", case.window.incident, ())
     cause = cause_of(report)
     evidence = ranking.candidates[0].evidence if cause is not None else ()
