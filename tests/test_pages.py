@@ -312,7 +312,12 @@ def test_alerts_without_a_time_and_ends_before_starts_are_harmless() -> None:
     found = example()
     end = found.incident.window.start_ns
     year_1 = -62135596800 * 10**9
-    alerts = (Alert("A", starts_ns=0), Alert("B", starts_ns=end, ends_ns=1), Alert("C", starts_ns=end, ends_ns=year_1))
+    alerts = (
+        Alert("A", starts_ns=0),
+        Alert("A", starts_ns=2**62, ends_ns=-(2**63)),
+        Alert("B", starts_ns=end, ends_ns=1),
+        Alert("C", starts_ns=end, ends_ns=year_1),
+    )
     timeline = timeline_of(found.incident, alerts, (), None)
     assert timeline.entries[-1].when == "some time"
     parsed(render(found.view(told=Told(found.report, alerts=alerts))))

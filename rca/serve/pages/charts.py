@@ -61,12 +61,10 @@ class Band:
 
 @dataclass(frozen=True)
 class Chart:
-    """One series as it is drawn; `title`, `axis` and `description` are for people, places are in the units of the drawing."""
+    """One series as it is drawn; `title` and `description` are for people, places are in the units of the drawing."""
 
     signal: str
     title: str
-    axis: str
-    statement: str
     description: str
     lines: tuple[str, ...]  # path data, one per stretch without a hole
     dots: tuple[tuple[float, float, bool], ...]  # x, y, inside the incident
@@ -339,8 +337,6 @@ def _drawn(case: Case, evidence: Evidence, trace: Trace, detected_ns: int | None
     return Chart(
         signal=evidence.signal,
         title=trace.title[:1].upper() + trace.title[1:],
-        axis=f"UTC, {clock(first, date=True)[:10]}",
-        statement=evidence.statement,
         description=_description(trace, band),
         lines=tuple(_lines_of(times, places)),
         dots=tuple(places) if len(places) <= 120 else (),

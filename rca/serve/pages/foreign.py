@@ -8,7 +8,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from rca.report import shown
-from rca.telemetry import EntityId
+from rca.telemetry import EARLIEST_NS, LATEST_NS, EntityId
 from rca.wording import excerpt, printable
 
 NAME: Final = 64
@@ -40,6 +40,11 @@ def _unstacked(text: str) -> str:
 def name_of(entity: EntityId, most: int = NAME) -> str:
     """Name of an entity as people read it (rca.report.shown), its end cut."""
     return excerpt(shown(replace(entity, name=entity.name[:LINE], namespace=entity.namespace[:LINE])), most)
+
+
+def moment(time_ns: int | None) -> int | None:
+    """A time that somebody sent, in ns since the epoch; None for one that no clock of ours shows, such as the year 1."""
+    return time_ns if time_ns is not None and EARLIEST_NS <= time_ns < LATEST_NS else None
 
 
 def address(text: str) -> str | None:

@@ -90,8 +90,12 @@ class ServiceMap:
     description: str
     blast: str
     left_out: str
-    more_calls: int
     box: tuple[int, int] = (BOX_WIDTH, BOX_HEIGHT)
+
+    @property
+    def table(self) -> tuple[Call, ...]:
+        """Calls that stand in the table: those of the path and those that fail come first."""
+        return self.calls[:MOST_CALLS]
 
 
 def map_of(
@@ -126,7 +130,6 @@ class _Mapping:
             description=self._description(boxes, calls),
             blast=self._blast_words(),
             left_out=self._left_out(names),
-            more_calls=max(len(rows) - MOST_CALLS, 0),
         )
 
     # --- who is there ---------------------------------------------------------------------------------------------

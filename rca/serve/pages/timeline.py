@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 from rca.contracts import Case
 from rca.incidents.incident import Incident
-from rca.serve.pages.foreign import LINE, NAME, name_of, plain
+from rca.serve.pages.foreign import LINE, NAME, moment, name_of, plain
 from rca.serve.pages.told import Alert
 from rca.telemetry import ENTITY_KINDS, SECOND_NS, EntityId, Interval
 from rca.wording import clock, listed, seconds
@@ -115,13 +115,13 @@ def _told(alerts: Sequence[Alert], cause: EntityId | None) -> Iterator[Entry]:
     for alert in alerts:
         about = plain(alert.entity, NAME)
         yield Entry(
-            alert.starts_ns or None,
+            moment(alert.starts_ns),
             "alert",
             plain(alert.name, NAME),
             about,
             plain(alert.summary, LINE),
             plain(alert.severity, 24),
-            alert.ends_ns,
+            moment(alert.ends_ns),
             of_cause=cause is not None and cause.name in (about, alert.entity),
         )
 

@@ -20,7 +20,7 @@ from rca.incidents.store import AuditEntry
 from rca.ranking import RankedCandidate, Ranking
 from rca.report import Certainty, Health, Map, TriageReport
 from rca.serve.pages.charts import Chart, charts_of
-from rca.serve.pages.foreign import NAME, address, name_of, plain
+from rca.serve.pages.foreign import NAME, address, moment, name_of, plain
 from rca.serve.pages.labelling import value_of
 from rca.serve.pages.servicemap import ServiceMap, map_of
 from rca.serve.pages.similar import Similar
@@ -374,13 +374,14 @@ def _window(start_ns: int, end_ns: int) -> str:
 
 
 def _alert(alert: Alert) -> AlertRow:
+    since, ended = moment(alert.starts_ns), moment(alert.ends_ns)
     return AlertRow(
         plain(alert.name, NAME),
         plain(alert.severity, 24),
         plain(alert.entity, NAME),
         plain(alert.summary, 200),
-        clock(alert.starts_ns) if alert.starts_ns > 0 else "",
-        clock(alert.ends_ns) if alert.ends_ns is not None and alert.ends_ns > 0 else "",
+        clock(since) if since is not None else "",
+        clock(ended) if ended is not None else "",
     )
 
 
