@@ -379,7 +379,7 @@ def y_ticks(least: float, most: float, unit: str) -> tuple[float, ...]:
     if least >= 0 and least < 0.6 * most:
         least = 0.0
     size = max(abs(least), abs(most))
-    room = 3.0 if unit == "%" and size >= 20 else 0.3 * size or 1.0
+    room = 3.0 if unit == "%" and size >= 20 else 0.3 * size if size > 1e-12 else 1.0
     if most - least < room:
         middle = (least + most) / 2
         least, most = max(middle - room / 2, 0.0) if least >= 0 else middle - room / 2, middle + room / 2
