@@ -1,0 +1,221 @@
+"""From groups of alerts to a ranking: asks the live sources, ranks, and keeps the incident in the store.
+
+It runs in a process of its own (rca.serve.process), for ranking keeps a core busy.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from rca.collectors.alert_labels import Firing, alerts_frame, entity_of
+from rca.collectors.alerts import Alert
+from rca.collectors.config import Config
+from rca.collectors.live import collect_incident, fresh_until, now_ns, question_about
+from rca.collectors.sources import sources_of
+from rca.contracts import Case, Collector, Ranker
+from rca.errors import BadCheckpoint, BadGraph, BadInput, RcaError, Unavailable
+from rca.incidents.inbox import GroupAlert
+from rca.incidents.incident import EntityModel, Incident
+from rca.incidents.store import IncidentStore
+from rca.models import registry
+from rca.models.shipped import default_ranker
+from rca.naming import reconciled
+from rca.pipeline import case_of, subject_of
+from rca.ranking import Ranking
+from rca.report import TriageReport, is_empty, path_of, report_of
+from rca.telemetry import EntityId, Interval, Telemetry
+
+SOURCE: Final = "webhook"
+"""What the received alerts are called among the sources."""
+_TOP: Final = 5
+_FOR_SOURCES: Final = 0.6
+"""Share of a deadline that sources get; what is left is for the ranking."""
+_AUTHOR: Final = "rca serve"
+_LOG: Final = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class AskedGroup:
+    """A group to rank: the incident that it is, its title, and its alerts."""
+
+    incident_id: str
+    title: str
+    alerts: tuple[GroupAlert, ...]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Groups that are ranked together, because they wait at once and began at about one time. The first one leads."""
+
+    groups: tuple[AskedGroup, ...]
+    deadline_ns: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """A report for every group, by incident id, and what ranked."""
+
+    reports: dict[str, TriageReport]
+    model: str
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The id in the store under which the telemetry is, or why there is none."""
+
+    bundle: str | None
+    trouble: str = ""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """What ranks: its id, whether it learned, what its card says, and why it is not the one that was asked for."""
+
+    model: str
+    learned: bool
+    trouble: str = ""
+    trained_on: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()
+
+
+class Asker:
+    """Answers one question after the other. Raises BadInput if the configuration names no source."""
+
+    def __init__(
+        self, config: Config, home: Path, *, sources: Sequence[Collector] | None = None, ranker: Ranker | None = None
+    ) -> None:
+        self._config, self._home = config, home
+        self._sources = sources_of(config) if sources is None else tuple(sources)
+        self._ranker, self._trouble = (ranker, "") if ranker is not None else usable_ranker()
+
+    def ranks(self) -> Ranks:
+        """What ranks here."""
+        card = getattr(self._ranker, "card", None)
+        names = tuple(str(source.get("name", "")) for source in card.data.get("sources", ())) if card else ()
+        trouble = self._trouble or str(getattr(self._ranker, "reason", ""))
+        return Ranks(self._ranker.name, self._ranker.learned, trouble, names, tuple(card.limits) if card else ())
+
+    def find(self, asked: Asked) -> tuple[Found, Incident, Telemetry]:
+        """Ask every source and rank. Raises Unavailable if no source answered, BadInput if nothing can be asked about."""
+        incident, telemetry, alerting = self._collected(asked)
+        case = case_of(incident, telemetry)
+        ranking = self._ranked(case)
+        lead = report_of(subject_of(incident, case), case, ranking, top=_TOP)
+        reports = {group.incident_id: _about(group, lead, case, alerting[group.incident_id]) for group in asked.groups}
+        return Found(reports, lead.ranking.ranker), incident, telemetry
+
+    def keep(self, incident: Incident, telemetry: Telemetry) -> Kept:
+        """Put the incident into the store, over what was kept of it before."""
+        try:
+            with IncidentStore(self._home, who=_AUTHOR) as store:
+                store.add(incident, telemetry, replace=True)
+        except RcaError as error:
+            _LOG.warning("%s: %s", incident.id, error)
+            return Kept(None, f"the incident could not be stored: {error}")
+        return Kept(incident.id)
+
+    def _collected(self, asked: Asked) -> tuple[Incident, Telemetry, dict[str, tuple[EntityId, ...]]]:
+        """The incident with its telemetry, and by group what its alerts are about, named as in the telemetry."""
+        now = now_ns()
+        alerts = [alert for group in asked.groups for alert in group.alerts]
+        lead = _alert_of(asked.groups[0])
+        triage = self._config.triage
+        deadline = min(triage.deadline, int(asked.deadline_ns * _FOR_SOURCES))
+        config = self._config.model_copy(update={"triage": triage.model_copy(update={"deadline": deadline})})
+        question = question_about(config, now, alert=lead, fresh_ns=fresh_until(self._sources))
+        sources = [*self._sources] if config.alertmanager else [*self._sources, _Received(alerts)]
+        how: dict[str, str] = {}
+        incident, telemetry = collect_incident(config, sources, question, how.__setitem__)
+        if not any(word != "failed" for name, word in how.items() if name != SOURCE):
+            reasons = dict.fromkeys(
+                f"{gap.source}: {gap.reason}" for gap in telemetry.gaps if gap.source in _names(self._sources)
+            )
+            raise Unavailable("no source answered: " + "; ".join(reasons))
+        return self._named(asked, incident, telemetry)
+
+    def _named(
+        self, asked: Asked, incident: Incident, telemetry: Telemetry
+    ) -> tuple[Incident, Telemetry, dict[str, tuple[EntityId, ...]]]:
+        named = {group.incident_id: _entities(group.alerts) for group in asked.groups}
+        every = list(dict.fromkeys(entity for entities in named.values() for entity in entities))
+        telemetry, renaming = reconciled(telemetry, self._config.names, every)
+        alerting = {key: tuple(dict.fromkeys(map(renaming.entity, entities))) for key, entities in named.items()}
+        lead = asked.groups[0]
+        known = [entity.entity() for entity in incident.alerting]
+        own = dict.fromkeys([*known, *alerting[lead.incident_id]])
+        incident = incident.model_copy(
+            update={
+                "id": lead.incident_id,
+                "title": lead.title,
+                "alerting": tuple(EntityModel(kind=e.kind, name=e.name, namespace=e.namespace) for e in own),
+            }
+        )
+        return incident, telemetry, alerting
+
+    def _ranked(self, case: Case) -> Ranking:
+        """With the model, or the label-free score where it cannot be used, which the ranking says."""
+        if is_empty(case.window):
+            return Ranking(self._ranker.name, case.window.incident, ())
+        try:
+            ranking, trouble = self._ranker.rank(case), self._trouble
+        except (BadCheckpoint, BadGraph) as error:
+            ranking, trouble = registry.create("floor").rank(case), _instead(error)
+        return replace(ranking, notes=(*ranking.notes, trouble)) if trouble else ranking
+
+
+class _Received:
+    """The alerts that were received, as a source beside the others."""
+
+    name = SOURCE
+
+    def __init__(self, alerts: Sequence[GroupAlert]) -> None:
+        self._alerts = alerts
+
+    def collect(self, start_ns: int, end_ns: int) -> Telemetry:
+        interval = Interval(start_ns, end_ns)
+        frame, gaps = alerts_frame((Firing(alert.labels, alert.starts_ns) for alert in self._alerts), interval, SOURCE)
+        return Telemetry.of(gaps, alerts=frame)
+
+
+def usable_ranker() -> tuple[Ranker, str]:
+    """The model that ranks by default; where it cannot be used, the label-free score and why."""
+    try:
+        return default_ranker(), ""
+    except (BadCheckpoint, BadInput) as error:
+        return registry.create("floor"), _instead(error)
+
+
+def _instead(error: RcaError) -> str:
+    return f"the model, so the label-free score ranked: {error}"
+
+
+def _names(sources: Sequence[Collector]) -> set[str]:
+    return {source.name for source in sources}
+
+
+def _alert_of(group: AskedGroup) -> Alert:
+    """What to ask about: the alert that began first, of those that name an entity where some do."""
+    named = [alert for alert in group.alerts if entity_of(alert.labels) is not None]
+    first = min(named or group.alerts, key=lambda alert: (alert.starts_ns, alert.fingerprint))
+    summary = first.annotations.get("summary") or first.annotations.get("description") or ""
+    link = next((url for words, url in first.links if words != "runbook"), "")
+    ends = [alert.ends_ns for alert in group.alerts]
+    end_ns = max((end for end in ends if end is not None), default=None) if None not in ends else None
+    return Alert(first.labels.get("alertname", ""), first.starts_ns, entity_of(first.labels), end_ns, summary, link)
+
+
+def _entities(alerts: Sequence[GroupAlert]) -> list[EntityId]:
+    found = (entity_of(alert.labels) for alert in alerts)
+    return list(dict.fromkeys(entity for entity in found if entity is not None))
+
+
+def _about(group: AskedGroup, lead: TriageReport, case: Case, alerting: tuple[EntityId, ...]) -> TriageReport:
+    """The report as it concerns one of the groups: its own title, alerts, and way to the cause."""
+    subject = replace(lead.incident, id=group.incident_id, title=group.title, alerting=alerting or lead.incident.alerting)
+    first = lead.ranking.candidates[0].entity if lead.path is not None else None
+    path = path_of(case.graph, subject.alerting, first) if first else None
+    return replace(lead, incident=subject, path=path)

@@ -1,0 +1,104 @@
+"""What `rca serve` counts about itself, in Prometheus' text form."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+_PREFIX: Final = "rca_serve"
+_FAST: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_SLOW: Final = (0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0)
+
+
+class Counter:
+    """A number that grows, by the value of one label."""
+
+    def __init__(self, name: str, label: str, meaning: str, known: tuple[str, ...]) -> None:
+        self.name, self.label, self.meaning = f"{_PREFIX}_{name}_total", label, meaning
+        self._values = dict.fromkeys(known, 0)
+        self._lock = threading.Lock()
+
+    def add(self, value: str, amount: int = 1) -> None:
+        with self._lock:
+            self._values[value] = self._values.get(value, 0) + amount
+
+    def value(self, value: str) -> int:
+        with self._lock:
+            return self._values.get(value, 0)
+
+    def lines(self) -> Iterator[str]:
+        yield from _head(self.name, "counter", self.meaning)
+        with self._lock:
+            values = dict(self._values)
+        for value, amount in values.items():
+            yield f'{self.name}{{{self.label}="{_escaped(value)}"}} {amount}'
+
+
+class Histogram:
+    """How long something takes, in seconds."""
+
+    def __init__(self, name: str, meaning: str, bounds: tuple[float, ...]) -> None:
+        self.name, self.meaning, self.bounds = f"{_PREFIX}_{name}_seconds", meaning, bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+        self._lock = threading.Lock()
+
+    def observe(self, seconds: float) -> None:
+        row = next((i for i, bound in enumerate(self.bounds) if seconds <= bound), len(self.bounds))
+        with self._lock:
+            self._counts[row] += 1
+            self._sum += seconds
+
+    def lines(self) -> Iterator[str]:
+        yield from _head(self.name, "histogram", self.meaning)
+        with self._lock:
+            counts, total = list(self._counts), self._sum
+        so_far = 0
+        for bound, count in zip((*map(str, self.bounds), "+Inf"), counts, strict=True):
+            so_far += count
+            yield f'{self.name}_bucket{{le="{bound}"}} {so_far}'
+        yield f"{self.name}_sum {total:.6f}"
+        yield f"{self.name}_count {so_far}"
+
+
+class Metrics:
+    """Every counter and histogram of a server."""
+
+    def __init__(self) -> None:
+        self.alerts = Counter(
+            "alerts", "outcome", "alerts received: new ones or changes, and those that were known", ("new", "known")
+        )
+        self.notifications = Counter(
+            "notifications",
+            "outcome",
+            "notifications received, by what became of them",
+            ("stored", "refused", "unauthorized", "told to wait"),
+        )
+        self.acknowledgement_seconds = Histogram("acknowledgement", "from a notification's arrival to its answer", _FAST)
+        self.rankings = Counter("rankings", "outcome", "rankings that were asked for", ("ranked", "failed"))
+        self.ranking_seconds = Histogram("ranking", "from a question to its ranking", _SLOW)
+        self.first_answer_seconds = Histogram("first_answer", "from a group's first alert to its first answer", _SLOW)
+        self.notices = Counter("notices", "state", "answers that were handed to the sinks", ("firing", "resolved"))
+        self.deliveries = Counter(
+            "deliveries", "outcome", "messages by what became of them", ("sent", "to be tried again", "given up")
+        )
+        self.labels = Counter("labels", "verdict", "labels that people gave", ("confirm", "correct", "no_fault", "withdraw"))
+
+    def text(self, gauges: Mapping[str, tuple[str, float]]) -> str:
+        """The whole page; `gauges` are values of the moment by name, each with its meaning."""
+        lines: list[str] = []
+        for each in vars(self).values():
+            lines += each.lines()
+        for name, (meaning, value) in gauges.items():
+            lines += [*_head(f"{_PREFIX}_{name}", "gauge", meaning), f"{_PREFIX}_{name} {value:g}"]
+        return "\n".join(lines) + "\n"
+
+
+def _head(name: str, kind: str, meaning: str) -> Iterator[str]:
+    yield f"# HELP {name} {meaning}"
+    yield f"# TYPE {name} {kind}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

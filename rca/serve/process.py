@@ -1,0 +1,161 @@
+"""The process that asks and ranks: started anew when it ends, killed when it misses a deadline, gone when its parent is."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Final
+
+from rca.collectors.config import Config
+from rca.errors import RcaError, Unavailable
+from rca.serve.asking import Asked, Asker, Found, Kept, Ranks
+from rca.telemetry import SECOND_NS
+
+_LOG: Final = logging.getLogger(__name__)
+_START_S: Final = 60.0
+_KEEP_S: Final = 60.0
+_NICER: Final = 10
+"""The answer to a sender comes before the ranking."""
+
+
+class AskingProcess:
+    """An Asker in a process of its own; one question at a time. Raises what the Asker raises."""
+
+    def __init__(self, config: Config, home: Path) -> None:
+        self._config, self._home = config, home
+        self._context = multiprocessing.get_context("spawn")  # a fork would copy threads that hold locks
+        self._process: Any = None
+        self._line: Connection | None = None
+        self.ranks: Ranks | None = None
+        self.restarts = 0
+        self._ended = False
+
+    def start(self) -> Ranks:
+        """Start it unless it runs; what ranks there. Raises BadInput if it cannot work, Unavailable if it does not come up."""
+        if self._ended:
+            raise Unavailable("the server is ending")
+        if self._process is not None and self._process.is_alive() and self.ranks is not None:
+            return self.ranks
+        self._kill()
+        ours, theirs = self._context.Pipe()
+        self._process = self._context.Process(
+            target=_serve, args=(theirs, self._config, self._home, os.getpid()), name="rca ranking", daemon=True
+        )
+        self._process.start()
+        theirs.close()
+        self._line = ours
+        self.ranks = self._heard(_START_S, Ranks)
+        return self.ranks
+
+    def find(self, asked: Asked) -> Found:
+        """Raises Unavailable where the deadline passed or the process ended; the next question starts another one."""
+        began = time.monotonic()
+        self.start()
+        left = asked.deadline_ns / SECOND_NS - (time.monotonic() - began)
+        if self._line is None or left <= 0:
+            raise Unavailable(_late(asked))
+        with contextlib.suppress(OSError):  # it has just ended, which `_heard` finds out
+            self._line.send(asked)
+        found: Found = self._heard(left, Found, _late(asked))
+        return found
+
+    def kept(self) -> Kept:
+        """What became of the incident that was found last. To be called once after `find`."""
+        try:
+            kept: Kept = self._heard(_KEEP_S, Kept)
+        except Unavailable as error:
+            return Kept(None, str(error))
+        return kept
+
+    def stop(self) -> None:
+        """End it for good, whatever it does; another thread may be waiting for it."""
+        self._ended = True
+        self._kill()
+
+    def _kill(self) -> None:
+        line, self._line = self._line, None
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.join()
+        if line is not None:
+            line.close()
+
+    def _heard(self, seconds: float, kind: type[Any], late: str = "the ranking process does not answer") -> Any:
+        """What it says next. Raises what it raised, or Unavailable."""
+        line = self._line
+        if line is None:
+            raise Unavailable("the ranking process ended")
+        try:
+            said = line.recv() if line.poll(seconds) else Unavailable(late)
+        except (EOFError, OSError):
+            said = Unavailable("the ranking process ended; another one is started")
+        if isinstance(said, kind):
+            return said
+        if not isinstance(said, _Raised):
+            _LOG.warning("%s", said)
+            self.restarts += 1
+            self._kill()
+            raise said if isinstance(said, RcaError) else Unavailable(str(said))
+        raise said.error
+
+
+class _Raised:
+    """An error of ours on its way to the other process."""
+
+    def __init__(self, error: RcaError) -> None:
+        self.words, self.kind = str(error), type(error)
+
+    @property
+    def error(self) -> RcaError:
+        error = RcaError.__new__(self.kind)
+        Exception.__init__(error, self.words)
+        return error
+
+
+def _late(asked: Asked) -> str:
+    return f"no ranking within {asked.deadline_ns / SECOND_NS:g} s ([serve] deadline)"
+
+
+def begin(parent: int) -> None:
+    """What a process of ours does first: it leaves signals to its parent, stands back behind it, and ends when it does."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the parent decides
+    with contextlib.suppress(OSError):
+        os.nice(_NICER)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End when the parent has, also in the middle of a ranking."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def _serve(line: Connection, config: Config, home: Path, parent: int) -> None:
+    """What the process does: say what ranks, then answer."""
+    begin(parent)
+    try:
+        asker = Asker(config, home)
+    except RcaError as error:
+        line.send(_Raised(error))
+        return
+    line.send(asker.ranks())
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            asked = line.recv()
+            try:
+                found, incident, telemetry = asker.find(asked)
+            except RcaError as error:
+                line.send(_Raised(error))
+                continue
+            line.send(found)
+            line.send(asker.keep(incident, telemetry))

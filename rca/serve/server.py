@@ -1,0 +1,186 @@
+"""`rca serve` as a whole: what runs in it, how it starts, and how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import uvicorn
+
+from rca.collectors.config import Config
+from rca.errors import BadInput
+from rca.serve.api import api
+from rca.serve.app import Desk, build_app
+from rca.serve.auth import Access, Audit, Sites
+from rca.serve.inbox import Inbox
+from rca.serve.metrics import Metrics
+from rca.serve.process import AskingProcess
+from rca.serve.sending import Sender
+from rca.serve.site import site
+from rca.serve.worker import Asking, Worker
+from rca.sinks.notice import Sink
+
+_BACKLOG: Final = 1024
+_GRACE_S: Final = 10
+_HEADERS: Final = 32 * 2**10  # bytes of a request's head
+
+
+class Server:
+    """Listens from construction on, and answers while `run` runs.
+
+    Raises BadInput if the address, the certificate, the list of those to let in, the configuration or the home cannot be used.
+    """
+
+    def __init__(self, config: Config, home: Path, sinks: Sequence[Sink], *, asking: Asking | None = None) -> None:
+        self._names = _distinct([sink.name for sink in sinks])
+        with contextlib.ExitStack() as undo:
+            self._socket = _listening(config.serve.address)
+            undo.callback(self._socket.close)
+            host = config.serve.address.rpartition(":")[0]
+            settings = config.serve.model_copy(update={"address": f"{host}:{self.port}"})  # a port of 0 has become another
+            self.settings = settings
+            metrics, access, audit = Metrics(), Access(settings.access_file), Audit(settings.audit_file)
+            self._inbox = Inbox(home, config.triage.system)
+            undo.callback(self._inbox.close)
+            self._asking = asking or AskingProcess(config, home)
+            self._worker = Worker(self._inbox, self._asking, settings, self._names, metrics)
+            self._senders = [Sender(self._inbox, sink, metrics) for sink in sinks]
+            sites = Sites(self.url, any_host=not access.open)
+            desk = Desk(settings, self._inbox, access, sites, audit, metrics, lambda: self._asking.ranks, self._parts)
+            self._server = _Uvicorn(self._uvicorn(desk))
+            undo.pop_all()
+
+    @property
+    def port(self) -> int:
+        port: int = self._socket.getsockname()[1]
+        return port
+
+    @property
+    def url(self) -> str:
+        """Address under which people reach it."""
+        return self.settings.url()
+
+    def run(self, started: Callable[[], None] = lambda: None) -> None:
+        """Answer until `stop`; what was taken stays on the disk.
+
+        Raises BadInput if the configuration names no source, or one that cannot be used.
+        """
+        self._worker.start()
+        threading.Thread(target=self._watch, name="watch", daemon=True).start()
+        for sender in self._senders:
+            sender.start()
+        started()
+        try:
+            self._server.run([self._socket])
+        finally:
+            self._end()
+        if self._worker.failure is not None:
+            raise self._worker.failure
+
+    def _watch(self) -> None:
+        """Without a worker, alerts would only pile up."""
+        self._worker.join()
+        if self._worker.failure is not None:
+            self.stop()
+
+    def stop(self) -> None:
+        """Have `run` end."""
+        self._server.should_exit = True
+
+    def _end(self) -> None:
+        self._worker.stop()
+        for sender in self._senders:
+            sender.stop()
+        self._inbox.close()
+        self._socket.close()
+
+    def _parts(self) -> dict[str, str]:
+        """How the parts do that alerts need."""
+        return {
+            "inbox": self._inbox.trouble or "ok",
+            "worker": "ok" if self._worker.alive() else "ended",
+            "ranking": "ok" if self._asking.ranks is not None else "the ranking process is being started",
+        }
+
+    def _uvicorn(self, desk: Desk) -> uvicorn.Config:
+        tls = self.settings.tls
+        config = uvicorn.Config(
+            build_app(desk, [api(desk), site(desk)]),
+            http="h11",  # the one parser that limits what a request's head may hold
+            h11_max_incomplete_event_size=_HEADERS,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level=logging.WARNING,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=_GRACE_S,
+            ssl_certfile=tls.cert_file if tls else None,
+            ssl_keyfile=tls.key_file if tls else None,
+            ssl_ca_certs=str(tls.client_ca_file) if tls and tls.client_ca_file else None,
+            ssl_cert_reqs=ssl.CERT_REQUIRED if tls and tls.client_ca_file else ssl.CERT_NONE,
+        )
+        try:
+            config.load()
+        except OSError as error:  # ssl.SSLError is one
+            raise BadInput("serve.tls", expected="a certificate and its key", found=str(error)) from None
+        return config
+
+
+class _Uvicorn(uvicorn.Server):
+    """Leaves signals to whoever runs it: uvicorn's own handlers end the process before what was begun is put away."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class InThread:
+    """A server in a thread of this process, for tests and benchmarks: `with InThread(server): ...`."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self._thread = threading.Thread(target=server.run, name="server", daemon=True)
+
+    def __enter__(self) -> Server:
+        self._thread.start()
+        while not self.server._server.started and self._thread.is_alive():
+            time.sleep(0.01)
+        return self.server
+
+    def __exit__(self, *error: object) -> None:
+        self.server.stop()
+        self._thread.join()
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise BadInput("sinks", expected="a name of its own for each", found=f"{', '.join(twice)} twice")
+    return list(names)
+
+
+def _listening(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+    except (OSError, OverflowError) as error:
+        raise BadInput("serve.address", expected="an address to listen on", found=f"{address}: {error}") from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(where)
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise BadInput("serve.address", expected="an address to listen on", found=f"{address}: {error.strerror}") from None
+    return listener
