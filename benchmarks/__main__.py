@@ -52,6 +52,7 @@ def main() -> None:
     results += _commands(repeat)
     results += _prometheus(10 if options.quick else 50, repeat)
     results += _live(20_000 if options.quick else _SPANS, repeat)
+    results += _serve(options.quick)
     results += _simulator(*((4, 1) if options.quick else (60, min(repeat, 3))))
     if find_spec("torch") is not None:
         results += _network(repeat) + _printed("benchmarks.exported", "--repeat", str(repeat))
@@ -90,6 +91,11 @@ def _live(spans: int, repeat: int) -> list[dict[str, Any]]:
 
 def _simulator(incidents: int, repeat: int) -> list[dict[str, Any]]:
     return _printed("benchmarks.simulator", "--incidents", str(incidents), "--repeat", str(repeat), environment=_ONE_CORE)
+
+
+def _serve(quick: bool) -> list[dict[str, Any]]:
+    sizes = ("--spans", "20000", "--seconds", "5", "--incidents", "2", "--alerts", "1000") if quick else ()
+    return _printed("benchmarks.serve", *sizes)
 
 
 def _printed(*module: str, environment: Mapping[str, str] = {}) -> list[dict[str, Any]]:
