@@ -49,6 +49,14 @@ are read anew for every message, so that they can rotate, and show in no log, er
 
 {settings}
 
+## Try them
+
+    rca doctor                     # do they answer, and can their secrets be read? Sends nothing
+    rca sinks test                 # sends every one an example, and closes it
+    rca sinks test slack --firing  # one of them, left open
+
+The example begins with *Test, nothing is wrong*; programs see `test` in the webhook's JSON.
+
 ## Slack
 
 Create an app with the scope `chat:write`, install it, invite it to the channel (`/invite @rca`) and put its bot token

@@ -167,17 +167,36 @@ def check(server: ServeProcess, receiver: Receiver, groups: int, alerts: int) ->
         file.close()
 
 
+_REDACTED = '[sinks.partner]\nkind = "webhook"\nredact = true\nurl = "{url}"\nsecret_file = "{folder}/secret"\n'
+
+
 def test_a_sink_that_was_down_hears_of_everything(tmp_path: Path) -> None:
     nowhere = f"http://127.0.0.1:{free_port()}"
-    with receiving() as receiver, serve_process(tmp_path, free_port(), prometheus=nowhere, receiver=receiver.url) as server:
+    with (
+        receiving() as receiver,
+        receiving() as partner,
+        serve_process(
+            tmp_path,
+            free_port(),
+            prometheus=nowhere,
+            receiver=receiver.url,
+            more=_REDACTED.format(url=partner.url, folder=tmp_path),
+        ) as server,
+    ):
         receiver.down = True
         for group in range(3):
             requests.post(f"{server.url}/v1/alertmanager", json=notification(f"g{group}"), headers=AUTHORIZED, timeout=20)
         until(lambda: [each["revision"] for each in incidents(server)] == [1, 1, 1])
+        until(lambda: len(partner.messages) == 3)
         server.kill()
         receiver.down = False
         server.start()
         until(lambda: len(receiver.messages) == 3, 60)
+        requests.post(f"{server.url}/v1/alertmanager", json=notification("g3"), headers=AUTHORIZED, timeout=20)
+        until(lambda: len(partner.messages) == 4)
+        entities = {message["alerts"][0]["entity"] for message in partner.messages.values()}
+        assert len(entities) == 1, "pseudonyms outlive a start"
+        assert not entities & {message["alerts"][0]["entity"] for message in receiver.messages.values()}
 
 
 def test_the_process_that_ranks_ends_with_its_parent(tmp_path: Path) -> None:

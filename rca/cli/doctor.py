@@ -1,4 +1,4 @@
-"""`rca doctor`: test every configured source, and say what to change."""
+"""`rca doctor`: test every configured source and sink, and say what to change."""
 
 from __future__ import annotations
 
@@ -17,22 +17,33 @@ _JSON = typer.Option("--json", help="Print the findings as JSON.")
 
 
 def doctor(config: Annotated[Path | None, _CONFIG] = None, json: Annotated[bool, _JSON] = False) -> None:
-    """Test every source, and say what to change.
+    """Test every source and sink, and say what to change.
 
     Reads the last five minutes of every source and compares them: names that do not agree, traces that are sampled, telemetry
-    that is missing or old. Changes nothing. Exits with 1 if a source does not work.
+    that is missing or old. Of sinks it looks whether they answer and their secrets can be read; `rca sinks test` sends something.
+    Changes nothing. Exits with 1 if a source or a sink does not work.
     """
     import time
 
-    from rca.cli.terminal import print_json, progress
+    from rca.cli.terminal import progress
     from rca.collectors.config import config_path, load_config
     from rca.collectors.doctor import diagnose
     from rca.collectors.sources import sources_of
+    from rca.serve.checking import look_at_all
+    from rca.sinks.destinations import sinks_of
 
     settings = load_config(config_path(config))
     sources = sources_of(settings)
     with progress("Looking", None):
         findings = diagnose(settings, sources, time.time_ns())
+        findings += look_at_all(sinks_of(settings.sinks))
+    tell(findings, json=json)
+
+
+def tell(findings: Sequence[Finding], *, json: bool) -> None:
+    """Print findings; one that is a failure ends the command with 1."""
+    from rca.cli.terminal import print_json
+
     failed = [finding for finding in findings if finding.level == "failure"]
     if json:
         print_json({"findings": [_json(finding) for finding in findings], "ok": not failed})

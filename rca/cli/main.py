@@ -15,7 +15,7 @@ from typing import Annotated, Final
 import typer
 
 from rca import __version__
-from rca.cli import backfill, collect, doctor, evaluate, imports, incidents, init, serve, shop, simulate, train, triage
+from rca.cli import backfill, collect, doctor, evaluate, imports, incidents, init, serve, shop, simulate, sinks, train, triage
 from rca.errors import RcaError
 from rca.wording import printable
 
@@ -38,6 +38,7 @@ app.command()(collect.collect)
 app.command()(collect.store)
 app.command()(backfill.backfill)
 app.command()(serve.serve)
+app.add_typer(sinks.app, name="sinks")
 app.add_typer(incidents.app, name="incidents")
 app.command("import")(imports.import_)
 app.command()(evaluate.evaluate)

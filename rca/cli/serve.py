@@ -7,9 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-KEY_FILE = "pseudonyms.key"
-"""What pseudonyms of redacted messages are made with, beside the store."""
-
 
 def serve(
     config: Annotated[
@@ -30,13 +27,12 @@ def serve(
     from rca.collectors.config import config_path, load_config
     from rca.incidents.store import default_home
     from rca.serve.server import Server
-    from rca.sinks.destinations import sinks_of
-    from rca.sinks.redaction import kept_key
+    from rca.sinks.destinations import sinks_at
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = load_config(config_path(config))
     home = store or default_home()
-    sinks = sinks_of(settings.sinks, kept_key(home / KEY_FILE) if settings.sinks else None)
+    sinks = sinks_at(home, settings.sinks)
     server = Server(settings, home, sinks)
 
     def end(number: int, _frame: Any) -> None:

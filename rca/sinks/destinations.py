@@ -11,13 +11,14 @@ import importlib
 import secrets
 from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
 from rca.errors import BadInput, UnknownName
 from rca.sinks.notice import Sink
-from rca.sinks.redaction import RedactedSink
+from rca.sinks.redaction import RedactedSink, kept_key
 
 ENTRY_POINT_GROUP: Final = "rca.sinks"
 
@@ -29,6 +30,7 @@ BUILT_IN: Final[dict[str, str]] = {
     "apprise": "rca.sinks.apprise.sink:AppriseSink",
 }
 """Kind -> `module:class`, which takes the name of the table and its settings."""
+KEY_FILE: Final = "pseudonyms.key"
 _KIND: Final = "kind"
 
 
@@ -40,6 +42,11 @@ def sinks_of(tables: Mapping[str, Mapping[str, Any]], key: bytes | None = None) 
     """
     key = key or secrets.token_bytes(32)
     return tuple(_sink(name, table, key) for name, table in tables.items())
+
+
+def sinks_at(home: Path, tables: Mapping[str, Mapping[str, Any]]) -> tuple[Sink, ...]:
+    """The same, with the key that is kept beside the store of that home. Raises as `sinks_of` and `kept_key` do."""
+    return sinks_of(tables, kept_key(home / KEY_FILE) if tables else None)
 
 
 def settings_of(kind: str) -> type[BaseModel]:

@@ -1,8 +1,9 @@
-"""Notices of an incident that never was: what documentation shows, and what `rca.testing.check_sink` sends."""
+"""Notices of an incident that never was: what documentation shows, `rca.testing.check_sink` sends, and `rca sinks test`."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Final
 
 from rca.ranking import Evidence, RankedCandidate, Ranking
@@ -17,6 +18,7 @@ _CHECKOUT: Final = EntityId("service", "checkout", "shop")
 _FRONTEND: Final = EntityId("service", "frontend", "shop")
 _DATABASE: Final = EntityId("database", "shop-db", "shop")
 _POD: Final = EntityId("pod", "catalogue-7c9d8f6b5-x2k4q", "shop")
+_ID: Final = "01JHK3V0A7"
 _TRACE: Final = "2eb06a0ef7a5625108038b4f8b8a7293"
 
 
@@ -31,6 +33,25 @@ def example_notices() -> tuple[Notice, Notice, Notice]:
         report=_report((0.93, 0.03)),
     )
     return first, revised, replace(revised, revision=3, state="resolved", alerts=(ended,), more_alerts=0, news=())
+
+
+def trial_notices(now_ns: int, page: str) -> tuple[Notice, Notice]:
+    """The first answer to an incident that says of itself that it is a test, and its end. No two begin alike."""
+    by_ns = now_ns - _END_NS
+    name = f"test-{datetime.fromtimestamp(now_ns / SECOND_NS, UTC):%Y%m%dT%H%M%S.%fZ}"
+    alerts = tuple(replace(alert, starts_ns=alert.starts_ns + by_ns) for alert in _ALERTS)
+    first = replace(
+        _FIRST,
+        incident_id=name,
+        group_key=name,
+        report=_report((0.93, 0.03), start_ns=_START_NS + by_ns, incident_id=name),
+        alerts=alerts,
+        links=Links(page),
+        model="an example",
+        test=True,
+    )
+    ended = tuple(replace(alert, ends_ns=now_ns, status="resolved") for alert in alerts)
+    return first, replace(first, revision=2, state="resolved", alerts=ended)
 
 
 def unranked_notice() -> Notice:
@@ -69,7 +90,13 @@ def hostile_notice() -> Notice:
     )
 
 
-def _report(shares: tuple[float, float], missing: tuple[str, ...] = ()) -> TriageReport:
+def _report(
+    shares: tuple[float, float],
+    missing: tuple[str, ...] = (),
+    *,
+    start_ns: int = _START_NS,
+    incident_id: str = _ID,
+) -> TriageReport:
     evidence = (
         Evidence("cpu", "CPU usage 0.93 cores, baseline 0.11 cores", 0.93, 0.11, "{cpu}", 21.4),
         Evidence("self_time", "self time of ListProducts: p99 91 ms, baseline 7.7 ms", 0.091, 0.0077, "s", 17.0, (_TRACE,)),
@@ -88,7 +115,7 @@ def _report(shares: tuple[float, float], missing: tuple[str, ...] = ()) -> Triag
     slow = (
         Evidence("latency_residual", "latency 69 ms, baseline 47 ms; self time 8.2 ms, baseline 8.3 ms", 0.069, 0.047, "s", 6.1),
     )
-    window = Interval(_START_NS, _END_NS)
+    window = Interval(start_ns, start_ns + _END_NS - _START_NS)
     gaps = tuple(Gap("stream", text, window) for text in missing)
     candidates = (
         RankedCandidate(1, _CATALOGUE, 4.1, shares[0], "cpu", evidence),
@@ -105,7 +132,7 @@ def _report(shares: tuple[float, float], missing: tuple[str, ...] = ()) -> Triag
         (EntityId("node", "node-b"),),
     )
     return TriageReport(
-        incident=Subject("01JHK3V0A7", "p99 of checkout over 500 ms", "shop", window, _START_NS, (_FRONTEND,)),
+        incident=Subject(incident_id, "p99 of checkout over 500 ms", "shop", window, start_ns, (_FRONTEND,)),
         ranking=ranking,
         confidence=confidence_of(ranking),
         path=Path("alert", (_FRONTEND, _CATALOGUE), "shop/frontend -> shop/catalogue"),
@@ -119,7 +146,7 @@ _ALERTS: Final = (
     AlertLine("PodNotReady", "warning", str(_POD), "", _START_NS + 90 * SECOND_NS),
 )
 _FIRST: Final = Notice(
-    incident_id="01JHK3V0A7",
+    incident_id=_ID,
     group_key='{}/{severity="critical"}:{alertname="HighLatency"}',
     revision=1,
     state="firing",

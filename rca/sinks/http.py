@@ -1,4 +1,4 @@
-"""One way to post to a server: identity, trust, limits, and errors that say whether to try again and hold no secret."""
+"""One way to ask a server: identity, trust, limits, and errors that say whether to try again and hold no secret."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _SHORTEST_S: Final = 0.05  # also where no time is left: a time-out of 0 is refused
 _LARGEST_ANSWER: Final = 2**18
 _EXCERPT: Final = 200
+_NOBODY_BEHIND: Final = (502, 503, 504)
 _DEEPEST: Final = 8  # exceptions that wrap one another
 
 
@@ -52,6 +53,7 @@ class Post:
     headers: Mapping[str, str]
     secrets: Sequence[str] = ()
     basic: tuple[str, str] | None = None
+    method: str = "POST"
 
     def told(self, words: str) -> str:
         """Words about the request, from elsewhere, without its secrets."""
@@ -67,6 +69,23 @@ def send(post: Post, settings: HttpSinkSettings) -> Answer:
 
 def send_once(post: Post, settings: HttpSinkSettings, until: float) -> Answer:
     """Post it once; `until` is a time of the monotonic clock. Raises Unavailable, Overloaded, Rejected, BadInput."""
+    answer, headers = _answered(post, settings, until)
+    failed = failure(post.told(f"HTTP {answer.status}: {answer.body.decode(errors='replace')}"), answer.status, headers)
+    if failed is not None:
+        raise failed
+    return answer
+
+
+def look(post: Post, settings: HttpSinkSettings) -> int:
+    """Status of what answers there to a HEAD, which changes nothing. Raises Unavailable, Rejected (TLS), BadInput."""
+    answer, _ = _answered(replace(post, method="HEAD", body=b""), settings, time.monotonic() + settings.deadline / SECOND_NS)
+    if answer.status in _NOBODY_BEHIND:
+        raise Unavailable(post.told(f"HTTP {answer.status} to HEAD"))
+    return answer.status
+
+
+def _answered(post: Post, settings: HttpSinkSettings, until: float) -> tuple[Answer, Mapping[str, str]]:
+    """What was answered, whatever it is, and its headers."""
     import requests
 
     wait = max(_SHORTEST_S, min(settings.timeout / SECOND_NS, until - time.monotonic()))
@@ -75,10 +94,11 @@ def send_once(post: Post, settings: HttpSinkSettings, until: float) -> Answer:
         with (
             unlogged(),
             _session(settings, post.basic) as session,
-            session.post(post.url, data=post.body, headers=headers, timeout=wait, stream=True, allow_redirects=False) as response,
+            session.request(
+                post.method, post.url, data=post.body, headers=headers, timeout=wait, stream=True, allow_redirects=False
+            ) as response,
         ):
-            answer = Answer(response.status_code, _limited(response, time.monotonic() + wait))
-            answered = response.headers
+            return Answer(response.status_code, _limited(response, time.monotonic() + wait)), response.headers
     except ValueError:  # requests' own for a header or an address that cannot be sent
         raise Rejected(post.told("an address, a header or a secret holds characters that cannot be sent")) from None
     except requests.exceptions.SSLError as error:
@@ -87,10 +107,6 @@ def send_once(post: Post, settings: HttpSinkSettings, until: float) -> Answer:
         raise Unavailable(post.told(_reason(error))) from None
     except OSError as error:  # a file of certificates that holds none
         raise Rejected(post.told(f"TLS: {error.strerror or type(error).__name__}")) from None
-    failed = failure(post.told(f"HTTP {answer.status}: {answer.body.decode(errors='replace')}"), answer.status, answered)
-    if failed is not None:
-        raise failed
-    return answer
 
 
 def identity(settings: IdentifiedSettings) -> tuple[dict[str, str], tuple[str, str] | None, tuple[str, ...]]:

@@ -104,8 +104,9 @@ def message_of(notice: Notice) -> Message:
 
 def headline(notice: Notice) -> str:
     """The incident in one line, its likely cause first: what a pager or a subject line shows."""
+    test = "Test, nothing is wrong. " if notice.test else ""
     over = "Resolved. " if notice.state == "resolved" else ""
-    return line(f"{over}{_cause(notice.report)}: {line(notice.title, _LONGEST_TITLE) or 'incident'}", _LONGEST_TITLE)
+    return line(f"{test}{over}{_cause(notice.report)}: {line(notice.title, _LONGEST_TITLE) or 'incident'}", _LONGEST_TITLE)
 
 
 def _cause(report: TriageReport | None) -> str:

@@ -57,7 +57,8 @@ class Links:
 class Notice:
     """The state of an incident at one revision; revisions rise. Without a report, `trouble` says why there is none.
 
-    `more_alerts` is how many alerts the sender left out, `model` what ranked, `news` what changed against the revision before.
+    `more_alerts` is how many alerts the sender left out, `model` what ranked, `news` what changed against the revision before;
+    `test` is true for an example that somebody sends to see whether it arrives (`rca sinks test`).
     """
 
     incident_id: str
@@ -72,6 +73,7 @@ class Notice:
     links: Links = field(default_factory=Links)
     model: str = ""
     news: tuple[str, ...] = ()
+    test: bool = False
     schema_version: str = SCHEMA_VERSION
 
     @property
@@ -108,3 +110,22 @@ class Sink(Protocol):
     name: str
 
     def send(self, notice: Notice, before: str | None) -> Sent: ...
+
+
+@runtime_checkable
+class Checkable(Protocol):
+    """A sink that can be looked at (`rca doctor`).
+
+    `check` sends nothing that anybody would read. It says what answered, in words for people, and raises what `send` would.
+    """
+
+    name: str
+
+    def check(self) -> str: ...
+
+
+def checked(sink: Sink) -> str:
+    """What a sink says of itself. Raises what `send` would."""
+    if isinstance(sink, Checkable):
+        return sink.check()
+    return "it has no check of its own; only a message shows whether it takes them"

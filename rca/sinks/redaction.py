@@ -20,7 +20,7 @@ from rca.report import Confidence, Subject, TriageReport, confidence_of, shown
 from rca.report import Path as ReportPath
 from rca.settings import secret_in
 from rca.signals import NODE_COLUMN, NODE_SIGNALS
-from rca.sinks.notice import AlertLine, Links, Notice, Sent, Sink
+from rca.sinks.notice import AlertLine, Links, Notice, Sent, Sink, checked
 from rca.telemetry import EntityId, Gap
 from rca.wording import count, quantity
 
@@ -162,6 +162,10 @@ class RedactedSink:
     def send(self, notice: Notice, before: str | None) -> Sent:
         """As the sink itself, with names replaced."""
         return self._sink.send(redacted(notice, self._key), before)
+
+    def check(self) -> str:
+        """As the sink itself."""
+        return f"{checked(self._sink)}; names are replaced"
 
     def __repr__(self) -> str:
         return f"RedactedSink({self.name!r})"

@@ -117,6 +117,8 @@ class Slack:
         if request.headers.get("Authorization") != f"Bearer {self.token}":
             return _slack_error("invalid_auth")
         body = request.json()
+        if request.path == "/api/auth.test":
+            return as_json(200, {"ok": True, "team": "Example", "user": "rca", "bot_id": "B1"})
         if error := _slack_mistake(body):
             return _slack_error(error)
         if request.path == "/api/chat.postMessage":

@@ -41,6 +41,11 @@ class AppriseSink:
         cut = retrying(lambda until: self._send(notice), self.config.deadline / SECOND_NS)  # noqa: ARG005
         return Sent("resolved" if notice.state == "resolved" else str(told + 1), cut)
 
+    def check(self) -> str:
+        """Which service the address is one of; no service can be asked without sending. Raises BadInput."""
+        _, service = self._service()
+        return f"an address of {service.service_name}; only a message shows whether it takes them"
+
     def _send(self, notice: Notice) -> tuple[str, ...]:
         from apprise import NotifyType
 

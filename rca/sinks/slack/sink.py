@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Final
 from rca.errors import Rejected, Unavailable
 from rca.settings import secret_in
 from rca.sinks.http import Post, send_once
+from rca.sinks.markup import line
 from rca.sinks.notice import Notice, Sent
 from rca.sinks.retry import retrying
 from rca.sinks.slack.blocks import slack_message
@@ -40,6 +41,9 @@ _ADVICE: Final = {
 }
 
 
+_NAME: Final = 80
+
+
 class _Refused(Rejected):
     """Slack's answer `ok: false`, with its error code."""
 
@@ -70,6 +74,12 @@ class SlackSink:
                 return Sent(before, cut)
         said = self._call("chat.postMessage", {**body, "channel": self.config.channel})
         return Sent(f"{said.get('channel', self.config.channel)}/{said.get('ts', '')}", cut)
+
+    def check(self) -> str:
+        """Who we are to Slack. Raises Unavailable, Overloaded, Rejected, BadInput."""
+        said = self._call("auth.test", {})
+        team, user = line(str(said.get("team", "")), _NAME), line(str(said.get("user", "")), _NAME)
+        return f"Slack knows the token: {user or 'an app'} in {team or 'a workspace'}"
 
     def _call(self, method: str, body: dict[str, Any]) -> dict[str, Any]:
         token = secret_in(self.config.bot_token_file)

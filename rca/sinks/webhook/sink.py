@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from rca.errors import BadInput
 from rca.settings import secret_in
-from rca.sinks.http import Post, identity, send_once
+from rca.sinks.http import Post, identity, look, send_once
 from rca.sinks.markup import is_address
 from rca.sinks.notice import Notice, Sent
 from rca.sinks.retry import retrying
@@ -43,6 +43,14 @@ class WebhookSink:
 
         retrying(attempt, self.config.deadline / SECOND_NS)
         return Sent(notice.incident_id, cut)
+
+    def check(self) -> str:
+        """Whether the secret is one, and somebody listens. Raises Unavailable, Rejected, BadInput."""
+        url, hidden = self._address()
+        keys_in(secret_in(self.config.secret_file), str(self.config.secret_file))
+        headers, basic, secrets = identity(self.config)
+        status = look(Post(self.name, url, b"", headers, (*secrets, *hidden), basic), self.config)
+        return f"the server answers (HTTP {status} to HEAD); only a message shows whether it takes them"
 
     def _address(self) -> tuple[str, tuple[str, ...]]:
         """Where to post to, and it again where it is a secret."""
