@@ -321,6 +321,22 @@ def test_a_sink_that_refuses_is_not_asked_again_and_others_are_told(tmp_path: Pa
         assert "rca_serve_waiting_deliveries 1" in text
 
 
+def test_maintenance_is_declared_by_a_file(tmp_path: Path) -> None:
+    declared = tmp_path / "maintenance"
+    with serving(tmp_path / "home", maintenance_file=declared) as server:
+
+        def figures() -> dict[str, str]:
+            lines = requests.get(f"{server.url}/metrics", timeout=20).text.splitlines()
+            return dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+
+        assert figures()["rca_serve_maintenance"] == "0"
+        declared.touch()
+        assert figures()["rca_serve_maintenance"] == "1"
+        assert until(lambda: "rca_serve_model_replaced" in figures()), "once something ranks"
+        assert figures()["rca_serve_model_replaced"] == "0"
+        assert "rca_serve_telemetry_age_seconds" not in figures(), "nothing is collected here"
+
+
 def test_how_long_a_sink_is_left_alone() -> None:
     waits = [wait_s(tries, Unavailable("down")) for tries in range(8)]
     assert waits == sorted(waits)

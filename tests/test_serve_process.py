@@ -14,6 +14,7 @@ import requests
 
 from rca.incidents.inbox import InboxFile
 from rca.incidents.store import IncidentStore
+from tests.servers.otlp import Observed, attributes, observed
 from tests.servers.prometheus import alertmanager, free_port
 from tests.servers.receiver import Receiver, receiving
 from tests.servers.serve import SECRET, ServeProcess, serve_process
@@ -94,7 +95,14 @@ def test_from_a_real_prometheus_and_alertmanager_to_a_message_a_page_and_a_label
     url, end_s = shop_prometheus
     with (
         receiving() as receiver,
-        serve_process(tmp_path / "rca", free_port(), prometheus=url, receiver=receiver.url) as server,
+        observed() as collector,
+        serve_process(
+            tmp_path / "rca",
+            free_port(),
+            prometheus=url,
+            receiver=receiver.url,
+            more=f'[observe]\nenabled = true\nendpoint = "{collector.url}"\ninterval = "1s"\n',
+        ) as server,
         alertmanager(tmp_path / "alertmanager", _ALERTMANAGER.format(url=server.url, secret=SECRET)) as source,
     ):
         fire(source, "HighLatency", service="web", began=end_s - 300)
@@ -116,6 +124,29 @@ def test_from_a_real_prometheus_and_alertmanager_to_a_message_a_page_and_a_label
         with IncidentStore(server.home) as store:
             (label,) = store.incident(message["incident_id"]).labels
         assert (label.name(), label.provenance, label.author) == ("pay", "confirmed", "tester")
+        assert (
+            'rca_serve_agreement_total{outcome="agrees"} 1'
+            in requests.get(f"{server.url}/metrics", headers=AUTHORIZED, timeout=20).text
+        )
+        until(lambda: {"rank", "deliver", "store"} <= {span.name for span in collector.spans()})
+        check_trace(collector, message)
+        until(lambda: "rca.serve.agreement" in collector.metrics())
+
+
+def check_trace(collector: Observed, message: Any) -> None:
+    """One ranking is one trace through both processes; it says which graph, window and model, and names no service."""
+    spans = {span.name: span for span in reversed(collector.spans())}
+    rank = spans["rank"]
+    below = [span.name for span in collector.spans() if span.trace_id == rank.trace_id and span.parent_span_id == rank.span_id]
+    assert below[:5] == ["collect", "build graph", "score", "explain", "store"]
+    graph, window = attributes(spans["build graph"]), message["report"]["ranking"]["window"]
+    assert len(graph["rca.graph.id"]) == 16
+    assert (graph["rca.window.start_ns"], graph["rca.window.end_ns"]) == (window["start_ns"], window["end_ns"])
+    assert attributes(spans["score"])["rca.model.id"] == message["report"]["ranking"]["ranker"]
+    assert attributes(spans["deliver"])["rca.incident.id"] == message["incident_id"]
+    told = "".join(request.body.decode(errors="replace") for request in collector.receiver.requests)
+    assert "HighLatency" not in told
+    assert "checkout" not in told
 
 
 def test_kill_9_in_the_middle_of_a_replay_loses_nothing(tmp_path: Path) -> None:

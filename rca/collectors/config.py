@@ -21,6 +21,7 @@ from rca.collectors.streaming.config import StreamConfig
 from rca.collectors.tempo.config import TempoConfig
 from rca.collectors.warm.config import StoreConfig
 from rca.errors import BadInput
+from rca.observe import ObserveConfig
 from rca.serve.config import ServeConfig
 from rca.settings import DurationNs, Section
 from rca.telemetry import MINUTE_NS, SECOND_NS
@@ -72,6 +73,7 @@ class Config(Section):
     kubernetes: KubernetesConfig | None = None
     alertmanager: AlertmanagerConfig | None = None
     serve: ServeConfig = ServeConfig()
+    observe: ObserveConfig = ObserveConfig()
     sinks: Annotated[
         dict[str, dict[str, Any]],
         Field(description="who is told by `rca serve`, a table `[sinks.NAME]` each (docs/notifications.md)"),

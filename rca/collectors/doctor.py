@@ -91,13 +91,13 @@ def _read(answer: Answer, interval: Interval, *, with_gaps: bool) -> Iterator[Fi
         return
     told = ", ".join(count(rows[name], noun) for name, noun in _NOUNS.items() if name in rows) or "nothing"
     yield Finding(source, "ok", f"five minutes read in {answer.seconds:.1f} s: {told}")
-    newest = _newest(answer.telemetry)
+    newest = newest_ns(answer.telemetry)
     if newest is not None and interval.end_ns - newest > _STALE_NS:
         text = f"its newest telemetry is {(interval.end_ns - newest) / MINUTE_NS:.0f} minutes old"
         yield Finding(source, "warning", text, "raise `[triage] lag` if that is usual there")
 
 
-def _newest(telemetry: Telemetry) -> int | None:
+def newest_ns(telemetry: Telemetry) -> int | None:
     """Time of the last span, bin, sample or log line; events and alerts are rare by nature."""
     steady = ("spans", "bin_counts", "metrics", "calls", "logs")
     times = [telemetry.frames()[name][time_column(name)].max() for name in steady]

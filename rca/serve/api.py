@@ -350,7 +350,7 @@ def _add_labels(router: APIRouter, desk: Desk) -> None:
         )
         desk.done(request, who, f"label {verdict}", f"{episode.incident_id} {meant.name()} {meant.fault_kind}")
         changed = judged(desk.inbox.home, bundle, verdict, meant, who=who.name, also=given.also)
-        desk.metrics.labels.add(verdict)
+        desk.labelled(verdict, meant, notice, changed=changed)
         with IncidentStore(desk.inbox.home) as store:
             return LabelsOut(incident=episode.incident_id, changed=changed, labels=list(labels_of(store, episode)))
 
@@ -407,13 +407,6 @@ def _add_state(router: APIRouter, desk: Desk) -> None:
         dependencies=[_may(desk, "read")],
     )
     def metrics() -> PlainTextResponse:
-        with desk.reading() as file:
-            groups, deliveries = file.waiting()
-        gauges = {
-            "waiting_groups": ("groups that wait for their first answer", float(groups)),
-            "waiting_deliveries": ("messages that wait to be sent", float(deliveries)),
-            "pending_bytes": ("bytes of notifications held in memory", float(desk.pending)),
-        }
-        return PlainTextResponse(desk.metrics.text(gauges), media_type="text/plain; version=0.0.4")
+        return PlainTextResponse(desk.metrics.text(), media_type="text/plain; version=0.0.4")
 
     _ = models, healthz, readyz, metrics

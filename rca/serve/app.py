@@ -17,13 +17,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rca import __version__
 from rca.errors import BadInput, Overloaded, RcaError, StorageFull, Unavailable, UnknownName
+from rca.incidents.incident import Label
 from rca.serve.asking import Ranks
 from rca.serve.auth import Access, Audit, Role, Sites, Who
 from rca.serve.config import ServeConfig
 from rca.serve.inbox import Inbox
 from rca.serve.metrics import Metrics
+from rca.serve.notices import leader
 from rca.serve.payload import Webhook
 from rca.serve.schemas import Problem
+from rca.sinks.notice import Notice
 from rca.telemetry import SECOND_NS
 
 _LOG: Final = logging.getLogger(__name__)
@@ -91,6 +94,14 @@ class Desk:
         """Note that somebody was turned away."""
         address = request.client.host if request.client else ""
         self.audit.refused(reason, who=who.name, address=address, target=request.url.path)
+
+    def labelled(self, verdict: str, label: Label, notice: Notice | None, *, changed: bool) -> None:
+        """Count a verdict, and whether the last answer had said the same."""
+        self.metrics.labels.add(verdict)
+        if changed and verdict != "withdraw":
+            blamed = leader(notice.report) if notice else None
+            agrees = blamed == (label.entity.entity() if label.entity else None)
+            self.metrics.agreement.add("agrees" if agrees else "differs")
 
     def done(self, request: Request, who: Who, action: str, target: str) -> None:
         """Note a change that is about to be made. Raises StorageFull."""

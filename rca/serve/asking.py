@@ -5,29 +5,33 @@ It runs in a process of its own (rca.serve.process), for ranking keeps a core bu
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 from rca.collectors.alert_labels import Firing, alerts_frame, entity_of
 from rca.collectors.alerts import Alert
 from rca.collectors.config import Config
+from rca.collectors.doctor import newest_ns
 from rca.collectors.live import collect_incident, fresh_until, now_ns, question_about
 from rca.collectors.sources import sources_of
 from rca.contracts import Case, Collector, Ranker
 from rca.errors import BadCheckpoint, BadGraph, BadInput, RcaError, Unavailable
+from rca.graph import ServiceGraph
 from rca.incidents.inbox import GroupAlert
 from rca.incidents.incident import EntityModel, Incident
 from rca.incidents.store import IncidentStore
 from rca.models import registry
 from rca.models.shipped import default_ranker
 from rca.naming import reconciled
+from rca.observe import Observer
 from rca.pipeline import case_of, subject_of
 from rca.ranking import Ranking
 from rca.report import TriageReport, is_empty, path_of, report_of
-from rca.telemetry import EntityId, Interval, Telemetry
+from rca.telemetry import SECOND_NS, EntityId, Interval, Telemetry
 
 SOURCE: Final = "webhook"
 """What the received alerts are called among the sources."""
@@ -53,14 +57,17 @@ class Asked:
 
     groups: tuple[AskedGroup, ...]
     deadline_ns: int
+    trace: Mapping[str, str] = field(default_factory=dict)
+    """Context of the trace that the question belongs to (rca.observe)."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A report for every group, by incident id, and what ranked."""
+    """A report for every group, by incident id, what ranked, and how old the newest telemetry was, None where there was none."""
 
     reports: dict[str, TriageReport]
     model: str
+    age_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -86,9 +93,16 @@ class Asker:
     """Answers one question after the other. Raises BadInput if the configuration names no source."""
 
     def __init__(
-        self, config: Config, home: Path, *, sources: Sequence[Collector] | None = None, ranker: Ranker | None = None
+        self,
+        config: Config,
+        home: Path,
+        *,
+        sources: Sequence[Collector] | None = None,
+        ranker: Ranker | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self._config, self._home = config, home
+        self._observer = observer or Observer()
         self._sources = sources_of(config) if sources is None else tuple(sources)
         self._ranker, self._trouble = (ranker, "") if ranker is not None else usable_ranker()
 
@@ -101,17 +115,35 @@ class Asker:
 
     def find(self, asked: Asked) -> tuple[Found, Incident, Telemetry]:
         """Ask every source and rank. Raises Unavailable if no source answered, BadInput if nothing can be asked about."""
-        incident, telemetry, alerting = self._collected(asked)
-        case = case_of(incident, telemetry)
-        ranking = self._ranked(case)
-        lead = report_of(subject_of(incident, case), case, ranking, top=_TOP)
-        reports = {group.incident_id: _about(group, lead, case, alerting[group.incident_id]) for group in asked.groups}
-        return Found(reports, lead.ranking.ranker), incident, telemetry
+        with self._observer.span("collect", asked.trace) as span:
+            incident, telemetry, alerting = self._collected(asked)
+            newest = newest_ns(telemetry)
+            age_s = None if newest is None else (now_ns() - newest) / SECOND_NS
+            span.tell(rca_gaps=len(telemetry.gaps), rca_gap_sources=sorted({gap.source for gap in telemetry.gaps}))
+        with self._observer.span("build graph", asked.trace) as span:
+            case = case_of(incident, telemetry)
+            window = case.window.incident
+            span.tell(
+                rca_graph_id=graph_id(case.graph),
+                rca_graph_entities=len(case.graph.entities),
+                rca_graph_candidates=len(case.graph.candidates),
+                rca_graph_edges=sum(edges.shape[1] for edges in case.graph.edges.values()),
+                rca_window_start_ns=window.start_ns,
+                rca_window_end_ns=window.end_ns,
+                **({} if age_s is None else {"rca_telemetry_age_s": age_s}),
+            )
+        with self._observer.span("score", asked.trace) as span:
+            ranking = self._ranked(case)
+            span.tell(rca_model_id=ranking.ranker, rca_ranking_no_fault=ranking.no_fault)
+        with self._observer.span("explain", asked.trace):
+            lead = report_of(subject_of(incident, case), case, ranking, top=_TOP)
+            reports = {group.incident_id: _about(group, lead, case, alerting[group.incident_id]) for group in asked.groups}
+        return Found(reports, lead.ranking.ranker, age_s), incident, telemetry
 
-    def keep(self, incident: Incident, telemetry: Telemetry) -> Kept:
+    def keep(self, incident: Incident, telemetry: Telemetry, trace: Mapping[str, str] | None = None) -> Kept:
         """Put the incident into the store, over what was kept of it before."""
         try:
-            with IncidentStore(self._home, who=_AUTHOR) as store:
+            with self._observer.span("store", trace), IncidentStore(self._home, who=_AUTHOR) as store:
                 store.add(incident, telemetry, replace=True)
         except RcaError as error:
             _LOG.warning("%s: %s", incident.id, error)
@@ -165,6 +197,15 @@ class Asker:
         except (BadCheckpoint, BadGraph) as error:
             ranking, trouble = registry.create("floor").rank(case), _instead(error)
         return replace(ranking, notes=(*ranking.notes, trouble)) if trouble else ranking
+
+
+def graph_id(graph: ServiceGraph) -> str:
+    """What tells one graph from another: the same entities, calls and features give the same id."""
+    digest = hashlib.blake2b(repr([str(entity) for entity in graph.entities]).encode(), digest_size=8)
+    digest.update(graph.features.tobytes())
+    for name in sorted(graph.edges):
+        digest.update(name.encode() + graph.edges[name].tobytes())
+    return digest.hexdigest()
 
 
 class _Received:

@@ -76,6 +76,10 @@ class ServeConfig(Section):
     keep: Annotated[DurationNs, Field(description="how long alerts and answers are kept; incidents and labels stay")] = (
         90 * _DAY_NS
     )
+    maintenance_file: Annotated[
+        Path | None,
+        Field(description="while this file exists, `rca_serve_maintenance` is 1 and the rules that watch over it are quiet"),
+    ] = None
     links: Annotated[ServeLinks, Field(description="where messages and pages link to")] = ServeLinks()
     limits: Annotated[ServeLimits, Field(description="how much is taken at once")] = ServeLimits()
 

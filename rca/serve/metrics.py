@@ -1,10 +1,13 @@
-"""What `rca serve` counts about itself, in Prometheus' text form."""
+"""What `rca serve` counts about itself: in Prometheus' text form, and reported to OpenTelemetry where that is on."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Final
+
+from rca.observe import Observer
 
 _PREFIX: Final = "rca_serve"
 _FAST: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -24,14 +27,15 @@ class Counter:
             self._values[value] = self._values.get(value, 0) + amount
 
     def value(self, value: str) -> int:
+        return self.values().get(value, 0)
+
+    def values(self) -> dict[str, int]:
         with self._lock:
-            return self._values.get(value, 0)
+            return dict(self._values)
 
     def lines(self) -> Iterator[str]:
         yield from _head(self.name, "counter", self.meaning)
-        with self._lock:
-            values = dict(self._values)
-        for value, amount in values.items():
+        for value, amount in self.values().items():
             yield f'{self.name}{{{self.label}="{_escaped(value)}"}} {amount}'
 
 
@@ -43,12 +47,17 @@ class Histogram:
         self._counts = [0] * (len(bounds) + 1)
         self._sum = 0.0
         self._lock = threading.Lock()
+        self._report: Callable[[float], None] = lambda _seconds: None
 
     def observe(self, seconds: float) -> None:
         row = next((i for i, bound in enumerate(self.bounds) if seconds <= bound), len(self.bounds))
         with self._lock:
             self._counts[row] += 1
             self._sum += seconds
+        self._report(seconds)
+
+    def report_to(self, observer: Observer) -> None:
+        self._report = observer.histogram(self.name, self.meaning, self.bounds)
 
     def lines(self) -> Iterator[str]:
         yield from _head(self.name, "histogram", self.meaning)
@@ -62,10 +71,28 @@ class Histogram:
         yield f"{self.name}_count {so_far}"
 
 
+@dataclass(frozen=True)
+class Gauge:
+    """A value of the moment; None while there is none. `name` ends in its unit."""
+
+    short: str
+    meaning: str
+    read: Callable[[], float | None]
+
+    @property
+    def name(self) -> str:
+        return f"{_PREFIX}_{self.short}"
+
+    def values(self) -> dict[str, float]:
+        value = self.read()
+        return {} if value is None else {"": float(value)}
+
+
 class Metrics:
-    """Every counter and histogram of a server."""
+    """Every counter, histogram and gauge of a server."""
 
     def __init__(self) -> None:
+        self.gauges: list[Gauge] = []
         self.alerts = Counter(
             "alerts", "outcome", "alerts received: new ones or changes, and those that were known", ("new", "known")
         )
@@ -83,16 +110,37 @@ class Metrics:
         self.deliveries = Counter(
             "deliveries", "outcome", "messages by what became of them", ("sent", "to be tried again", "given up")
         )
+        self.ranked_by = Counter("ranked_by", "model", "rankings by what made them", ())
+        self.gaps = Counter("gaps", "source", "what was missing when it was ranked, by the source that missed it", ())
+        self.graph_age_seconds = Histogram("graph_age", "age of the newest telemetry that a ranking was made from", _SLOW)
         self.labels = Counter("labels", "verdict", "labels that people gave", ("confirm", "correct", "no_fault", "withdraw"))
+        self.agreement = Counter(
+            "agreement", "outcome", "labels by whether the answer had named that cause first", ("agrees", "differs")
+        )
 
-    def text(self, gauges: Mapping[str, tuple[str, float]]) -> str:
-        """The whole page; `gauges` are values of the moment by name, each with its meaning."""
-        lines: list[str] = []
-        for each in vars(self).values():
-            lines += each.lines()
-        for name, (meaning, value) in gauges.items():
-            lines += [*_head(f"{_PREFIX}_{name}", "gauge", meaning), f"{_PREFIX}_{name} {value:g}"]
+    def counted(self) -> list[Counter]:
+        return [each for each in vars(self).values() if isinstance(each, Counter)]
+
+    def timed(self) -> list[Histogram]:
+        return [each for each in vars(self).values() if isinstance(each, Histogram)]
+
+    def text(self) -> str:
+        """The whole page."""
+        lines = [line for counter in self.counted() for line in counter.lines()]
+        lines += [line for histogram in self.timed() for line in histogram.lines()]
+        for gauge in self.gauges:
+            values = gauge.values().values()
+            lines += [*_head(gauge.name, "gauge", gauge.meaning), *(f"{gauge.name} {value:g}" for value in values)]
         return "\n".join(lines) + "\n"
+
+    def report_to(self, observer: Observer) -> None:
+        """The same figures under the same names, once they are in Prometheus."""
+        for counter in self.counted():
+            observer.count(counter.name, counter.meaning, counter.label, counter.values)
+        for histogram in self.timed():
+            histogram.report_to(observer)
+        for gauge in self.gauges:
+            observer.gauge(gauge.name, gauge.meaning, gauge.values)
 
 
 def _head(name: str, kind: str, meaning: str) -> Iterator[str]:

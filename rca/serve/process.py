@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from rca.collectors.config import Config
 from rca.errors import RcaError, Unavailable
+from rca.observe import observing
 from rca.serve.asking import Asked, Asker, Found, Kept, Ranks
 from rca.telemetry import SECOND_NS
 
@@ -144,7 +145,7 @@ def _serve(line: Connection, config: Config, home: Path, parent: int) -> None:
     """What the process does: say what ranks, then answer."""
     begin(parent)
     try:
-        asker = Asker(config, home)
+        asker = Asker(config, home, observer=observing(config.observe))
     except RcaError as error:
         line.send(_Raised(error))
         return
@@ -158,4 +159,4 @@ def _serve(line: Connection, config: Config, home: Path, parent: int) -> None:
                 line.send(_Raised(error))
                 continue
             line.send(found)
-            line.send(asker.keep(incident, telemetry))
+            line.send(asker.keep(incident, telemetry, asked.trace))

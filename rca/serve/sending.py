@@ -13,6 +13,7 @@ from typing import Final
 
 from rca.errors import Overloaded, RcaError, Rejected
 from rca.incidents.inbox import Delivery, InboxFile
+from rca.observe import Observer
 from rca.serve.inbox import Inbox
 from rca.serve.metrics import Metrics
 from rca.serve.notices import loaded
@@ -30,7 +31,16 @@ _MOST: Final = 50
 class Sender:
     """Sends to one sink, in the order of the revisions of each incident."""
 
-    def __init__(self, inbox: Inbox, sink: Sink, metrics: Metrics, *, wall_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self,
+        inbox: Inbox,
+        sink: Sink,
+        metrics: Metrics,
+        *,
+        observer: Observer | None = None,
+        wall_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._observer = observer or Observer()
         self._inbox, self._sink, self._metrics, self._wall_ns = inbox, sink, metrics, wall_ns
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self.run, name=f"sink {sink.name}", daemon=True)
@@ -76,7 +86,14 @@ class Sender:
         stored = file.notice(delivery.episode, delivery.revision)
         try:
             notice = loaded(stored.body)
-            sent = self._sink.send(notice, before)
+            with self._observer.span(
+                "deliver",
+                rca_incident_id=delivery.incident_id,
+                rca_revision=delivery.revision,
+                rca_sink=self._sink.name,
+                rca_tries=delivery.tries,
+            ):
+                sent = self._sink.send(notice, before)
         except Exception as error:  # a sink of another package may raise anything; the others go on
             self._failed(delivery, error)
             return

@@ -15,17 +15,20 @@ from typing import Final
 import uvicorn
 
 from rca.collectors.config import Config
+from rca.collectors.warm.store import Store, store_folder
 from rca.errors import BadInput
+from rca.observe import observing
 from rca.serve.api import api
 from rca.serve.app import Desk, build_app
 from rca.serve.auth import Access, Audit, Sites
 from rca.serve.inbox import Inbox
-from rca.serve.metrics import Metrics
+from rca.serve.metrics import Gauge, Metrics
 from rca.serve.process import AskingProcess
 from rca.serve.sending import Sender
 from rca.serve.site import site
 from rca.serve.worker import Asking, Worker
 from rca.sinks.notice import Sink
+from rca.telemetry import SECOND_NS
 
 _BACKLOG: Final = 1024
 _GRACE_S: Final = 10
@@ -49,11 +52,15 @@ class Server:
             metrics, access, audit = Metrics(), Access(settings.access_file), Audit(settings.audit_file)
             self._inbox = Inbox(home, config.triage.system)
             undo.callback(self._inbox.close)
+            self._observer = observing(config.observe)
+            undo.callback(self._observer.close)
             self._asking = asking or AskingProcess(config, home)
-            self._worker = Worker(self._inbox, self._asking, settings, self._names, metrics)
-            self._senders = [Sender(self._inbox, sink, metrics) for sink in sinks]
+            self._worker = Worker(self._inbox, self._asking, settings, self._names, metrics, observer=self._observer)
+            self._senders = [Sender(self._inbox, sink, metrics, observer=self._observer) for sink in sinks]
             sites = Sites(self.url, any_host=not access.open)
             desk = Desk(settings, self._inbox, access, sites, audit, metrics, lambda: self._asking.ranks, self._parts)
+            metrics.gauges += self._gauges(config, desk)
+            metrics.report_to(self._observer)
             self._server = _Uvicorn(self._uvicorn(desk))
             undo.pop_all()
 
@@ -98,6 +105,7 @@ class Server:
         self._worker.stop()
         for sender in self._senders:
             sender.stop()
+        self._observer.close()
         self._inbox.close()
         self._socket.close()
 
@@ -108,6 +116,32 @@ class Server:
             "worker": "ok" if self._worker.alive() else "ended",
             "ranking": "ok" if self._asking.ranks is not None else "the ranking process is being started",
         }
+
+    def _gauges(self, config: Config, desk: Desk) -> list[Gauge]:
+        """Values of the moment. What counts the queue asks the disk, so that it is right after a start, too."""
+        store = Store(store_folder(config.store, None)) if config.store is not None else None
+        maintenance = config.serve.maintenance_file
+
+        def waiting(which: int) -> float:
+            with self._inbox.reading() as file:
+                return file.waiting()[which]
+
+        def age_s() -> float | None:
+            fresh_ns = store.fresh_until_ns() if store else None
+            return None if fresh_ns is None else (time.time_ns() - fresh_ns) / SECOND_NS
+
+        def instead() -> float | None:
+            ranks = self._asking.ranks
+            return None if ranks is None else float(bool(ranks.trouble))
+
+        return [
+            Gauge("waiting_groups", "groups that wait for their first answer", lambda: waiting(0)),
+            Gauge("waiting_deliveries", "messages that wait to be sent", lambda: waiting(1)),
+            Gauge("pending_bytes", "bytes of notifications held in memory", lambda: desk.pending),
+            Gauge("telemetry_age_seconds", "age of the newest bin that `rca collect` keeps", age_s),
+            Gauge("model_replaced", "1 while the label-free score ranks in place of a model that cannot be used", instead),
+            Gauge("maintenance", "1 while maintenance is declared", lambda: maintenance is not None and maintenance.exists()),
+        ]
 
     def _uvicorn(self, desk: Desk) -> uvicorn.Config:
         tls = self.settings.tls

@@ -187,15 +187,16 @@ def _judge(desk: Desk, scenes: Scenes, incident_id: str, who: Who, request: Requ
         given = judgement_of(form)
         with desk.reading() as file:
             episode = file.episode(incident_id)
+            notice = loaded(file.notice(episode.number, episode.revision).body) if episode.revision else None
         bundle = bundle_of(episode)
         desk.done(request, who, f"label {given.verdict}", f"{incident_id} {given.label.name()} {given.label.fault_kind}")
-        judged(desk.inbox.home, bundle, given.verdict, given.label, who=who.name)
+        changed = judged(desk.inbox.home, bundle, given.verdict, given.label, who=who.name)
     except HTTPException as error:
         return _incident(desk, scenes, incident_id, who, problem=str(error.detail), status=error.status_code)
     except RcaError as error:
         status, _ = answer_to(error, desk.settings.limits.retry_after)
         return _incident(desk, scenes, incident_id, who, problem=str(error), status=422 if status == 404 else status)
-    desk.metrics.labels.add(given.verdict)
+    desk.labelled(given.verdict, given.label, notice, changed=changed)
     return RedirectResponse(f"../{incident_id}?said", 303)
 
 

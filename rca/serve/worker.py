@@ -14,6 +14,7 @@ from typing import Final, Protocol
 
 from rca.errors import BadInput, RcaError, StorageFull, Unavailable
 from rca.incidents.inbox import Episode, GroupAlert, InboxFile, Task
+from rca.observe import Observer
 from rca.serve.asking import Asked, AskedGroup, Found, Kept, Ranks
 from rca.serve.config import ServeConfig
 from rca.serve.inbox import Inbox
@@ -58,8 +59,10 @@ class Worker:
         sinks: Sequence[str],
         metrics: Metrics,
         *,
+        observer: Observer | None = None,
         wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
+        self._observer = observer or Observer()
         self._inbox, self._asking, self._settings, self._sinks, self._metrics = inbox, asking, settings, tuple(sinks), metrics
         self._wall_ns = wall_ns
         self._tidied_ns = 0
@@ -159,16 +162,34 @@ class Worker:
         alerts = {episode.number: file.alerts(episode.number, most) for episode in batch}
         groups = tuple(AskedGroup(e.incident_id, e.title, alerts[e.number]) for e in batch)
         before = {episode.number: _last(file, episode) for episode in batch}
-        began = time.monotonic()
-        found, trouble = self._found(Asked(groups, self._settings.deadline))
+        named = [episode.incident_id for episode in batch]
+        with self._observer.span(
+            "rank", rca_incident_ids=named, rca_task=str(batch[0].task), rca_alerts=sum(map(len, alerts.values()))
+        ) as span:
+            began = time.monotonic()
+            found, trouble = self._found(Asked(groups, self._settings.deadline, self._observer.context()))
+            self._counted(found, time.monotonic() - began)
+            if found is None:
+                span.fail(trouble)
+            else:
+                span.tell(rca_model_id=found.model)
+            try:
+                for episode in batch:
+                    self._say(episode, alerts[episode.number], before[episode.number], found, trouble)
+            finally:
+                if found is not None:
+                    self._keep(batch)
+
+    def _counted(self, found: Found | None, seconds: float) -> None:
         self._metrics.rankings.add("ranked" if found else "failed")
-        self._metrics.ranking_seconds.observe(time.monotonic() - began)
-        try:
-            for episode in batch:
-                self._say(episode, alerts[episode.number], before[episode.number], found, trouble)
-        finally:
-            if found is not None:
-                self._keep(batch)
+        self._metrics.ranking_seconds.observe(seconds)
+        if found is None:
+            return
+        self._metrics.ranked_by.add(found.model)
+        if found.age_s is not None:
+            self._metrics.graph_age_seconds.observe(found.age_s)
+        for gap in next(iter(found.reports.values())).ranking.gaps:
+            self._metrics.gaps.add(gap.source)
 
     def _found(self, asked: Asked) -> tuple[Found | None, str]:
         try:
