@@ -209,7 +209,7 @@ def path_of(graph: ServiceGraph, alerting: Sequence[EntityId], cause: EntityId) 
         return Path(noticed, tuple(graph.entities[row] for row in found), " -> ".join(shown(graph.entities[r]) for r in found))
     names = _listed([shown(start) for start in starts])
     back = shortest_path(_steps(graph), [graph.rows[cause]], *[graph.rows[start] for start in starts])
-    where = "it is further up: it calls what alerts" if back else "no chain of calls joins them"
+    where = "it is further up and calls what alerts" if back else "no chain of calls joins them"
     return Path(noticed, (), f"There is no path from {names} down to {shown(cause)}: {where}.")
 
 
@@ -357,7 +357,8 @@ def _when(intervals: Sequence[Interval], inside: int) -> str:
         return ""
     first, last = min(i.start_ns for i in intervals), max(i.end_ns for i in intervals)
     many = f"{len(intervals)} times, " if len(intervals) > 1 else ""
-    return f" ({many}{clock(first)} to {clock(last)}{', in the window' if inside else ''})"
+    dated = clock(first, date=True)[:10] != clock(last, date=True)[:10]
+    return f" ({many}{clock(first, date=dated)} to {clock(last, date=dated)}{', in the window' if inside else ''})"
 
 
 # --- why not ------------------------------------------------------------------------------------------------------------

@@ -88,6 +88,19 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+def test_an_archive_that_breaks_off_is_told_apart_from_another_file(rca: Rca, tmp_path: Path) -> None:
+    whole, archive = tmp_path / "whole.tar.zst", tmp_path / "cut.tar.zst"
+    write_bundle(whole, INCIDENT, TELEMETRY)
+    for content, found in (
+        (whole.read_bytes()[:1000], r"one that is damaged or cut off \(.*\)"),
+        (b"# Notes", "another file"),
+    ):
+        archive.write_bytes(content)
+        code, said = rca("triage", archive)
+        assert code == 2
+        assert re.fullmatch(rf"error: .*cut\.tar\.zst: expected an incident bundle .*, found {found}\n", said), said
+
+
 @pytest.mark.parametrize("command", [("triage",), ("incidents", "import")], ids=" ".join)
 @pytest.mark.parametrize("mistake", BREAKS)
 def test_a_broken_bundle(rca: Rca, home: Path, broken: Path, mistake: str, command: tuple[str, ...]) -> None:

@@ -197,6 +197,20 @@ def test_without_the_extra_the_message_names_it(bundles: Path, tmp_path: Path, m
         CliRunner().invoke(app, options(bundles, tmp_path / "mine", 2), catch_exceptions=False)
 
 
+def test_where_no_epoch_was_finished_nothing_is_said_to_be_kept(
+    bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("RCA_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(NetworkRanker, "train", interrupted)
+    ended = CliRunner().invoke(app, options(bundles, tmp_path / "mine", 2))
+    assert ended.exit_code == 130
+    assert ended.stderr == "no epoch was finished yet, nothing is kept\n"
+    assert not (tmp_path / "mine").exists()
+
+
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_is_finished(bundles: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "RCA_HOME": str(tmp_path / "home")}

@@ -19,7 +19,7 @@ from rca.evaluation.predictions import Predictions, Truth
 from rca.evaluation.runner import Exam, RankerSpec, evaluate
 from rca.evaluation.transforms import TRANSFORMS, transform
 from rca.faults import NO_FAULT
-from rca.incidents.bundle import write_bundle
+from rca.incidents.bundle import read_bundle, write_bundle
 from rca.incidents.example import example_incident
 from rca.models import registry
 from rca.telemetry import SECOND_NS
@@ -324,6 +324,22 @@ def test_command_from_bundles_to_tables(bundles: Path, tmp_path: Path, monkeypat
     assert {len(a["candidates"]) for a in answers} == {len(answers[0]["candidates"])}
 
 
+def test_many_systems_of_an_incident_each_share_one_table(bundles: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("RCA_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("rca.cli.evaluate._MOST_TABLES", 2)
+    for name in ("one", "two", "three"):
+        incident, telemetry = read_bundle(next(bundles.glob("example-*")))
+        write_bundle(tmp_path / "many" / name, incident.model_copy(update={"id": name, "system": name}), telemetry)
+    out = tmp_path / "results"
+    run = ("evaluate", "--bundles", tmp_path / "many", "--out", out, "--split", "zero-shot", "--ranker", "random")
+    text = rca(*run)
+    assert text.startswith("all 3 systems: No labels at all")
+    assert "3 incidents in 3 groups" in text
+    assert text.count("chance") == 1
+    assert text.splitlines()[-1].startswith("Each system by itself: --json")
+    assert [row["dataset"] for row in json.loads(rca(*run, "--json"))["runs"]] == ["one", "three", "two"]
+
+
 def test_kinds_stand_below_each_other_where_there_are_more_of_them_than_rankers() -> None:
     def row(ranker: str, **shares: float) -> tables.Summary:
         kinds = {"all": {"incidents": 6}} | {kind: {"incidents": 2, "ac1": {"value": share}} for kind, share in shares.items()}
@@ -357,6 +373,7 @@ def test_command_reads_the_store(bundles: Path, tmp_path: Path, monkeypatch) -> 
         (("--split", "fold"), "did you mean folds"),
         (("--transform", "no-log"), "did you mean no-logs"),
         (("--split", "leave-system-out"), "at least two systems"),
+        (("--system", "example-shp"), "did you mean example-shop"),
         (("--show", "nothing"), "expected predictions"),
         (("--against", "max-z", "--ranker", "random"), "--against"),
     ],

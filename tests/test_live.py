@@ -6,11 +6,13 @@ import importlib
 import threading
 import time
 from dataclasses import replace
+from typing import cast
 
 import polars as pl
 import pytest
 
 from rca.bins import BIN_NS, frames_of
+from rca.cli import live
 from rca.collectors.alerts import Alert
 from rca.collectors.config import Config, LiveSettings
 from rca.collectors.gathering import Answer, gather, merged
@@ -143,6 +145,21 @@ def test_an_alert_is_searched_around() -> None:
 def test_a_window_of_nothing_is_refused(options: dict[str, int]) -> None:
     with pytest.raises(BadInput, match=r"at least 30 s that end 30 s ago or earlier"):
         question_about(Config(), NOW, **options)
+
+
+def test_a_watch_goes_on_where_the_alert_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Alert | None] = []
+
+    def ask(*arguments: object, **_: object) -> None:
+        asked.append(cast("Alert", arguments[-1]))
+        raise Unavailable("enough")
+
+    monkeypatch.setattr(live, "_ask", ask)
+    options = live.LiveOptions(None, None, None, None, "HighLatency", None, None, "15s", 5, None, 2000, json=False)
+    alert = Alert("HighLatency", T0, end_ns=T0 + MINUTE_NS)
+    with pytest.raises(Unavailable, match="enough"):
+        live._watch(Config(), [], Floor(), options, alert)
+    assert asked == [replace(alert, end_ns=None)]
 
 
 def test_alerts_are_asked_of_the_source_that_knows_them() -> None:

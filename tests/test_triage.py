@@ -259,7 +259,7 @@ def test_paths() -> None:
     assert path_of(made, [a], c).words == "a -> b -> c"
     assert path_of(made, [c], c).words == "c alerts itself."
     assert path_of(made, [c], a).entities == ()
-    assert "it calls what alerts" in path_of(made, [c], a).words
+    assert "it is further up and calls what alerts." in path_of(made, [c], a).words
     assert "no chain of calls joins them" in path_of(made, [x], c).words
     assert path_of(made, [], y).noticed_by == "unknown"
     assert (
@@ -321,12 +321,14 @@ def test_gaps_are_gathered_and_those_of_the_window_come_first() -> None:
     hour = 3600 * 10**9
     start = INCIDENT.window.start_ns
     outside = [Gap("spans", "file absent", Interval(start - n * hour, start - n * hour + 1)) for n in (1, 2)]
-    gaps = (*outside, Gap("logs", "lost", Interval(start, start + 60 * 10**9)), Gap("metrics", "not scraped"))
+    long = Gap("traces", "not asked", Interval(start - 24 * hour, start))
+    gaps = (*outside, Gap("logs", "lost", Interval(start, start + 60 * 10**9)), Gap("metrics", "not scraped"), long)
     report = report_on(INCIDENT, replace(TELEMETRY, gaps=gaps), create("floor"))
     assert report.missing == (
         "logs: lost (10:10:00 to 10:11:00, in the window)",
         "spans: file absent (2 times, 08:10:00 to 09:10:00)",
         "metrics: not scraped",
+        "traces: not asked (2026-01-14 10:10:00 to 2026-01-15 10:10:00)",
     )
 
 

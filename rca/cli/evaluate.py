@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from rca.evaluation.runner import Exam
 
 _DEFAULT_OUT = Path("results")
+_MOST_TABLES = 8
+"""Of more systems one table says more than one each: simulated incidents are of a system of their own."""
 
 _Bundles = Annotated[
     Path | None, typer.Option(metavar="PATH", help="Folder of incident bundles; default: the incident store.", show_default=False)
@@ -84,7 +86,10 @@ def evaluate(
     elif markdown:
         typer.echo(tables.markdown(found))
     else:
-        _print_tables(found)
+        many = len({run.dataset for run in runs}) > _MOST_TABLES
+        _print_tables(tables.summaries(tables.pooled(runs), per_service=per_service) if many else found)
+        if many:
+            typer.echo(f"Each system by itself: --json, --markdown, or the files in {out}.")
     if against and not json:
         _print_differences(_differences(runs, against), against)
 

@@ -114,6 +114,8 @@ def _watch(config: Config, sources: Sequence[Collector], ranker: Ranker, options
     The whole report is printed at first, when another candidate takes the lead, and in the end; between, a line per change.
     """
     every = duration_of("--every", options.every or "")
+    if alert is not None:
+        alert = replace(alert, end_ns=None)  # it may fire again, and what it told of goes on
     options = _with_fixed_start(config, options, alert)
     report = printed = _ask(config, sources, ranker, options, alert)
     _show(report, options)

@@ -22,6 +22,8 @@ from rca.wording import printable
 _ALLOCATIONS: Final = 100_000
 """Objects made since the last search for unreachable cycles that start the next one."""
 
+_INTERRUPTED: Final = 130
+
 app = typer.Typer(
     name="rca",
     help="Ranks the services that most likely caused an incident, and says why.",
@@ -73,9 +75,10 @@ def main() -> None:
     except RcaError as error:
         typer.echo(f"error: {printable(str(error))}", err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-        sys.exit(130)
+    except SystemExit as ending:
+        if ending.code == _INTERRUPTED:  # typer has made this of KeyboardInterrupt, and said nothing
+            typer.echo("interrupted", err=True)
+        raise
     except BrokenPipeError:  # `rca ... | head` closes our output; flush at exit must not complain again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)

@@ -57,7 +57,8 @@ def up(
     for name in ("gateway", "prometheus", "alertmanager"):
         typer.echo(f"  {name:<13}{addresses[name]}")
     option = f" --run {run}" if run else ""
-    typer.echo(f"Break something:  rca shop inject FAULT TARGET{option}")
+    typer.echo("What is usual is learnt from what came before: give it a few quiet minutes first.")
+    typer.echo(f"Break something:  rca shop inject slow_database shop-db{option}   (`--list` shows what else)")
     typer.echo(f"Ask what broke:   rca triage --config {folder.config_file} --last 10m")
     typer.echo(f"Stop it:          rca shop down{option}")
 

@@ -43,6 +43,8 @@ def inject(
     if fault is None:
         raise BadInput("options", expected="FAULT and TARGET, or --list", found="neither")
     seconds = None if lasting is None else duration_of("--for", lasting) / SECOND_NS
+    if seconds is not None and seconds < 1:
+        raise BadInput("--for", expected="a second or more", found=repr(lasting))
     shop = Shop(run)
     where = f" at {target}" if target else ""
     faults.recipe_of(fault, target or "")

@@ -82,10 +82,14 @@ def simulate(
     else:
         assert store is not None
         coming, place = simulate_into_store(plan, store, incidents, workers), store
-    with progress("Simulating", incidents) as step:
-        for _, kind in coming:
-            made[kind] += 1
-            step(kind)
+    try:
+        with progress("Simulating", incidents) as step:
+            for _, kind in coming:
+                made[kind] += 1
+                step(kind)
+    except KeyboardInterrupt:
+        typer.echo(f"{place}: what is finished is kept, the same command goes on", err=True)
+        raise
     _tell(made, incidents, place)
 
 

@@ -189,7 +189,7 @@ def train(
         with _progress(ensemble, epochs) as (show, judging):
             source = learn(states, show, judging)
     except KeyboardInterrupt:
-        typer.echo(f"interrupted; finished epochs are kept in {states}, --resume goes on", err=True)
+        typer.echo(_kept(states), err=True)
         raise
     reason = _not_exported(ranker.network_config().edges) if onnx else "not asked for"
     ranker.save(out, onnx=not reason)
@@ -197,6 +197,12 @@ def train(
     _report(ranker, out, source)
     if reason:
         typer.echo(f"no ONNX file: {reason}; this model ranks where torch is installed")
+
+
+def _kept(states: Path) -> str:
+    if any(states.glob("*")):
+        return f"finished epochs are kept in {states}, --resume goes on"
+    return "no epoch was finished yet, nothing is kept"
 
 
 def _cache_home(store: Path | None) -> Path:
@@ -209,6 +215,7 @@ def _on_recorded(
     ranker: NetworkRanker, training: list[LabelledCase], validation: list[LabelledCase], invented: int | None, *, wanted: bool
 ) -> _Learn:
     from rca.models.augmentation import enough_invented
+    from rca.wording import count as counted
 
     if wanted:
         ranker.invented = enough_invented(training) if invented is None else invented
@@ -216,7 +223,7 @@ def _on_recorded(
 
     def learn(states: Path, show: Progress, judging: Callable[[], None]) -> str:
         ranker.train(training, validation, state_folder=states, progress=show, judging=judging)
-        return f"{len(training)} incidents ({held})"
+        return f"{counted(len(training), 'incident')} ({held})"
 
     return learn
 

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import pickle
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
@@ -82,7 +82,7 @@ def from_folder(
     """Bundles of a folder, or the one bundle that it is, of the given systems and with such labels, by time.
 
     With `part` only the recordings of this part of the folder's manifest (rca.shop.manifest). Raises BadInput if there is no
-    bundle, or if one of the part was changed.
+    bundle, or if one of the part was changed, UnknownName for a system that no bundle is of.
     """
     if part is not None:
         paths = manifest.files_of(folder, part)
@@ -94,6 +94,7 @@ def from_folder(
     if not paths:
         raise BadInput(str(folder), expected="an incident bundle, or a folder of them", found="none")
     found = [Recorded.of(read_manifest(path), partial(read_bundle, path)) for path in paths]
+    _check_known(systems, {one.incident.system for one in found})
     return _chosen(found, systems, labels)
 
 
@@ -103,12 +104,15 @@ def from_store(systems: Sequence[str] = (), home: Path | None = None, labels: La
     Raises UnknownName for a system that the store lacks.
     """
     with IncidentStore(home) as store:
-        known = {incident.system for incident in store.list()}
-        for system in systems:
-            if system not in known:
-                raise UnknownName("system", system, known)
+        _check_known(systems, {incident.system for incident in store.list()})
         manifests = [store.manifest(incident.id) for incident in store.list()]
     return _chosen([Recorded.of(m, partial(_get, m.id, home)) for m in manifests], systems, labels)
+
+
+def _check_known(systems: Sequence[str], known: Collection[str]) -> None:
+    for system in systems:
+        if system not in known:
+            raise UnknownName("system", system, known)
 
 
 def _get(incident_id: str, home: Path | None) -> tuple[Incident, Telemetry]:

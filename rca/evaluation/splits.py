@@ -36,7 +36,8 @@ def folds(truths: Sequence[Truth], seed: int = 0, k: int = FOLDS) -> list[Fold]:
     for system, places in _by(lambda t: t.system, truths).items():
         groups = _by_group(truths, places)
         parts = min(k, len(groups))
-        _expect(parts > 1, f"system {system}", "at least two groups of (service, fault kind)", f"{len(groups)}")
+        expected = "at least two groups of (service, fault kind), or --split zero-shot, which needs no training"
+        _expect(parts > 1, f"system {system}", expected, f"{len(groups)}")
         for number, test in enumerate(_balanced(groups, parts, seed)):
             found.append(_fold(f"{system} {number + 1}/{parts}", truths, places, test, seed))
     return found

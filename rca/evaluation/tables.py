@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,6 +43,17 @@ def summaries(runs: Iterable[Predictions], *, per_service: bool = False) -> list
     chosen = [run.per_service() for run in runs] if per_service else list(runs)
     best = _best_rules(chosen)
     return sorted((summary(run) | _compared(run, best.get(_table_of(run))) for run in chosen), key=_order)
+
+
+def pooled(runs: Sequence[Predictions]) -> list[Predictions]:
+    """The same runs with the incidents of all data sets in one: what there is to say about many systems of an incident each."""
+    together: dict[tuple[str, str, str], list[Predictions]] = {}
+    for run in runs:
+        together.setdefault((run.split, run.transform, run.ranker), []).append(run)
+    return [
+        replace(of_one[0], dataset=f"all {len(of_one)} systems", predictions=tuple(p for run in of_one for p in run.predictions))
+        for of_one in together.values()
+    ]
 
 
 def _best_rules(runs: Iterable[Predictions]) -> dict[tuple[str, ...], Predictions]:

@@ -283,10 +283,14 @@ def _read_archive(path: Path, only: str | None = None, limit: int | None = None)
                     if only:
                         break
     except (tarfile.TarError, zstandard.ZstdError, EOFError) as error:
-        raise BadBundle(
-            str(path), expected="an incident bundle (a folder or .tar.zst)", found=f"another file ({error})"
-        ) from error
+        found = f"one that is damaged or cut off ({error})" if _is_zstandard(path) else "another file"
+        raise BadBundle(str(path), expected="an incident bundle (a folder or .tar.zst)", found=found) from error
     return files
+
+
+def _is_zstandard(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == zstandard.FRAME_HEADER
 
 
 def _plain_name(path: Path, member: tarfile.TarInfo) -> str | None:

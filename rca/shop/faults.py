@@ -66,6 +66,8 @@ def recipe_of(fault_kind: str, target: str) -> Recipe:
     if fault_kind not in RECIPES:
         raise UnknownName("fault", fault_kind, RECIPES)
     recipe = RECIPES[fault_kind]
+    if recipe.targets and not target:
+        raise BadInput(f"target of {fault_kind}", expected=f"one of {' '.join(recipe.targets)}", found="none")
     if recipe.targets and target not in recipe.targets:
         raise UnknownName(f"target of {fault_kind}", target, recipe.targets)
     if not recipe.targets and target:
