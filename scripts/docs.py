@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -31,10 +32,12 @@ from rca.report import TriageReport
 from rca.signals import EDGE_SIGNALS, NODE_SIGNALS, Signal
 from rca.sinks.webhook.payload import schema_of
 from rca.telemetry import SCHEMAS
+from scripts.dashboards import DASHBOARDS, dashboard
 from scripts.incidents_page import incidents_page
 from scripts.model_card import card_page
 from scripts.notifications_page import notifications_page
 from scripts.prometheus_page import prometheus_page
+from scripts.serve_rules import serve_rules
 from scripts.transfer_page import transfer_page
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -384,6 +387,8 @@ def configuration_page() -> str:
 
 
 PAGES: Final[dict[str, Callable[[], str]]] = {
+    **{f"collectors/grafana/{name}.json": partial(dashboard, name) for name in DASHBOARDS},
+    "collectors/prometheus/serve.rules.yml": serve_rules,
     "docs/performance.md": performance_page,
     "docs/accuracy.md": accuracy_page,
     "docs/bundle.md": bundle_page,

@@ -346,4 +346,5 @@ def test_readme_names_every_file() -> None:
     files = [path for path in FOLDER.rglob("*") if path.is_file() and path.suffix in (".yaml", ".yml", ".toml")]
     unnamed = [path.name for path in files if path.name not in text and path.parent != MANIFESTS]
     assert unnamed in ([], ["alerts.test.yml"])
+    assert all(path.name in text for path in (FOLDER / "grafana").iterdir())
     assert "which the manifests in `kubernetes/` do not start" in " ".join(text.split())
