@@ -26,7 +26,9 @@ from rca.collectors.config import Config, load_config
 from rca.collectors.kubernetes.collector import KubernetesCollector
 from rca.collectors.kubernetes.config import KubernetesConfig
 from rca.deviations.alerts import alert_signal
+from rca.serve.app import ALERTS_PATH
 from rca.settings import size_bytes
+from rca.sinks.destinations import sinks_of
 from rca.telemetry import EntityId
 from tests.servers.kubernetes_api import KubernetesApi
 from tests.servers.prometheus import binary
@@ -34,6 +36,7 @@ from tests.servers.prometheus import binary
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "collectors"
 MANIFESTS = FOLDER / "kubernetes"
+SERVING = FOLDER / "kubernetes-serve"
 
 Body = dict[str, Any]
 
@@ -306,6 +309,77 @@ def test_kustomize_renders_it() -> None:
     assert deployed["containers"][0]["image"] == f"registry.example.com/rca:{__version__}"
 
 
+# --- Kubernetes, with rca serve ----------------------------------------------------------------------------------------------
+
+
+def serving_pod() -> Body:
+    """The pod with what is added to it, as a strategic merge puts it together: lists by name."""
+    added = one("Deployment", SERVING / "deployment.yaml")["spec"]["template"]["spec"]
+    lists = {name: {each["name"]: each for each in (*pod()[name], *added[name])} for name in ("containers", "volumes")}
+    return {**pod(), **{name: list(each.values()) for name, each in lists.items()}}
+
+
+def serving_container() -> Body:
+    return dict(next(each for each in serving_pod()["containers"] if each["name"] == "serve"))
+
+
+def test_both_containers_may_do_the_same_and_share_the_store() -> None:
+    first, second = container(), serving_container()
+    assert first["securityContext"] == second["securityContext"]
+    assert set(second["resources"]) == {"requests", "limits"}
+    mounted = {each["name"]: each["mountPath"] for each in second["volumeMounts"]}
+    assert (
+        mounted.items() >= {each["name"]: each["mountPath"] for each in first["volumeMounts"] if each["name"] != "tokens"}.items()
+    )
+    assert set(mounted) <= {volume["name"] for volume in serving_pod()["volumes"]}
+    done = CliRunner().invoke(app, [*second["args"], "--help"])
+    assert done.exit_code == 0
+    assert "Take alerts from Alertmanager" in done.output
+
+
+def test_serving_is_configured_as_it_is_deployed() -> None:
+    config = load_config(SERVING / "rca.toml")
+    alone = load_config(MANIFESTS / "rca.toml")
+    assert (config.store, config.otlp, config.kubernetes) == (alone.store, alone.otlp, alone.kubernetes)
+    second = serving_container()
+    (port,) = second["ports"]
+    assert config.serve.address == f"0.0.0.0:{port['containerPort']}"
+    (served,) = one("Service", SERVING / "service.yaml")["spec"]["ports"]
+    policy = one("NetworkPolicy", SERVING / "network-policy.yaml")["spec"]
+    assert (served["targetPort"], served["port"]) == (port["name"], port["containerPort"])
+    assert [each["port"] for each in policy["ingress"][0]["ports"]] == [port["containerPort"]]
+    assert {second[probe]["httpGet"]["path"] for probe in ("startupProbe", "readinessProbe", "livenessProbe")} == {"/healthz"}
+    secrets = next(each["mountPath"] for each in second["volumeMounts"] if each["name"] == "serve")
+    files = [str(config.serve.access_file), *(str(table["bot_token_file"]) for table in config.sinks.values())]
+    assert all(path.startswith(f"{secrets}/") for path in files)
+    assert config.store is not None
+    kept = (config.serve.audit_file, config.serve.maintenance_file)
+    assert all(path is not None and path.parent == config.store.folder for path in kept)
+    assert len(sinks_of(config.sinks)) == 1
+    receiver = yaml.safe_load((FOLDER / "alertmanager/alertmanager.yml").read_text())["receivers"][-1]
+    assert receiver["webhook_configs"][0]["url"] == f"http://rca.rca.svc:{served['port']}{ALERTS_PATH}"
+
+
+def test_kustomize_renders_serving() -> None:
+    """A real kubectl, where there is one."""
+    kubectl = shutil.which("kubectl")
+    assert (SERVING / one("Kustomization", SERVING / "kustomization.yaml")["resources"][0]).resolve() == MANIFESTS.resolve()
+    if kubectl is None:
+        return
+    rendered = list(yaml.safe_load_all(ran(kubectl, "kustomize", ".", folder=SERVING)))
+    deployed = next(body for body in rendered if body["kind"] == "Deployment")["spec"]["template"]["spec"]
+    assert {each["name"]: each["image"] for each in deployed["containers"]} == dict.fromkeys(
+        ("rca", "serve"), f"registry.example.com/rca:{__version__}"
+    )
+    config_map = next(volume["configMap"]["name"] for volume in deployed["volumes"] if volume["name"] == "config")
+    assert config_map.startswith("rca-serve-")
+    text = next(body for body in rendered if body["metadata"]["name"] == config_map)["data"]["rca.toml"]
+    assert text == (SERVING / "rca.toml").read_text()
+    service = next(body for body in rendered if body["kind"] == "Service")["spec"]
+    assert {port["name"]: port["port"] for port in service["ports"]} == {"otlp-grpc": 4317, "otlp-http": 4318, "serve": 9095}
+    assert {body["metadata"].get("namespace", "rca") for body in rendered} == {"rca"}
+
+
 # --- the image ----------------------------------------------------------------------------------------------------------------
 
 
@@ -344,7 +418,6 @@ def test_dockerfile_copies_what_there_is_and_what_the_wheel_needs() -> None:
 def test_readme_names_every_file() -> None:
     text = (FOLDER / "README.md").read_text()
     files = [path for path in FOLDER.rglob("*") if path.is_file() and path.suffix in (".yaml", ".yml", ".toml")]
-    unnamed = [path.name for path in files if path.name not in text and path.parent != MANIFESTS]
+    unnamed = [path.name for path in files if path.name not in text and path.parent not in (MANIFESTS, SERVING)]
     assert unnamed in ([], ["alerts.test.yml"])
     assert all(path.name in text for path in (FOLDER / "grafana").iterdir())
-    assert "which the manifests in `kubernetes/` do not start" in " ".join(text.split())
