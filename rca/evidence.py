@@ -18,6 +18,9 @@ import polars as pl
 from rca.bins import BIN_NS, BUCKET_WIDTH, seconds_of, split_key
 from rca.contracts import Case
 from rca.deviations import LEAST_RATE, METRIC_ALERTS, alert_signal, anscombe, client_gaps, robust_scores
+from rca.deviations.blocks import Blocks
+from rca.deviations.calls import Calls, own_failures
+from rca.deviations.counts import Counts
 from rca.features import ALERT_SIGNALS, heard_signals, loudest_signals
 from rca.graph import RELATIONS
 from rca.metrics import Metric, metric_of
@@ -28,9 +31,10 @@ from rca.signals import NODE_COLUMN, NODE_SIGNALS, Signal
 from rca.telemetry import SECOND_NS, EntityId
 from rca.topology import Topology, key_of
 from rca.window import INCIDENT
-from rca.wording import clock, count, number, percent, printable, quantity, seconds
+from rca.wording import clock, count, listed, number, percent, printable, quantity, seconds
 
 Array = npt.NDArray[np.float64]
+Pair = tuple[float, float]
 
 MOST_STATEMENTS: Final = 4
 _LONGEST_QUOTE: Final = 90
@@ -198,6 +202,27 @@ class Facts:
         graph = self.case.graph
         edges = {relation: graph.edges.get(relation, np.zeros((2, 0), dtype=np.int64)) for relation in RELATIONS}
         return Topology(graph.entities, edges)
+
+    @cached_property
+    def counts(self) -> Counts:
+        return Counts(self.case.window, Blocks(self.case.window))
+
+    @cached_property
+    def calls(self) -> Calls:
+        return Calls.of(self.counts, self.topology)
+
+    def calls_into(self, entity: EntityId, counted: tuple[Array, Array]) -> list[tuple[str, Pair, Pair]]:
+        """(caller, calls, those of them that are counted), now and before each."""
+        columns = np.flatnonzero(self.calls.outgoing & (self.calls.ends["target"] == key_of(entity)).to_numpy())
+        made, some = (np.stack([side[0] for side in sides]).T for sides in (self.calls.made, counted))
+        return [(self.calls.ends["source"][int(k)], tuple(made[k].tolist()), tuple(some[k].tolist())) for k in columns]
+
+    def own_failures(self, entity: EntityId) -> Pair:
+        """Spans of a service that failed by themselves, now and before."""
+        services, *_ = self.counts.of("span", ["source"])
+        column = services["source"].to_list().index(key_of(entity))
+        now, before = own_failures(self.counts, self.calls, services)
+        return float(now[0, column]), float(before[0, column])
 
     @cached_property
     def series(self) -> pl.DataFrame:
@@ -370,29 +395,49 @@ def _most(
 
 
 def _failures(facts: Facts, entity: EntityId, signal: str) -> Statement | None:
-    if entity.kind != "service":
-        return _failed_calls(facts, entity)
     mine = pl.col("source") == key_of(entity)
-    failed, failed_before = facts.tally("own_error" if signal == "own_errors" else "error", mine)[()]
     total, total_before = facts.tally("span" if signal == "own_errors" else "request", mine)[()]
     if not total or not total_before:
-        return None
+        return _failed_calls(facts, entity)
+    failed, failed_before = facts.tally("error", mine)[()] if signal == "errors" else facts.own_failures(entity)
     title = "spans that failed by themselves" if signal == "own_errors" else "failed requests"
     expected = _expected(total, failed_before, total_before)
     text = f"{title}: {number(failed)} of {number(total)}, expected {number(expected)}"
     return Statement(text, failed, expected, "1", facts.traces(key_of(entity), failed=True))
 
 
+def _unanswered(facts: Facts, entity: EntityId, _signal: str) -> Statement | None:
+    """Lost calls of all callers; where none was lost, messages that nobody took."""
+    callers = facts.calls_into(entity, facts.calls.charged)
+    made, made_before, lost, lost_before = (sum(column) for column in zip(*((*m, *c) for _, m, c in callers), strict=True))
+    if not lost:
+        return _untaken(facts, entity)
+    losing = [source for source, _, (now, _) in callers if now]
+    expected = _expected(made, lost_before, made_before)
+    numbers = f"{number(lost)} of {number(made)}, expected {number(expected)}"
+    text = f"calls without an answer: {numbers} (from {listed([shown(source) for source in losing], 3)})"
+    return Statement(text, lost, expected, "1", facts.traces(losing[0], failed=True))
+
+
+def _untaken(facts: Facts, entity: EntityId) -> Statement | None:
+    into = (pl.col("target") == key_of(entity)) & (pl.col("source") != key_of(entity))
+    children = facts.tally("child", into, ["source", "operation", "target_operation"])
+    spans = facts.tally("span", pl.col("source").is_in([name[0] for name in children]), ["source", "operation"])
+    found = _most(children, lambda name: spans.get(name[:2], (0.0, 0.0)), -1)
+    if found is None:
+        return None
+    (sender, operation, _), now, expected = found
+    text = f"messages not taken: {shown(sender)} {_quoted(operation)} (expected {number(expected)}, seen {number(now)})"
+    return Statement(text, now, expected, "1", facts.traces(sender))
+
+
 def _failed_calls(facts: Facts, entity: EntityId) -> Statement | None:
-    """What the least affected caller sees fail."""
-    chosen = (pl.col("target") == key_of(entity)) & (pl.col("target_kind") == entity.kind)
-    calls, failed = facts.tally("call", chosen, ["source"]), facts.tally("call_error", chosen, ["source"])
+    """What the least affected caller sees fail of an entity that shows no spans."""
     seen = []
-    for caller, (now, before) in calls.items():
+    for source, (now, before), (bad, bad_before) in facts.calls_into(entity, facts.calls.failed):
         if now >= 3 and before >= 8:
-            bad, bad_before = failed.get(caller, (0.0, 0.0))
             expected = _expected(now, bad_before, before)
-            seen.append((_deviation(bad, expected, now / before), caller[0], bad, now, expected))
+            seen.append((_deviation(bad, expected, now / before), source, bad, now, expected))
     if not seen:
         return None
     _, source, bad, now, expected = min(seen)
@@ -617,7 +662,7 @@ def _alerts(facts: Facts, entity: EntityId, signal: str) -> Statement | None:
     if signal.startswith(("alert_slow_", "alert_failed_")):
         return _call_alerts(facts, entity, signal, title)
     names = _alert_names(facts, entity, signal)
-    return Statement(f"{title}: {_listed(names)}", float(len(names)), None, "1") if names else None
+    return Statement(f"{title}: {_counted(names)}", float(len(names)), None, "1") if names else None
 
 
 def _alert_names(facts: Facts, entity: EntityId, signal: str) -> list[str]:
@@ -641,7 +686,7 @@ def _call_alerts(facts: Facts, entity: EntityId, signal: str, title: str) -> Sta
         about = about.filter(inside if signal.endswith("_own") else ~inside)
         peers = "name" if signal.endswith("_own") else "peer"
     names = [shown(name) for name in about[peers].to_list()]
-    return Statement(f"{title}: {_listed(names)}", float(len(names)), None, "1") if names else None
+    return Statement(f"{title}: {_counted(names)}", float(len(names)), None, "1") if names else None
 
 
 _NOVELTY_SOURCES: Final = {"alert_novelty": ("metric", "log"), "alert_novelty_logs": ("log",), "alert_novelty_calls": ("trace",)}
@@ -657,7 +702,7 @@ def _unusual_alerts(facts: Facts, entity: EntityId, signal: str) -> Statement | 
         chosen.unique(["name", "direction", "usual_ratio"]).sort("usual_ratio", "name").select("name", "direction", "usual_ratio")
     )
     words = [f"{printable(name)}{f' {d}' if d else ''} (in {usual:.0%} of other windows)" for name, d, usual in rows.iter_rows()]
-    return Statement(f"unusual alerts: {_listed(words, most=3)}", float(len(words)), None, "1") if words else None
+    return Statement(f"unusual alerts: {_counted(words, most=3)}", float(len(words)), None, "1") if words else None
 
 
 def _rare_alerts(facts: Facts, entity: EntityId) -> Statement | None:
@@ -669,16 +714,16 @@ def _rare_alerts(facts: Facts, entity: EntityId) -> Statement | None:
         names = _alert_names(facts, entity, signal.name) if signal.name in METRIC_ALERTS else []
         if names:
             having = int((node[:, column] != 0).sum())
-            found.append((having, f"{_listed(names)} ({having} of {len(candidates)})", len(names)))
+            found.append((having, f"{_counted(names)} ({having} of {len(candidates)})", len(names)))
     if not found:
         return None
     found.sort()
     return Statement(
-        f"alerts that few share: {_listed([words for _, words, _ in found])}", float(sum(n for *_, n in found)), None, "1"
+        f"alerts that few share: {_counted([words for _, words, _ in found])}", float(sum(n for *_, n in found)), None, "1"
     )
 
 
-def _listed(names: Sequence[str], most: int = 4) -> str:
+def _counted(names: Sequence[str], most: int = 4) -> str:
     """Distinct names with how often each occurs, the most frequent first; the rest is counted."""
     times = {name: names.count(name) for name in dict.fromkeys(names)}
     ordered = sorted(times, key=lambda name: -times[name])
@@ -711,6 +756,7 @@ _STATES: Final[dict[str, Callable[[Facts, EntityId, str], Statement | None]]] = 
     **dict.fromkeys(("gap_in", "gap_in_all", "gap_out"), _network_gap),
     "own_errors": _failures,
     "errors": _failures,
+    "unanswered_calls": _unanswered,
     "traffic": _traffic,
     "vanished_calls": _vanished_calls,
     "new_calls": _new_calls,

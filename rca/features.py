@@ -110,6 +110,7 @@ FLOOR_SIGNALS: Final = (
     "gap_in",
     "gap_out",
     "own_errors",
+    "unanswered_calls",
     "traffic",
     "vanished_calls",
     "vanished_templates",
@@ -177,12 +178,16 @@ def _nan_quantile(values: Array, share: float) -> Array:
 
 
 def path_members(deviations: Deviations) -> npt.NDArray[np.bool_]:
-    """Entities that some call edge touches, (N,); everybody where no call is known."""
+    """Entities that some call edge touches, and the pods and nodes that run them, (N,); everybody where no call is known."""
     on_path = np.zeros(len(deviations.entities), dtype=bool)
     for relation in CALL_RELATIONS:
         edges = deviations.edges.get(relation)
         if edges is not None:
             on_path[edges.ravel()] = True
+    for relation in ("runs", "hosted_on"):
+        edges = deviations.edges.get(relation)
+        if edges is not None:
+            on_path[edges[1][on_path[edges[0]]]] = True
     return on_path if on_path.any() else np.ones_like(on_path)
 
 

@@ -70,12 +70,12 @@ _FAILING_CALLERS: Final = {
     "errors": 0.8,
     "metric_success": 0.8,
     "metric_errors": 0.8,
-    "success_residual": 0.15,
-    "error_lines": 0.6,
-    "new_templates": 0.4,
-    "vanished_templates": 0.3,
-    "vanished_calls": 0.3,
-    "own_errors": 0.15,
+    "success_residual": 0.1,
+    "error_lines": 0.2,
+    "new_templates": 0.2,
+    "vanished_templates": 0.15,
+    "vanished_calls": 0.15,
+    "own_errors": 0.1,
 }
 _OWN_LATENCY: Final = {"server_latency": 0.8, "metric_server_latency": 0.8, "latency_residual": 0.75}
 _OWN_FAILURES: Final = {
@@ -156,7 +156,7 @@ SHAPES: Final[dict[str, Shape]] = {
     ),
     "network_loss": Shape(
         {**_GAPS, "gap_out": 0.4, "metric_client_latency": 0.4, "network": 0.4, "leaf_latency": 0.6, "-traffic": 0.2,
-         "-metric_traffic": 0.2, "own_errors": 0.2},
+         "-metric_traffic": 0.2, "own_errors": 0.2, "unanswered_calls": 0.3},
         {**_SLOW_CALLERS, "latency_residual": 0.4, "errors": 0.2, "metric_success": 0.2},
         into={"gap": 0.8, "metric_gap": 0.8, "client_latency": 0.7, "failed_calls": 0.3},
         out_of={"gap": 0.4, "client_latency": 0.4},
@@ -168,8 +168,8 @@ SHAPES: Final[dict[str, Shape]] = {
         out_of={"gap": 0.4},
     ),
     "network_partition": Shape(
-        {**_SILENT, "own_errors": 0.5, "gap_in": 0.4, "metric_gap": 0.4, "metric_success": 0.4, "leaf_latency": 0.4,
-         "success_residual": 0.4},
+        {**_SILENT, "unanswered_calls": 0.8, "own_errors": 0.3, "gap_in": 0.4, "metric_gap": 0.4, "metric_success": 0.4,
+         "leaf_latency": 0.4, "success_residual": 0.4},
         {**_FAILING_CALLERS, "server_latency": 0.4, "metric_server_latency": 0.4},
         callees=_IDLE_CALLEES,
         into={**_FAILED_CALLS, "client_latency": 0.5},
@@ -244,18 +244,19 @@ SHAPES: Final[dict[str, Shape]] = {
     ),
     "pod_kill": Shape(
         {"warnings": 0.7, "-memory": 0.6, "cpu": 0.4, "-traffic": 0.4, "-log_volume": 0.3, "new_templates": 0.6,
-         "own_errors": 0.3, "gap_in": 0.3},
+         "unanswered_calls": 0.7, "own_errors": 0.2, "gap_in": 0.3},
         {**_FAILING_CALLERS, "gap_out": 0.2},
         into={"failed_calls": 0.7, "gap": 0.3},
     ),
     "pod_failure": Shape(
-        {**_SILENT, "warnings": 0.7, "-memory": 0.6, "-cpu": 0.6, "vanished_templates": 0.3},
+        {**_SILENT, "unanswered_calls": 0.8, "warnings": 0.7, "-memory": 0.6, "-cpu": 0.6, "vanished_templates": 0.3},
         _FAILING_CALLERS,
         callees=_IDLE_CALLEES,
         into=_FAILED_CALLS,
     ),
     "crash_loop": Shape(
-        {**_SILENT, "warnings": 0.95, "-memory": 0.4, "cpu": 0.4, "new_templates": 0.6, "error_lines": 0.4, "own_errors": 0.3},
+        {**_SILENT, "unanswered_calls": 0.9, "warnings": 0.95, "-memory": 0.4, "cpu": 0.4, "new_templates": 0.6,
+         "error_lines": 0.4, "own_errors": 0.2},
         {**_FAILING_CALLERS, "gap_out": 0.3},
         callees=_IDLE_CALLEES,
         into={**_FAILED_CALLS, "gap": 0.3},
@@ -276,7 +277,7 @@ SHAPES: Final[dict[str, Shape]] = {
         climb=frozenset({"memory"}),
     ),
     "dead_consumer": Shape(
-        {**_SILENT, "-cpu": 0.5, "warnings": 0.2, "vanished_calls": 0.4, "vanished_templates": 0.5},
+        {**_SILENT, "-cpu": 0.5, "warnings": 0.2, "unanswered_calls": 0.6, "vanished_templates": 0.5},
         callees={**_IDLE_CALLEES, "memory": 0.3},
         out_of={"-calls": 0.7},
     ),
@@ -296,7 +297,11 @@ OTHER_SHAPES: Final[dict[str, tuple[Shape, ...]]] = {
         Shape({"self_time": 0.9, **_OWN_LATENCY, "gap_in": 0.3, "gap_out": 0.3}, _SLOW_CALLERS, into=_SLOW_CALLS),
     ),
     "memory_leak": (  # after the OOM kill
-        Shape({"-memory": 0.7, "warnings": 0.9, "-traffic": 0.3, "new_templates": 0.5}, _FAILING_CALLERS, into=_FAILED_CALLS),
+        Shape(
+            {"-memory": 0.7, "warnings": 0.9, "-traffic": 0.3, "new_templates": 0.5, "unanswered_calls": 0.5},
+            _FAILING_CALLERS,
+            into=_FAILED_CALLS,
+        ),
     ),
     "bad_rollout": (  # slow, not failing
         Shape(

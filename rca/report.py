@@ -419,6 +419,7 @@ _SHORT_TITLES: Final = {
     "latency_residual": "latency",
     "success_residual": "success ratio",
     "quiet_callees": "callees serve less",
+    "unanswered_calls": "unanswered calls",
     "vanished_calls": "vanished calls",
     "new_calls": "new calls",
     "vanished_templates": "vanished log lines",

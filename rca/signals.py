@@ -82,8 +82,16 @@ NODE_SIGNALS: Final[tuple[Signal, ...]] = (
     Signal("gap_in", "spans", "network", False, "client-minus-server gap of calls into it", _SHIFT + "; largest over callers"),
     Signal("gap_in_all", "spans", "network", False, "the same over every caller", "smallest shift over callers"),
     Signal("gap_out", "spans", "network", False, "client-minus-server gap of calls out of it", "smallest shift over callees"),
-    Signal("own_errors", "spans", "errors", False, "failed spans whose children succeeded", _ANSCOMBE),
+    Signal("own_errors", "spans", "errors", False, "failed spans whose children succeeded, less unanswered calls", _ANSCOMBE),
     Signal("errors", "spans", "errors", False, "failed requests", _ANSCOMBE),
+    Signal(
+        "unanswered_calls",
+        "spans",
+        "crash",
+        False,
+        "calls into it that failed without an answer",
+        _ANSCOMBE + "; what every caller sees, less what a caller sees of all its callees",
+    ),
     Signal("traffic", "spans", "crash", True, "requests served", "ln ratio of rates over max(counting noise, 0.15)"),
     Signal(
         "vanished_calls",

@@ -128,7 +128,6 @@ def test_a_database_is_credited_with_what_all_its_callers_see() -> None:
                 rows.append(span("q", caller, 0, ms, kind=3, db__system__name="pg", trace=f"{caller}{at_ns}{i}", at_ns=at_ns + i))
     made = window(spans=rows)
     assert of(made, "leaf_latency", "pg") == pytest.approx(shift(20, 40, 60, 20))
-    assert of(made, "leaf_latency", "C") == pytest.approx(shift(20, 90, 60, 20))
 
 
 # --- counts -------------------------------------------------------------------------------------------------------------

@@ -120,6 +120,22 @@ def test_failed_requests() -> None:
     assert state(case(spans=spans((10, 10), failed=6)), STORE, "errors").text == "failed requests: 6 of 20, expected 0"
 
 
+def test_unanswered_calls() -> None:
+    now = pl.col("start_time_unix_nano") >= T0 + BEFORE * SECOND_NS
+    silent = spans((10, 10)).filter((pl.col("service.name") == "shop") | ~now)
+    lost = (pl.col("name") == "call") & now
+    failed = silent.with_columns(
+        pl.when(lost).then(2).otherwise(pl.col("status_code")).cast(pl.Int8).alias("status_code"),
+        pl.when(lost).then(pl.lit("store")).alias("server.address"),
+    )
+    said = state(case(spans=failed), STORE, "unanswered_calls")
+    assert said.text == "calls without an answer: 20 of 20, expected 0 (from shop)"
+    assert (said.observed, said.baseline) == (20, 0)
+    assert state(case(spans=failed), SHOP, "own_errors").text == "spans that failed by themselves: 0 of 40, expected 0"
+    untaken = state(case(spans=silent), STORE, "unanswered_calls")
+    assert untaken.text == "messages not taken: shop call (expected 20, seen 0)"
+
+
 def test_vanished_call() -> None:
     said = state(case(spans=spans((10, 10), quiet_calls=20)), STORE, "vanished_calls")
     assert said.text == "usual call vanished: Find -> SELECT (expected 20, seen 0)"

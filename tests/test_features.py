@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from rca.deviations import Deviations
-from rca.features import Calibration, graph_of, loudest_signals
+from rca.features import Calibration, graph_of, loudest_signals, path_members
 from rca.graph import RELATIONS, ServiceGraph
 from rca.signals import EDGE_SIGNALS, NODE_COLUMN, NODE_SIGNALS
-from rca.telemetry import EntityId
+from rca.telemetry import EntityId, EntityKind
 
 Z = dict[str, dict[str, float]]  # entity -> signal -> z
 TWO = log1p(2.0)  # the threshold where nothing is calibrated
@@ -113,6 +113,17 @@ def test_without_any_call_nobody_is_off_the_path() -> None:
     made = graph(deviations({"a": {"cpu": 20.0}, "b": {"cpu": 1.0}}))
     assert column(made, "path.on") == [1.0, 1.0]
     assert column(made, "floor")[0] == pytest.approx(1.5 * (log(21) - TWO))
+
+
+def test_what_runs_a_service_on_the_path_is_on_the_path() -> None:
+    pods = {"runs": np.array([[0, 1], [2, 3]]), "hosted_on": np.array([[2, 3], [4, 5]])}
+    kinds: tuple[EntityKind, ...] = ("service", "service", "pod", "pod", "node", "node", "service")
+    entities = tuple(EntityId(kind, f"{kind}-{i}") for i, kind in enumerate(kinds))
+    edges = {"calls": np.array([[0], [6]]), **pods}
+    blank = np.full((len(entities), len(NODE_SIGNALS)), np.nan)
+    unknown = {name: np.full((ends.shape[1], len(EDGE_SIGNALS)), np.nan) for name, ends in edges.items()}
+    made = Deviations(entities, edges, blank, blank, unknown)
+    assert path_members(made).tolist() == [True, False, True, False, True, False, True]
 
 
 def test_cycles_of_calls_are_no_trouble() -> None:

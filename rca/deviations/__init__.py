@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from rca.deviations.alerts import METRIC_ALERTS, alert_signal, measure_alerts
 from rca.deviations.blocks import QUIET_STRETCHES, Blocks
-from rca.deviations.counts import Counts, anscombe, measure_counts
+from rca.deviations.calls import Calls, measure_calls
+from rca.deviations.counts import Counts, anscombe
 from rca.deviations.durations import measure_durations
 from rca.deviations.events import measure_events
 from rca.deviations.logs import measure_logs
 from rca.deviations.metrics import client_gaps, measure_call_metrics, measure_metrics, robust_scores
-from rca.deviations.sheet import CLIP, Deviations, Sheet, credit_callees, silent_services
+from rca.deviations.passed_on import PassedOn
+from rca.deviations.sheet import CLIP, Deviations, Sheet, credit_callees, excuse_callers, silent_services
+from rca.deviations.span_counts import measure_span_counts
 from rca.deviations.unexplained import LEAST_RATE, measure_unexplained
 from rca.topology import Topology, topology_of
 from rca.window import Window
@@ -42,14 +45,19 @@ def measure(window: Window, topology: Topology | None = None) -> tuple[Deviation
     counts = Counts(window, blocks)
     sheet = Sheet.blank(topology, len(blocks.stretches))
     measure_durations(sheet, window, topology, blocks)
-    measure_counts(sheet, counts, topology)
+    calls = Calls.of(counts, topology)
+    passed_on = PassedOn.of(counts, calls, topology)
+    measure_span_counts(sheet, counts, calls, passed_on, topology)
+    measure_calls(sheet, counts, calls, topology)
     silent = silent_services(topology, window)
+    excuse_callers(sheet, topology, silent, "client_latency", "leaf_latency")
     credit_callees(sheet, topology, silent, "client_latency", "leaf_latency")
     credit_callees(sheet, topology, silent, "failed_calls", "own_errors")
-    measure_logs(sheet, window, counts, topology, blocks)
+    measure_logs(sheet, window, counts, passed_on, topology, blocks)
     measure_metrics(sheet, window, topology, blocks)
     measure_call_metrics(sheet, window, topology, blocks)
     measure_unexplained(sheet, window, topology, blocks)
+    passed_on.discount(sheet)
     measure_events(sheet, window, topology, blocks)
     measure_alerts(sheet, window, topology)
     incident, *quiet = sheet.deviations(topology)

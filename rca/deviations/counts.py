@@ -1,4 +1,4 @@
-"""Counts of spans: what vanished, what is new, what fails, against what quiet times let expect."""
+"""Counts of spans, calls and log lines per stretch of time, and how far they stray from what quiet times let expect."""
 
 from __future__ import annotations
 
@@ -7,16 +7,7 @@ import polars as pl
 
 from rca.bins import BIN_NS
 from rca.deviations.blocks import Blocks
-from rca.deviations.sheet import (
-    FEWEST_BEFORE,
-    FEWEST_NOW,
-    RATE_SPREAD,
-    Array,
-    Sheet,
-    edge_of,
-    service_rows,
-)
-from rca.topology import Topology
+from rca.deviations.sheet import FEWEST_BEFORE, FEWEST_NOW, RATE_SPREAD, Array
 from rca.window import Window
 
 
@@ -45,6 +36,11 @@ class Counts:
         """Key table, now and before of one kind of count."""
         return self.tally(self.frame.filter(pl.col("what") == what), keys)
 
+    def within(self, what: str, table: pl.DataFrame) -> tuple[Array, Array]:
+        """Now and before of one kind of count in the columns of a key table, 0 for keys without any."""
+        keys = [column for column in table.columns if column != "key"]
+        return self.split(self.frame.filter(pl.col("what") == what).join(table, on=keys, nulls_equal=True), len(table))
+
     def tally(self, frame: pl.DataFrame, keys: list[str]) -> tuple[pl.DataFrame, Array, Array]:
         """The same for any frame with a block and a count."""
         frame = frame.group_by([*keys, "block"]).agg(pl.col("count").sum())
@@ -70,57 +66,6 @@ def expected_counts(now_exposure: Array, before: Array, before_exposure: Array) 
     return before * share, share
 
 
-def measure_counts(sheet: Sheet, counts: Counts, topology: Topology) -> None:
-    """Vanished and new child calls, errors, traffic, and the counts of calls."""
-    spans, spans_now, spans_before = counts.of("span", ["source", "operation"])
-    if not len(spans):
-        return
-    parent_of = {(source, operation): k for k, source, operation in spans.iter_rows()}
-    table, now, before = counts.of("child", ["source", "operation", "target", "target_operation"])
-    parents = np.array([parent_of.get(key, -1) for key in table.select("source", "operation").iter_rows()], dtype=np.int64)
-    known = parents >= 0  # a parent whose own span was not recorded tells nothing of what to expect
-    if known.any():
-        table, now, before, parents = table.filter(known), now[:, known], before[:, known], parents[known]
-        expected, share = expected_counts(spans_now[:, parents], before, spans_before[:, parents])
-        deviation = anscombe(now, expected, share)
-        sheet.raise_node("vanished_calls", service_rows(topology, table["source"]), -deviation)
-        remote = (table["source"] != table["target"]).to_numpy()
-        sheet.raise_node("new_calls", service_rows(topology, table["target"])[remote], deviation[:, remote])
-    services, services_now, services_before = counts.of("span", ["source"])
-    service_of = {source: k for k, source in services.iter_rows()}
-    for what, signal in (("own_error", "own_errors"), ("error", "errors")):
-        _measure_errors(sheet, counts, topology, what, signal, (service_of, services_now, services_before))
-    _measure_traffic(sheet, counts, topology)
-    _measure_edges(sheet, counts, topology)
-
-
-def _measure_errors(
-    sheet: Sheet,
-    counts: Counts,
-    topology: Topology,
-    what: str,
-    signal: str,
-    services: tuple[dict[str, int], Array, Array],
-) -> None:
-    """Errors per span of the service. A service without an error in a system that reports some has the deviation 0."""
-    service_of, services_now, services_before = services
-    table, now, before = counts.of(what, ["source"])
-    if not len(table):
-        return
-    all_now, all_before = np.zeros_like(services_now), np.zeros_like(services_before)
-    columns = [service_of[source] for source in table["source"].to_list()]
-    all_now[:, columns], all_before[:, columns] = now, before
-    expected, share = expected_counts(services_now, all_before, services_before)
-    rows = np.array([topology.rows["service", source] for source in service_of], dtype=np.int64)
-    sheet.raise_node(signal, rows, anscombe(all_now, expected, share))
-
-
-def _measure_traffic(sheet: Sheet, counts: Counts, topology: Topology) -> None:
-    table, now, before = counts.of("request", ["source"])
-    if len(table):
-        sheet.raise_node("traffic", service_rows(topology, table["source"]), rate_change(counts, now, before))
-
-
 def rate_change(counts: Counts, now: Array, before: Array) -> Array:
     """ln ratio of rates over the larger of counting noise and 15 %. Rates are per covered bin, so missing files do not count."""
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -129,26 +74,3 @@ def rate_change(counts: Counts, now: Array, before: Array) -> Array:
     change: Array = ratio / np.maximum(noise, RATE_SPREAD)
     change[~np.isfinite(change) | (before < FEWEST_BEFORE)] = np.nan
     return change
-
-
-def _measure_edges(sheet: Sheet, counts: Counts, topology: Topology) -> None:
-    requests, requests_now, requests_before = counts.of("request", ["source"])
-    request_of = {source: k for k, source in requests.iter_rows()}
-    calls, calls_now, calls_before = counts.of("call", ["source", "target_kind", "target"])
-    failed, failed_now, failed_before = counts.of("call_error", ["source", "target_kind", "target"])
-    failed_column = {(s, kind, t): k for k, s, kind, t in failed.iter_rows()}
-    for k, source, kind, target in calls.iter_rows():
-        edge = edge_of(topology, source, kind, target)
-        if edge is None:
-            continue
-        relation, column = edge[0], np.array([edge[1]])
-        if source in request_of:
-            r = request_of[source]
-            expected, share = expected_counts(requests_now[:, [r]], calls_before[:, [k]], requests_before[:, [r]])
-            sheet.raise_edge("calls", relation, column, anscombe(calls_now[:, [k]], expected, share))
-        if len(failed):
-            f = failed_column.get((source, kind, target))
-            f_now = failed_now[:, [f]] if f is not None else np.zeros_like(calls_now[:, [k]])
-            f_before = failed_before[:, [f]] if f is not None else np.zeros_like(calls_before[:, [k]])
-            expected, share = expected_counts(calls_now[:, [k]], f_before, calls_before[:, [k]])
-            sheet.raise_edge("failed_calls", relation, column, anscombe(f_now, expected, share))

@@ -8,13 +8,14 @@ import polars as pl
 from rca.bins import key
 from rca.deviations.blocks import Blocks
 from rca.deviations.counts import Counts, anscombe, expected_counts, rate_change
+from rca.deviations.passed_on import PassedOn
 from rca.deviations.sheet import Array, Sheet, service_rows
 from rca.series import ERROR_SEVERITIES
 from rca.topology import Topology, key_of
 from rca.window import Window
 
 
-def measure_logs(sheet: Sheet, window: Window, counts: Counts, topology: Topology, blocks: Blocks) -> None:
+def measure_logs(sheet: Sheet, window: Window, counts: Counts, passed_on: PassedOn, topology: Topology, blocks: Blocks) -> None:
     """Lines of services; those of a pod are its owner's."""
     lines = blocks.assign(window.logs, "time_unix_nano").filter(pl.col("entity_kind").is_in(["service", "pod"]))
     if lines.filter(pl.col("block") >= 0).is_empty():
@@ -23,8 +24,9 @@ def measure_logs(sheet: Sheet, window: Window, counts: Counts, topology: Topolog
     totals, now, before = counts.tally(lines, ["source"])
     rows = service_rows(topology, totals["source"])
     sheet.raise_node("log_volume", rows, rate_change(counts, now, before))
-    _measure_templates(sheet, lines, counts, topology, (totals, now, before))
-    sheet.raise_node("error_lines", rows, _error_lines(lines, counts, totals))
+    _measure_templates(sheet, lines, counts, passed_on, topology, (totals, now, before))
+    deviation, change = _error_lines(lines, counts, totals)
+    sheet.raise_node("error_lines", rows, deviation * (1 - passed_on.part(rows, change)))
 
 
 def _by_service(lines: pl.DataFrame, topology: Topology) -> pl.DataFrame:
@@ -38,7 +40,12 @@ def _by_service(lines: pl.DataFrame, topology: Topology) -> pl.DataFrame:
 
 
 def _measure_templates(
-    sheet: Sheet, lines: pl.DataFrame, counts: Counts, topology: Topology, totals: tuple[pl.DataFrame, Array, Array]
+    sheet: Sheet,
+    lines: pl.DataFrame,
+    counts: Counts,
+    passed_on: PassedOn,
+    topology: Topology,
+    totals: tuple[pl.DataFrame, Array, Array],
 ) -> None:
     """Lines of a template per span of its operation where spans are known, else per line of its service."""
     services, totals_now, totals_before = totals
@@ -55,15 +62,18 @@ def _measure_templates(
             t = total_of[source]
             now_exposure[:, k], before_exposure[:, k] = totals_now[:, t], totals_before[:, t]
     expected, share = expected_counts(now_exposure, before, before_exposure)
-    deviation = anscombe(now, expected, share)
     rows = service_rows(topology, table["source"])
+    deviation = anscombe(now, expected, share) * (1 - passed_on.part(rows, now - expected))
     is_error = table["severity"].is_in(ERROR_SEVERITIES).to_numpy()
     sheet.raise_node("vanished_templates", rows[~is_error], -deviation[:, ~is_error])
     sheet.raise_node("new_templates", rows, deviation)
 
 
-def _error_lines(lines: pl.DataFrame, counts: Counts, services: pl.DataFrame) -> Array:
-    """Deviation of the ERROR lines per span where spans say how many there were, else per covered time, (Q, services)."""
+def _error_lines(lines: pl.DataFrame, counts: Counts, services: pl.DataFrame) -> tuple[Array, Array]:
+    """Deviation and change of the number of ERROR lines, (Q, services) each.
+
+    Per span where spans say how many there were, else per covered time.
+    """
     place = {source: k for k, source in services.iter_rows()}
     table, errors_now, errors_before = counts.tally(lines.filter(pl.col("severity").is_in(ERROR_SEVERITIES)), ["source"])
     now, before = np.zeros((len(errors_now), len(place))), np.zeros((len(errors_now), len(place)))
@@ -78,4 +88,4 @@ def _error_lines(lines: pl.DataFrame, counts: Counts, services: pl.DataFrame) ->
             s = span_of[source]
             now_exposure[:, k], before_exposure[:, k] = spans_now[:, s], spans_before[:, s]
     expected, share = expected_counts(now_exposure, before, before_exposure)
-    return anscombe(now, expected, share)
+    return anscombe(now, expected, share), now - expected

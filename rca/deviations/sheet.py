@@ -133,3 +133,27 @@ def credit_callees(sheet: Sheet, topology: Topology, silent: npt.NDArray[np.bool
         for stretch, values in enumerate(sheet.edge[relation][:, :, EDGE_COLUMN[edge_signal]]):
             seen = np.isfinite(values) & own
             np.fmin.at(sheet.node[stretch, :, NODE_COLUMN[signal]], callees[seen], np.maximum(values[seen], 0.0))
+
+
+def excuse_callers(sheet: Sheet, topology: Topology, silent: npt.NDArray[np.bool_], edge_signal: str, signal: str) -> None:
+    """Take from callers what `credit_callees` gave to a callee that several of them call: what all of them see is not theirs.
+
+    An entity is excused as far as its loudest such call is; a callee with a single caller excuses nobody.
+    """
+    column = EDGE_COLUMN[edge_signal]
+    for stretch in range(len(sheet.node)):
+        loudest, shared = np.zeros(len(topology.entities)), np.zeros(len(topology.entities))
+        for relation in ("calls", "queries", "publishes", "requests"):
+            callers, callees = topology.edges[relation]
+            values = np.where(silent[callees] | (relation != "calls"), sheet.edge[relation][stretch, :, column], np.nan)
+            seen = np.isfinite(values)
+            several = np.bincount(callees[seen], minlength=len(shared)) > 1
+            least = np.full(len(shared), np.inf)
+            np.minimum.at(least, callees[seen], np.maximum(values[seen], 0.0))
+            for caller, callee, value in zip(callers[seen], callees[seen], values[seen], strict=True):
+                if value > loudest[caller]:
+                    loudest[caller], shared[caller] = value, least[callee] if several[callee] else 0.0
+        with np.errstate(invalid="ignore", divide="ignore"):
+            part = np.where(loudest > 0, shared / loudest, 0.0)
+        own = ~silent & np.array([entity.kind == "service" for entity in topology.entities], dtype=bool)
+        sheet.node[stretch, own, NODE_COLUMN[signal]] *= 1 - part[own]

@@ -27,7 +27,8 @@ INSIDE: Final = (
 OUTSIDE: Final = (
     *("metric_server_latency", "metric_client_latency", "metric_success", "metric_errors"),
     *("metric_traffic", "metric_client_traffic", "metric_gap"),
-    *("server_latency", "leaf_latency", "gap_in", "gap_out", "errors", "traffic", "new_calls"),
+    *("server_latency", "leaf_latency", "gap_in", "gap_out", "errors", "unanswered_calls", "traffic"),
+    "new_calls",
     *("alert_traffic_in", "alert_traffic_out", "alert_latency_in", "alert_latency_out", "alert_errors_in", "alert_errors_out"),
     *("alert_slow_calls_in", "alert_slow_calls_out", "alert_failed_calls_in", "alert_failed_calls_out"),
 )

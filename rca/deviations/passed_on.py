@@ -1,0 +1,68 @@
+"""Trouble that a service passes on: calls fail at its callees, so it fails, logs errors and leaves work undone in turn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from rca.deviations.calls import Calls, own_failures, summed
+from rca.deviations.counts import Counts
+from rca.deviations.sheet import Array, Sheet, service_rows
+from rca.graph import Indices
+from rca.signals import NODE_COLUMN
+from rca.topology import Topology
+
+_MOST_PER_CALL: Final = 4
+"""Log lines, calls and requests that one failed call may explain; what is more has another reason."""
+_FEWEST: Final = 3
+_OF_REQUESTS: Final = ("success_residual", "quiet_callees")
+
+
+@dataclass(frozen=True, eq=False)
+class PassedOn:
+    """Failures beyond the usual number, for N entities in Q stretches: (Q, N) each."""
+
+    received: Array  # calls to services that failed there, or that nobody there answered
+    own: Array  # spans that failed although their children succeeded
+    requests: Array  # requests served that failed, for whatever reason
+
+    @classmethod
+    def of(cls, counts: Counts, calls: Calls, topology: Topology) -> PassedOn:
+        """Counted from the spans of a window."""
+        rows = len(topology.entities)
+        there, there_before = (refused + charged for refused, charged in zip(calls.refused, calls.charged, strict=True))
+        failed = np.where(calls.outgoing, _excess(there, there_before, *calls.made), 0.0)
+        services, spans, spans_before = counts.of("span", ["source"])
+        own, own_before = own_failures(counts, calls, services)
+        serving, served, served_before = counts.of("request", ["source"])
+        errors, errors_before = counts.within("error", serving)
+        return cls(
+            summed(failed, service_rows(topology, calls.ends["source"]), rows),
+            summed(_excess(own, own_before, spans, spans_before), service_rows(topology, services["source"]), rows),
+            summed(_excess(errors, errors_before, served, served_before), service_rows(topology, serving["source"]), rows),
+        )
+
+    def part(self, rows: Indices, change: Array) -> Array:
+        """Part of a change in numbers that the failures received explain, 0 to 1, (Q, K); `change` is of entities `rows`, (K,).
+
+        As large as the part of the failures that it received among all it shows, and only as far as their number goes.
+        """
+        received = self.received[:, rows]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            reach = np.minimum(_MOST_PER_CALL * received / np.abs(change), 1.0)
+            explained: Array = np.where(received >= _FEWEST, reach * received / (received + self.own[:, rows]), 0.0)
+        return np.nan_to_num(explained)
+
+    def discount(self, sheet: Sheet) -> None:
+        """Take from what a service fails to do for its callers what its own callees failed to do for it."""
+        every = np.arange(self.received.shape[1])
+        for signal in _OF_REQUESTS:
+            sheet.node[:, :, NODE_COLUMN[signal]] *= 1.0 - self.part(every, self.requests)
+
+
+def _excess(now: Array, before: Array, made_now: Array, made_before: Array) -> Array:
+    """How many more than the same share as before; what was never made before had no share."""
+    excess: Array = np.maximum(now - before * made_now / np.maximum(made_before, 1.0), 0.0)
+    return excess
