@@ -180,6 +180,14 @@ A signal that counts "up" is 0 where it falls; one that counts "both ways" keeps
 candidate whose loudest signal it is. "Floor" marks what the label-free score listens to; signals of alerts count there only
 where nothing else is known, the first of them that is.
 
+What a service suffers is not charged to it. A failed call that its callee did not answer, or not in time, counts as
+`unanswered_calls` of the callee as far as all its callers see it, and as `own_errors` of the caller otherwise: so does the share
+of its calls that a caller of several callees loses with each of them (`rca/deviations/calls.py`). `error_lines`,
+`new_templates`, `vanished_templates`, `vanished_calls`, `success_residual` and `quiet_callees` are scaled by what failed calls do
+not explain: 1 - r / (r + o) · min(1, 4 r / change), r the calls that failed at callees beyond the usual number, at least 3, and
+o the failures of its own (`rca/deviations/passed_on.py`). Databases, queues and hosts that show no spans are judged by their
+callers, by the least any of them sees; where there are several callers, that much is taken from each.
+
 ## Signals of an entity
 
 {node_signals}
