@@ -80,6 +80,18 @@ def test_another_model_can_be_named(trained: Path, monkeypatch: pytest.MonkeyPat
         registry.create("model")
 
 
+@pytest.mark.parametrize("exported", [True, False])
+def test_a_model_that_is_evaluated_is_not_trained(model: Path, exported: bool) -> None:
+    if not exported:  # then torch ranks, with a network that could be trained
+        card = json.loads((model / MODEL_FILE).read_text())
+        (model / MODEL_FILE).write_text(json.dumps({key: value for key, value in card.items() if key != "onnx"}))
+    ranker = shipped.trained(str(model))
+    case = example()
+    before = ranker.rank(case)
+    assert not ranker.learned
+    assert ranker.fit([]).rank(case) == before
+
+
 def test_where_none_ships_the_floor_ranks_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shipped, "shipped_folder", lambda: None)
     monkeypatch.delenv(VARIABLE, raising=False)
