@@ -115,6 +115,15 @@ def test_a_chunk_that_fails_is_a_gap_and_is_tried_again(store: Store) -> None:
     assert not [gap for gap in store.read(T0, HOUR.end_ns).gaps if gap.source == "prometheus"]
 
 
+def test_a_source_that_stays_away_is_not_asked_for_months(store: Store) -> None:
+    source = Metrics(1, *range(3, 100))
+    (outcome,) = fill(store, source, interval=Interval(T0 - 24 * 60 * MINUTE_NS, HOUR.end_ns))
+    assert (outcome.filled, len(outcome.failed), len(source.asked)) == (1, 6, 7)
+    assert outcome.untried == 24 * 6 + 3 - 7
+    (again,) = fill(store, Metrics())
+    assert (again.filled, again.earlier) == (2, 1)
+
+
 def test_what_live_collection_covers_is_left_alone(tmp_path: Path) -> None:
     clock = Clock()
     store = Store(tmp_path / "telemetry", wall_ns=clock.wall)

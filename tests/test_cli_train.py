@@ -211,6 +211,13 @@ def test_where_no_epoch_was_finished_nothing_is_said_to_be_kept(
     assert not (tmp_path / "mine").exists()
 
 
+def test_a_model_that_corrects_nothing_says_so(bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RCA_HOME", str(tmp_path / "home"))
+    done = CliRunner().invoke(app, [*options(bundles, tmp_path / "mine", 1), "--strength", "0"], catch_exceptions=False)
+    assert "0% of the correction counts" in done.stdout
+    assert "without its correction this model ranks as the label-free score does" in done.stdout
+
+
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_is_finished(bundles: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "RCA_HOME": str(tmp_path / "home")}

@@ -107,6 +107,7 @@ def _tell(outcome: Outcome) -> None:
     parts += [f"{outcome.earlier:,} by an earlier run"] if outcome.earlier else []
     parts += [f"{outcome.live:,} left to live collection"] if outcome.live else []
     parts += [f"{len(outcome.failed):,} failed"] if outcome.failed else []
+    parts += [f"{outcome.untried:,} not tried, for it does not answer: the same command goes on"] if outcome.untried else []
     typer.echo(f"{outcome.source}: {', '.join(parts)}")
     for gap in outcome.failed[:_SHOWN]:
         typer.echo(f"  {_moment(gap)}: {printable(gap.reason)}", err=True)

@@ -317,6 +317,8 @@ def _report(ranker: NetworkRanker, out: Path, source: str) -> None:
         f"{out}: {ranker.data['graphs']} graphs from {source}, "
         f"{ranker.earned:.0%} of the correction counts, temperature {ranker.temperature:.2f}"
     )
+    if not ranker.earned:
+        typer.echo("without its correction this model ranks as the label-free score does")
 
 
 @contextmanager

@@ -36,6 +36,7 @@ SOURCES: Final = ("tempo", "jaeger", "prometheus")
 """Sources that know the past, in the order in which their traces count."""
 _MARGIN_NS: Final = MINUTE_NS  # spans of a trace that begins in a chunk may lie outside of it, and the other way round
 _DEADLINE_NS: Final = 10 * MINUTE_NS  # for one chunk; nobody waits for an answer within seconds
+_AWAY: Final = 5  # chunks in a row; months of a source that is down would take hours of asking
 _FAILED: Final = "not filled: "
 _FILES: Final = "files"
 
@@ -64,6 +65,7 @@ class Outcome:
     earlier: int = 0  # filled by an earlier run
     live: int = 0  # left to live collection
     failed: list[Gap] = field(default_factory=list)
+    untried: int = 0  # left out, since the source did not answer several times in a row
 
 
 def past_sources(config: Config, names: Sequence[str] = ()) -> list[Collector]:
@@ -102,20 +104,25 @@ def backfill(
     """Fill the store from every source. Outcomes come as sources are done.
 
     Without `sample`, a chunk of which not all traces can be read is not stored: beside live collection, its counts would look
-    like a fall in traffic.
+    like a fall in traffic. A source that is away for several chunks in a row is not asked for the rest.
     """
     plans = [_chunks(store, source.name, interval, chunk_ns) for source in sources]
     everything, done = sum(len(todo) for todo, _ in plans), 0
     for source, (todo, outcome) in zip(sources, plans, strict=True):
         collect = _collecting(store, source, interval, todo, sample=sample)
-        for chunk in todo:
-            told(f"{source.name}, {_shown(chunk)}", done, everything)
-            failure = _fill(store, source.name, chunk, collect, sample=sample)
+        away = 0
+        for number, chunk in enumerate(todo):
+            told(f"{source.name}, {_shown(chunk)}", done + number, everything)
+            failure, answered = _fill(store, source.name, chunk, collect, sample=sample)
             if failure is None:
                 outcome.filled += 1
             else:
                 outcome.failed.append(failure)
-            done += 1
+            away = 0 if answered else away + 1
+            if away == _AWAY:
+                outcome.untried = len(todo) - number - 1
+                break
+        done += len(todo)
         yield outcome
     told("done", done, everything)
 
@@ -140,22 +147,23 @@ def backfill_file(store: Store, path: Path, interval: Interval, chunk_ns: int = 
     return outcome
 
 
-def _fill(store: Store, source: str, chunk: Interval, collect: Collect, *, sample: bool) -> Gap | None:
-    """Store one chunk; the gap that was stored instead if that failed."""
+def _fill(store: Store, source: str, chunk: Interval, collect: Collect, *, sample: bool) -> tuple[Gap | None, bool]:
+    """Store one chunk; the gap that was stored instead if that failed, and whether the source answered at all."""
+    answered = True
     try:
         found = collect(Interval(chunk.start_ns - _MARGIN_NS, chunk.end_ns + _MARGIN_NS))
     except (Unavailable, Rejected) as error:
-        failure = Gap(source, f"{_FAILED}{error}", chunk)
+        failure, answered = Gap(source, f"{_FAILED}{error}", chunk), isinstance(error, Rejected)
     else:
         telemetry = found.telemetry if isinstance(found, Reading) else found
         if isinstance(found, Telemetry) or found.sample.whole or sample:
             store.replace(source, chunk, replace(telemetry, gaps=tuple(_clipped(telemetry.gaps, chunk))))
-            return None
+            return None, answered
         size = found.sample
         text = f"{size.read:,} of {size.certainty} {size.of:,} traces could be read, and a sample is not stored"
         failure = Gap(source, _FAILED + text, chunk)
     store.replace(source, chunk, Telemetry(gaps=(failure,)))
-    return failure
+    return failure, answered
 
 
 def _chunks(store: Store, source: str, interval: Interval, chunk_ns: int) -> tuple[list[Interval], Outcome]:
