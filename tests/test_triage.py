@@ -190,6 +190,12 @@ def test_mistakes_are_named(run: Run, bundle: Path, options: tuple[str, ...], me
     assert caught.value.exit_code == 2
 
 
+@pytest.mark.parametrize("text", ["./missing.tar.zst", "missing.tar.zst", "missing/incident"])
+def test_what_looks_like_a_path_is_not_looked_up_in_the_store(text: str) -> None:
+    with pytest.raises(UnknownName, match=f"^bundle: expected a known name, found '{text}'"):
+        CliRunner().invoke(app, ["triage", text], catch_exceptions=False)
+
+
 def test_incidents_that_do_not_exist(run: Run, bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="bundle, or id of an incident"):
         run("nothing")

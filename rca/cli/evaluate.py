@@ -61,9 +61,10 @@ def evaluate(
     json: _Json = False,
     markdown: _Markdown = False,
 ) -> None:
-    """Measure rankers on labelled incidents, with intervals and baselines beside them.
+    """Measure rankers on labelled incidents.
 
-    Every prediction is kept below --out; a ranker that has finished on the same data is not run again.
+    With intervals, and baselines beside them. Every prediction is kept below --out; a ranker that has finished on the same data
+    is not run again.
     """
     if show is not None:
         _show(show, out, json)

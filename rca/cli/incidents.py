@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rca.incidents.store import IncidentStore
 
 app = typer.Typer(
-    help="The store of incidents: their telemetry, their labels and who gave them. It lives in $RCA_HOME (~/.local/share/rca).",
+    help="The store of incidents. Their telemetry, their labels and who gave them; it lives in $RCA_HOME (~/.local/share/rca).",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rca.shop.client import Status
 
 app = typer.Typer(
-    help="A small shop of real services, databases and monitoring on this machine, to break and to triage. Linux.",
+    help="Run a small live shop, to break and to triage. Real services, databases and monitoring on this machine; Linux.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

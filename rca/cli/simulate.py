@@ -48,7 +48,7 @@ def simulate(
     processes: _Processes = None,
     list_faults: _ListFaults = False,
 ) -> None:
-    """Simulate labelled incidents over random systems, for training and tests.
+    """Simulate labelled incidents over random systems.
 
     Equal seeds give equal incidents. Can be interrupted and started again: incidents that are there are not made again.
     """

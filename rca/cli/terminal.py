@@ -59,11 +59,18 @@ def print_json(body: Any, *, indent: int | None = 2) -> None:
 def progress(what: str, total: int | None = None) -> Iterator[Step]:
     """A progress bar on stderr that vanishes when it is done; nothing where stderr is no terminal."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeElapsedColumn
+    from rich.text import Text
+
+    class Done(MofNCompleteColumn):
+        """Nothing where nobody knows how much there is, instead of 0/?."""
+
+        def render(self, task: Task) -> Text:
+            return Text() if task.total is None else super().render(task)
 
     console = Console(stderr=True)
     text_column = TextColumn("{task.description}", markup=False)
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), text_column)
+    columns = (TextColumn(what), BarColumn(), Done(), TimeElapsedColumn(), text_column)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=total)
 

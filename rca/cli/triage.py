@@ -128,7 +128,7 @@ def _load(text: str, home: Path | None) -> tuple[Incident, Telemetry]:
         from rca.incidents.bundle import read_bundle
 
         return read_bundle(path)
-    if len(path.parts) > 1:
+    if "/" in text or text.endswith(".tar.zst"):
         siblings = path.parent.iterdir() if path.parent.is_dir() else ()
         raise UnknownName("bundle", text, map(str, siblings))
     from rca.incidents.store import IncidentStore, default_home
