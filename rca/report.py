@@ -490,7 +490,7 @@ def _candidates(report: TriageReport, top: int) -> RenderableType:
             str(candidate.rank),
             Text(shown(candidate.entity), style="bold" if candidate.rank == 1 else ""),
             probability(candidate.probability),
-            Text(candidate.fault_family or "-"),
+            Text(candidate.fault_family if candidate.evidence and candidate.fault_family else "-"),
             Text(why),
         )
     left = len(report.ranking.candidates) - top

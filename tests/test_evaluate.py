@@ -15,7 +15,7 @@ from rca.cli.main import app
 from rca.contracts import Case, LabelledCase
 from rca.errors import BadInput, UnknownName
 from rca.evaluation import cases, runner, tables
-from rca.evaluation.predictions import Predictions, Truth
+from rca.evaluation.predictions import Prediction, Predictions, Truth
 from rca.evaluation.runner import Exam, RankerSpec, evaluate
 from rca.evaluation.transforms import TRANSFORMS, transform
 from rca.faults import NO_FAULT
@@ -338,6 +338,13 @@ def test_many_systems_of_an_incident_each_share_one_table(bundles: Path, tmp_pat
     assert text.count("chance") == 1
     assert text.splitlines()[-1].startswith("Each system by itself: --json")
     assert [row["dataset"] for row in json.loads(rca(*run, "--json"))["runs"]] == ["one", "three", "two"]
+
+
+def test_a_trained_model_is_no_rule_to_be_compared_with(exam: Exam) -> None:
+    run = evaluate(exam, [RankerSpec("max-z")], "zero-shot")[0]
+    models = [replace(run, ranker=name) for name in ("model", "model:folder=models/mine")]
+    weak = replace(run, ranker="random", predictions=tuple(Prediction.failed(p.truth, "no idea") for p in run.predictions))
+    assert {row["against_best_rule"]["rule"] for row in tables.summaries([*models, weak])} == {"random"}
 
 
 def test_kinds_stand_below_each_other_where_there_are_more_of_them_than_rankers() -> None:

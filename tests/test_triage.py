@@ -17,6 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rca.cli.main import app
+from rca.cli.triage import print_report
 from rca.errors import RcaError, UnknownName
 from rca.graph import ServiceGraph
 from rca.incidents.bundle import write_bundle
@@ -336,6 +337,15 @@ def test_gaps_are_gathered_and_those_of_the_window_come_first() -> None:
         "metrics: not scraped",
         "traces: not asked (2026-01-14 10:10:00 to 2026-01-15 10:10:00)",
     )
+
+
+def test_no_kind_of_fault_is_named_where_nothing_strays(capsys: pytest.CaptureFixture[str]) -> None:
+    report = report_on(INCIDENT, TELEMETRY, create("floor"))
+    first, *rest = report.ranking.candidates
+    bare = [replace(candidate, evidence=(), fault_family="latency") for candidate in rest]
+    print_report(replace(report, ranking=replace(report.ranking, candidates=(first, *bare))), top=2, json=False)
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.endswith("nothing strays")]
+    assert row.split()[-3:] == ["-", "nothing", "strays"]
 
 
 def test_the_demo_runs(tmp_path: Path) -> None:
