@@ -139,6 +139,14 @@ def test_an_alert_is_searched_around() -> None:
     )
 
 
+def test_an_alert_that_ended_at_once_is_looked_at_for_two_minutes() -> None:
+    start = T0 + 30 * MINUTE_NS
+    search = question_about(Config(), NOW, alert=Alert("Blip", start, end_ns=start + 10 * SECOND_NS)).search
+    assert search.end_ns == start + 2 * MINUTE_NS
+    longer = question_about(Config(), NOW, alert=Alert("Blip", start, end_ns=start + 5 * MINUTE_NS)).search
+    assert longer.end_ns == start + 5 * MINUTE_NS
+
+
 @pytest.mark.parametrize(
     "options", [{"start_ns": NOW - 20 * SECOND_NS}, {"start_ns": T0, "end_ns": T0}, {"start_ns": T0, "end_ns": T0 - 1}, {}]
 )

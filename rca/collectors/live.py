@@ -30,6 +30,8 @@ from rca.telemetry import MINUTE_NS, SECOND_NS, EntityId, Gap, Interval, Telemet
 from rca.wording import clock
 
 _FEWEST_BINS: Final = 3
+_LEAST_AFTER_ALERT_NS: Final = 2 * MINUTE_NS
+"""What is looked at from the start of an alert on, however soon it ended: few requests tell little."""
 _FAR_BEHIND: Final = 4  # lags; a collector further behind has stopped, and waiting for it would look away from now
 
 
@@ -59,7 +61,8 @@ def question_about(
     behind = fresh_ns is None or now - fresh_ns > _FAR_BEHIND * config.triage.lag
     complete = _floor(now - config.triage.lag if fresh_ns is None or behind else min(fresh_ns, now))
     if alert is not None:
-        last = min(alert.end_ns or complete, alert.start_ns + config.triage.longest)
+        ended = max(alert.end_ns, alert.start_ns + _LEAST_AFTER_ALERT_NS) if alert.end_ns else complete
+        last = min(ended, alert.start_ns + config.triage.longest)
         began = alert.start_ns if alert.pending_ns is None else alert.pending_ns
         start_ns, end_ns = start_ns or began - config.triage.lookback, end_ns or last
     end = min(_floor(end_ns) if end_ns else complete, complete)
