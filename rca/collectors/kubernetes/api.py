@@ -274,8 +274,8 @@ def _connection(config: KubernetesConfig) -> Any:
             load_incluster_config(client_configuration=settings)
         else:
             # The client reads the variable when it is imported, which may be before it is set.
-            file = str(config.kubeconfig) if config.kubeconfig else os.environ.get("KUBECONFIG")
-            load_kube_config(config_file=file or None, context=config.context, client_configuration=settings, persist_config=False)
+            file = str(config.kubeconfig or os.environ.get("KUBECONFIG", "")) or None
+            load_kube_config(config_file=file, context=config.context, client_configuration=settings, persist_config=False)
     except (ConfigException, YAMLError, OSError, TypeError, AttributeError, KeyError, ValueError) as error:
         found = excerpt(str(error), _EXCERPT) or type(error).__name__
         raise BadInput(f"kubernetes: {where}", expected="access to a cluster", found=found) from None
