@@ -83,7 +83,7 @@ class Desk:
         who = self.access.who(request.headers.get("authorization"))
         if who is None:
             self.audit.refused("no or a wrong secret", who="", address=address, target=request.url.path)
-            challenge = {"WWW-Authenticate": 'Basic realm="rca", charset="UTF-8", Bearer'}
+            challenge = {"WWW-Authenticate": 'Basic realm="rca", charset="UTF-8"'}  # beside another one, Chromium asks nobody
             raise HTTPException(401, "expected a known Bearer token, or name and secret", challenge)
         if role not in who.roles:
             self.audit.refused(f"lacks the role {role}", who=who.name, address=address, target=request.url.path)
