@@ -1,25 +1,51 @@
-"""The shop from up to down: two faults injected, telemetry collected live from every source, the culprits ranked."""
+"""The shop from up to down: two faults injected, telemetry collected live from every source, the culprits ranked.
+
+The first fault goes all the way: its alerts from a real Prometheus rule through a real Alertmanager to `rca serve`, whose message
+names the culprit and links to a page, on which somebody confirms it in a real browser.
+"""
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
+import requests
+import yaml
 
 from rca.incidents.bundle import read_bundle
+from rca.incidents.store import IncidentStore
 from rca.shop.client import Shop
 from rca.shop.installed import binary
+from tests.servers.browser import confirmed, opened
+from tests.servers.prometheus import free_port
+from tests.servers.receiver import Receiver, receiving
+from tests.servers.serve import SECRET, ServeProcess
+from tests.serving import until
 
 ROOT: Final = Path(__file__).parents[1]
 QUIET_S, FAULT_S, SETTLE_S = 60, 40, 20
+FAULTS: Final = (("crash_loop", "recommendation"), ("latency", "payment"))
+
+_SERVE: Final = """
+[serve]
+address = "127.0.0.1:{port}"
+access_file = "{folder}/access"
+revise_after = "20s"
+[sinks.webhook]
+url = "{receiver}"
+secret_file = "{folder}/secret"
+"""
 
 
 def rca(*arguments: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
@@ -71,20 +97,73 @@ def _first_two(report: dict[str, Any]) -> list[str]:
     return [candidate["entity"]["name"] for candidate in report["ranking"]["candidates"][:2]]
 
 
+@contextmanager
+def serving(shop: Shop, folder: Path, receiver: Receiver) -> Iterator[ServeProcess]:
+    """`rca serve` on the shop's sources; the shop's Alertmanager posts to it."""
+    folder.mkdir()
+    server = ServeProcess(folder, free_port())
+    settings = shop.folder.config_file.read_text(encoding="utf-8")
+    more = _SERVE.format(port=server.port, folder=folder, receiver=receiver.url)
+    (folder / "rca.toml").write_text(settings + more, encoding="utf-8")
+    (folder / "access").write_text(f"send,label tester {SECRET}\n", encoding="utf-8")
+    (folder / "secret").write_text("whsec_" + base64.b64encode(b"s" * 32).decode(), encoding="utf-8")
+    server.start()
+    try:
+        _tell_alertmanager(shop, f"{server.url}/v1/alertmanager", tomllib.loads(settings)["alertmanager"]["url"])
+        yield server
+    finally:
+        assert server.end() == 0, server.log()
+
+
+def _tell_alertmanager(shop: Shop, webhook: str, url: str) -> None:
+    """Give the shop's Alertmanager a receiver, as docs/serve.md says."""
+    path = shop.folder.path / "alertmanager" / "alertmanager.yml"
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    hook = {"url": webhook, "http_config": {"authorization": {"credentials": SECRET}}}
+    settings["route"]["receiver"] = "rca"
+    settings["receivers"].append({"name": "rca", "webhook_configs": [hook]})
+    path.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    requests.post(f"{url}/-/reload", timeout=10).raise_for_status()
+
+
+def _message_about(receiver: Receiver, name: str) -> Any:
+    """The first message that ranks it first; None if there is none yet."""
+    for message in list(receiver.messages.values()):
+        report = message["report"]
+        if report is not None and [each["entity"]["name"] for each in report["ranking"]["candidates"][:1]] == [name]:
+            return message
+    return None
+
+
+def _answered_and_confirmed(receiver: Receiver, server: ServeProcess, target: str) -> None:
+    """A message names the culprit; the click on its page is a label in the store."""
+    message = until(lambda: _message_about(receiver, target), 60)
+    assert message["state"] == "firing"
+    until(lambda: "Yes, it was" in requests.get(message["links"]["page"], auth=("tester", SECRET), timeout=60).text, 60)
+    with opened(message["links"]["page"], "tester", SECRET) as page:
+        assert confirmed(page).endswith(target)
+    with IncidentStore(server.home) as store:
+        labels = [label for incident in store.list() for label in store.incident(incident.id).labels]
+    assert [(label.name(), label.provenance, label.author) for label in labels] == [(target, "confirmed", "tester")]
+
+
 def test_two_faults_are_found_from_live_telemetry(shop: Shop, tmp_path: Path) -> None:
     config = str(shop.folder.config_file)
-    for number, (fault, target) in enumerate((("latency", "payment"), ("crash_loop", "recommendation"))):
-        began = time.time()
-        injected = rca("shop", "inject", fault, target, "--strength", "0.9", "--run", str(shop.folder.path))
-        assert injected.returncode == 0, injected.stderr
-        time.sleep(FAULT_S)
-        saved = tmp_path / f"saved-{number}"
-        report = _ask(shop, began, "--save", str(saved))
-        assert target in _first_two(report), json.dumps(report["ranking"]["candidates"][:3], indent=1)
-        _, telemetry = read_bundle(saved)
-        for frame in ("bin_counts", "bin_durations", "metrics", "events", "logs", "topology"):
-            assert not telemetry.frames()[frame].is_empty(), frame
-        if number == 0:
+    for number, (fault, target) in enumerate(FAULTS):
+        with receiving() as receiver, serving(shop, tmp_path / "serve", receiver) if number == 0 else nullcontext() as server:
+            began = time.time()
+            injected = rca("shop", "inject", fault, target, "--strength", "0.9", "--run", str(shop.folder.path))
+            assert injected.returncode == 0, injected.stderr
+            time.sleep(FAULT_S)
+            saved = tmp_path / f"saved-{number}"
+            report = _ask(shop, began, "--save", str(saved))
+            assert target in _first_two(report), json.dumps(report["ranking"]["candidates"][:3], indent=1)
+            _, telemetry = read_bundle(saved)
+            for frame in ("bin_counts", "bin_durations", "metrics", "events", "logs", "topology"):
+                assert not telemetry.frames()[frame].is_empty(), frame
+            if server is not None:
+                _answered_and_confirmed(receiver, server, target)
+        if number == 1:
             start = time.monotonic()
             quick = rca("triage", "--config", config, "--last", "10m", "--json")
             assert quick.returncode == 0, quick.stderr
