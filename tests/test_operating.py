@@ -24,7 +24,7 @@ ALERT_NAMES = {*(promise.alert for promise in PROMISES), *(alert.name for alert 
 
 
 def promtool(*arguments: str, folder: Path) -> str:
-    done = subprocess.run([binary("promtool"), *arguments], cwd=folder, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([binary("promtool"), *arguments], cwd=folder, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
