@@ -8,6 +8,7 @@ resolution small.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -31,6 +32,7 @@ _SEPARATOR: Final = "\x1f"  # between namespace and name in a key; no name holds
 _SERVER_KINDS: Final = (2, 5)
 _CLIENT_KINDS: Final = (3, 4)
 _ERROR: Final = 2
+_ADDRESS: Final = re.compile(r"(?P<name>[^.:]+)(\.[^.:]+\.svc(\.[^:]*)?)?(:\d+)?")
 _FAR: Final = 2**62  # beyond every time and duration
 _MOST_CODES: Final = 2**63  # one integer holds
 
@@ -120,6 +122,37 @@ class Bins:
             self.pairs + other.pairs,
             self.orphans + other.orphans,
         )
+
+
+def with_known_peers(bins: Bins) -> Bins:
+    """Peers that are services of the window get their keys: callers know them by an address, with another idea of namespaces.
+
+    An address is a name, or `name.namespace.svc` with a suffix as Kubernetes' DNS has it, with a port or not. It is the service
+    of that name in the caller's namespace, else the only one of that name.
+    """
+    services = {source for source in bins.counts["source"].unique().to_list() if source is not None}
+    by_name: dict[str, list[str]] = {}
+    for service in sorted(services):
+        by_name.setdefault(split_key(service)[1], []).append(service)
+    found = {}
+    addressed = pl.col("target_kind").is_in(["external", "database"])
+    for source, target in bins.counts.filter(addressed).select("source", "target").unique().iter_rows():
+        name = _ADDRESS.fullmatch(target)
+        alike = by_name.get(name["name"], []) if name else []
+        own = joined_key(name["name"], split_key(source)[0]) if name else ""
+        if target not in services and alike and (own in alike or len(alike) == 1):
+            found[source, target] = own if own in alike else alike[0]
+    if not found:
+        return bins
+    rows = [(source, target, known) for (source, target), known in found.items()]
+    table = pl.DataFrame(rows, schema=["source", "target", "known"], orient="row")
+
+    def renamed(frame: pl.DataFrame) -> pl.DataFrame:
+        joined = frame.join(table, on=["source", "target"], how="left", maintain_order="left")
+        known = pl.when(addressed).then(pl.col("known"))
+        return joined.with_columns(pl.coalesce(known, pl.col("target")).alias("target")).select(frame.columns)
+
+    return replace(bins, counts=renamed(bins.counts), durations=renamed(bins.durations))
 
 
 def key(name: pl.Expr, namespace: pl.Expr) -> pl.Expr:
@@ -391,7 +424,10 @@ def _calls(joined: _Joined, spans: pl.DataFrame) -> list[_Calls]:
     # A message that was consumed went through its queue all the same, and it is the queue that both ends wait for.
     published = (joined.kind == _CLIENT_KINDS[1]) & spans["messaging.destination.name"].is_not_null().to_numpy()
     named = peers["name"].is_not_null().to_numpy()
-    outgoing = np.flatnonzero(is_client & ((joined.remote_children == 0) | published) & named)
+    outgoing = is_client & ((joined.remote_children == 0) | published) & named
+    wrapped = joined.parent[np.flatnonzero(outgoing & (joined.parent >= 0))]  # gRPC over HTTP, a retry around a request
+    outgoing[wrapped[is_client[wrapped] & ~published[wrapped]]] = False  # the inner span is the call
+    outgoing = np.flatnonzero(outgoing)
     from_queue = (peers["kind"] == "queue").fill_null(False).to_numpy()
     consumed = np.flatnonzero((joined.kind == _SERVER_KINDS[1]) & from_queue)
     into_queue = pl.Series(["consumed_queue"] * len(consumed), dtype=pl.String)

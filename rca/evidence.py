@@ -21,6 +21,7 @@ from rca.deviations import LEAST_RATE, METRIC_ALERTS, alert_signal, anscombe, cl
 from rca.deviations.blocks import Blocks
 from rca.deviations.calls import Calls, own_failures
 from rca.deviations.counts import Counts
+from rca.deviations.span_counts import queued
 from rca.features import ALERT_SIGNALS, heard_signals, loudest_signals
 from rca.graph import RELATIONS
 from rca.metrics import Metric, metric_of
@@ -204,6 +205,11 @@ class Facts:
         return Topology(graph.entities, edges)
 
     @cached_property
+    def children(self) -> pl.DataFrame:
+        """Rows of child spans, by operation of both."""
+        return self.case.window.bins.counts.filter(pl.col("what") == "child")
+
+    @cached_property
     def counts(self) -> Counts:
         return Counts(self.case.window, Blocks(self.case.window))
 
@@ -213,7 +219,8 @@ class Facts:
 
     def calls_into(self, entity: EntityId, counted: tuple[Array, Array]) -> list[tuple[str, Pair, Pair]]:
         """(caller, calls, those of them that are counted), now and before each."""
-        columns = np.flatnonzero(self.calls.outgoing & (self.calls.ends["target"] == key_of(entity)).to_numpy())
+        into = (pl.col("target_kind") == entity.kind) & (pl.col("target") == key_of(entity))
+        columns = np.flatnonzero(self.calls.outgoing & self.calls.ends.select(into).to_series().to_numpy())
         made, some = (np.stack([side[0] for side in sides]).T for sides in (self.calls.made, counted))
         return [(self.calls.ends["source"][int(k)], tuple(made[k].tolist()), tuple(some[k].tolist())) for k in columns]
 
@@ -397,8 +404,10 @@ def _most(
 def _failures(facts: Facts, entity: EntityId, signal: str) -> Statement | None:
     mine = pl.col("source") == key_of(entity)
     total, total_before = facts.tally("span" if signal == "own_errors" else "request", mine)[()]
-    if not total or not total_before:
+    if not any(facts.tally("span", mine)[()]):
         return _failed_calls(facts, entity)
+    if not total or not total_before:
+        return None
     failed, failed_before = facts.tally("error", mine)[()] if signal == "errors" else facts.own_failures(entity)
     title = "spans that failed by themselves" if signal == "own_errors" else "failed requests"
     expected = _expected(total, failed_before, total_before)
@@ -407,28 +416,36 @@ def _failures(facts: Facts, entity: EntityId, signal: str) -> Statement | None:
 
 
 def _unanswered(facts: Facts, entity: EntityId, _signal: str) -> Statement | None:
-    """Lost calls of all callers; where none was lost, messages that nobody took."""
+    """Lost calls of all callers, or messages that were not taken, whichever strays more."""
+    lost, messages = _lost_calls(facts, entity), _messages_not_taken(facts, entity)
+    return max((found for found in (lost, messages) if found is not None), key=lambda found: found[0], default=(0.0, None))[1]
+
+
+def _lost_calls(facts: Facts, entity: EntityId) -> tuple[float, Statement] | None:
     callers = facts.calls_into(entity, facts.calls.charged)
-    made, made_before, lost, lost_before = (sum(column) for column in zip(*((*m, *c) for _, m, c in callers), strict=True))
-    if not lost:
-        return _untaken(facts, entity)
     losing = [source for source, _, (now, _) in callers if now]
+    if not losing:
+        return None
+    made, made_before, lost, lost_before = (sum(column) for column in zip(*((*m, *c) for _, m, c in callers), strict=True))
     expected = _expected(made, lost_before, made_before)
+    deviation = _deviation(lost, expected, made / made_before) if made_before else 0.0
     numbers = f"{number(lost)} of {number(made)}, expected {number(expected)}"
     text = f"calls without an answer: {numbers} (from {listed([shown(source) for source in losing], 3)})"
-    return Statement(text, lost, expected, "1", facts.traces(losing[0], failed=True))
+    return deviation, Statement(text, lost, expected, "1", facts.traces(losing[0], failed=True))
 
 
-def _untaken(facts: Facts, entity: EntityId) -> Statement | None:
-    into = (pl.col("target") == key_of(entity)) & (pl.col("source") != key_of(entity))
-    children = facts.tally("child", into, ["source", "operation", "target_operation"])
-    spans = facts.tally("span", pl.col("source").is_in([name[0] for name in children]), ["source", "operation"])
-    found = _most(children, lambda name: spans.get(name[:2], (0.0, 0.0)), -1)
+def _messages_not_taken(facts: Facts, entity: EntityId) -> tuple[float, Statement] | None:
+    children = facts.children.filter(pl.col("target") == key_of(entity))
+    messages = children.filter(pl.Series(queued(facts.case.window.bins.counts, children), dtype=pl.Boolean))
+    keys = ["source", "operation", "target_operation"]
+    spans = facts.tally("span", pl.col("source").is_in(messages["source"].to_list()), ["source", "operation"])
+    found = _most(tally(messages, keys), lambda name: spans.get(name[:2], (0.0, 0.0)), -1)
     if found is None:
         return None
     (sender, operation, _), now, expected = found
     text = f"messages not taken: {shown(sender)} {_quoted(operation)} (expected {number(expected)}, seen {number(now)})"
-    return Statement(text, now, expected, "1", facts.traces(sender))
+    sent, sent_before = spans[sender, operation]
+    return -_deviation(now, expected, sent / sent_before), Statement(text, now, expected, "1", facts.traces(sender))
 
 
 def _failed_calls(facts: Facts, entity: EntityId) -> Statement | None:

@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 import polars as pl
 
-from rca.bins import Bins, bins_of
+from rca.bins import Bins, bins_of, with_known_peers
 from rca.telemetry import BIN_FRAMES, MINUTE_NS, UNTIMED_FRAMES, Gap, Interval, Telemetry, time_column
 
 _LEAD_NS: Final = 10 * MINUTE_NS
@@ -56,7 +56,7 @@ def cut(telemetry: Telemetry, incident: Interval, baselines: Sequence[Baseline])
     frames["events"] = _with_interval(telemetry.events, "time_unix_nano", led_up, baselines)
     spans, stored = frames.pop("spans"), Bins.of_frames({name: frames.pop(name) for name in BIN_FRAMES})
     bins = stored if spans.is_empty() else bins_of(spans) if stored.counts.is_empty() else bins_of(spans) + stored
-    return Window(incident, tuple(baselines), bins, gaps=telemetry.gaps, **frames)
+    return Window(incident, tuple(baselines), with_known_peers(bins), gaps=telemetry.gaps, **frames)
 
 
 def events_from_ns(incident: Interval, baselines: Sequence[Baseline]) -> int:

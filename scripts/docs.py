@@ -180,13 +180,18 @@ A signal that counts "up" is 0 where it falls; one that counts "both ways" keeps
 candidate whose loudest signal it is. "Floor" marks what the label-free score listens to; signals of alerts count there only
 where nothing else is known, the first of them that is.
 
-What a service suffers is not charged to it. A failed call that its callee did not answer, or not in time, counts as
-`unanswered_calls` of the callee as far as all its callers see it, and as `own_errors` of the caller otherwise: so does the share
-of its calls that a caller of several callees loses with each of them (`rca/deviations/calls.py`). `error_lines`,
-`new_templates`, `vanished_templates`, `vanished_calls`, `success_residual` and `quiet_callees` are scaled by what failed calls do
-not explain: 1 - r / (r + o) · min(1, 4 r / change), r the calls that failed at callees beyond the usual number, at least 3, and
-o the failures of its own (`rca/deviations/passed_on.py`). Databases, queues and hosts that show no spans are judged by their
-callers, by the least any of them sees; where there are several callers, that much is taken from each.
+What a service suffers is not charged to it (`rca/deviations/calls.py`, `passed_on.py`, `span_counts.py`):
+
+- A failed call that left no span at its callee is lost. What every caller of a service loses, by the least share over those with
+  calls enough to judge by, counts as `unanswered_calls` of that service, less the share that a caller loses with each of its
+  callees, if it has several. The rest stays with the callers, as `own_errors`. Messages that a queue took and nobody fetched are
+  `unanswered_calls` of the service that used to fetch them.
+- Databases, queues and hosts that show no spans are judged by their callers, by the least that any of them sees. Where there are
+  at least two, that much is taken from each of them.
+- `error_lines`, `new_templates`, `vanished_templates`, `vanished_calls`, `success_residual` and `quiet_callees` are scaled by what
+  failed calls do not explain: 1 - r / (r + o) · min(1, 4 r / c). r is how many calls more than usual failed at callees, at least
+  3; o how many spans more than usual failed of themselves; c by how many the lines or calls changed, how many requests failed,
+  or how many calls are missing: one failed call explains four of them.
 
 ## Signals of an entity
 

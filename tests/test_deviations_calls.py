@@ -7,10 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rca.deviations import Deviations, anscombe, measure
+from rca.deviations.blocks import Blocks
+from rca.deviations.calls import Calls
+from rca.deviations.counts import Counts
+from rca.deviations.passed_on import PassedOn
 from rca.signals import EDGE_COLUMN, NODE_COLUMN
-from rca.telemetry import SECOND_NS
+from rca.telemetry import MINUTE_NS, SECOND_NS, Interval
+from rca.topology import topology_of
 from rca.window import Window
 from tests.shop import INCIDENT, T0, Row, call, span, window
 
@@ -78,16 +85,56 @@ def test_a_caller_that_reaches_none_of_its_callees_keeps_the_blame() -> None:
     assert of(made, "own_errors", "A")[0] > 5
 
 
-def test_a_call_without_an_answer_in_time_counts_as_unanswered() -> None:
-    def late(count: int) -> list[Row]:
-        rows = answered("A", "B", NOW, count)
-        return [row | {"status_code": 2} if row["service.name"] == "A" else row for row in rows]
+def test_a_call_that_was_answered_fails_at_the_caller_where_the_callee_is_content() -> None:
+    bad = [row | {"status_code": 2} if row["service.name"] == "A" else row for row in answered("A", "B", NOW, 50)]
+    made = window(spans=usual(("A", "B")) + bad)  # such as HTTP 400
+    assert of(made, "own_errors", "A")[0] > 5
+    assert of(made, "unanswered_calls", "B") == [pytest.approx(0)]
 
-    made = window(spans=usual(("A", "B")) + late(50))
+
+def test_a_caller_that_is_new_is_believed_as_far_as_the_others_see_the_same() -> None:
+    healthy = usual(("C", "B"), ("A", "D")) + answered("C", "B", NOW, 50)
+    alone = window(spans=healthy + answered("A", "B", T0, 5) + unanswered("A", "B", NOW, 50))
+    assert of(alone, "unanswered_calls", "B") == [pytest.approx(0)]
+    assert of(alone, "own_errors", "A")[0] > 5
+    down = usual(("C", "B"), ("A", "D")) + unanswered("C", "B", NOW, 50)
+    both = window(spans=down + answered("A", "B", T0, 5) + unanswered("A", "B", NOW, 50))
+    assert of(both, "unanswered_calls", "B")[0] > 10
+    assert of(both, "own_errors", "A") == [pytest.approx(0)]
+
+
+@pytest.mark.parametrize("address", ["B", "B:8080", "B.default.svc", "B.default.svc.cluster.local:80"])
+def test_a_callee_is_known_by_its_address(address: str) -> None:
+    rows = [
+        row | {"service.namespace": "shop"} | ({"server.address": address} if row["name"] == "call" else {})
+        for row in usual(("A", "B")) + unanswered("A", "B", NOW, 50)
+    ]
+    made = window(spans=rows)
+    assert [(e.kind, e.name, e.namespace) for e in measure(made)[0].entities] == [
+        ("service", "A", "shop"),
+        ("service", "B", "shop"),
+    ]
     assert of(made, "unanswered_calls", "B") == [pytest.approx(ALL_FAIL)]
-    assert of(made, "own_errors", "A") == [pytest.approx(0)]
-    ambiguous = window(spans=usual(("A", "B"), ("A", "C")) + late(50) + answered("A", "C", NOW, 50))
-    assert of(ambiguous, "own_errors", "A")[0] > 5  # the spans called "call" may be of calls to either
+
+
+def test_an_address_that_could_be_several_services_is_none_of_them() -> None:
+    elsewhere = [row | {"service.namespace": name} for name in ("x", "y") for row in answered("Z", "B", T0, 20)]
+    made = window(spans=elsewhere + unanswered("A", "B", NOW, 50))
+    assert ("external", "B") in [(entity.kind, entity.name) for entity in measure(made)[0].entities]
+
+
+def test_of_client_spans_in_each_other_the_inner_one_is_the_call() -> None:
+    def wrapped(rows: list[Row]) -> list[Row]:
+        outer = [row | {"span_id": "w", "name": "retry", "server.address": "B"} for row in rows if row["name"] == "call"]
+        return [row | {"parent_span_id": "w"} if row["name"] == "call" else row for row in rows] + outer
+
+    own = [span("x", "A", 0, 10, name="handle", trace=f"own-{i}", at_ns=NOW + i * SECOND_NS, error=True) for i in range(50)]
+    lost = unanswered("A", "B", NOW, 50)
+    once = window(spans=usual(("A", "B")) + lost + own)
+    twice = window(spans=usual(("A", "B")) + wrapped(lost) + own)
+    assert of(once, "own_errors", "A")[0] > 5
+    assert of(twice, "own_errors", "A")[0] > 5
+    assert of(twice, "unanswered_calls", "B") == of(once, "unanswered_calls", "B")
 
 
 def queries(caller: str, at_ns: int, count: int, *, error: bool, ms: float = 20) -> list[Row]:
@@ -126,25 +173,69 @@ def test_what_all_callers_of_a_database_wait_for_is_not_theirs() -> None:
     assert 0 < loudest < database + loudest
 
 
-def test_messages_that_nobody_takes_are_charged_to_the_consumer() -> None:
-    def messages(at_ns: int, count: int, *, taken: bool) -> list[Row]:
-        rows = []
-        for i in range(count):
-            trace, at = f"m-{at_ns}-{i}", at_ns + i * SECOND_NS
-            queue = {"messaging__system": "redis", "messaging__destination__name": "orders"}
-            rows.append(span("a", "A", 0, 20, name="handle", trace=trace, at_ns=at))
-            rows.append(span("p", "A", 5, 10, "a", name="send", kind=4, trace=trace, at_ns=at, **queue))
-            if taken:
-                rows.append(span("c", "W", 30, 60, "p", name="process", kind=5, trace=trace, at_ns=at, **queue))
-        return rows
+def test_a_database_and_a_queue_of_one_name_are_two_callees() -> None:
+    def both(at_ns: int, count: int, *, error: bool) -> list[Row]:
+        rows = queries("A", at_ns, count, error=error)
+        sends = [
+            span("m", "A", 5, 9, "a", name="send", kind=4, trace=f"A-{at_ns}-{i}", at_ns=at_ns + i * SECOND_NS, error=error,
+                 messaging__system="pg")
+            for i in range(count)
+        ]  # fmt: skip
+        return rows + sends
 
-    made = window(spans=messages(T0, 100, taken=True) + messages(NOW, 50, taken=False))
+    other = queries("C", T0, 100, error=False) + queries("C", NOW, 50, error=False)
+    made = window(spans=both(T0, 100, error=False) + both(NOW, 50, error=True) + other)
+    assert of(made, "own_errors", "A")[0] > 5  # the queue's only caller and the database's other caller do not agree
+
+
+def messages(sender: str, taker: str, at_ns: int, count: int, *, taken: bool, queue: str = "orders") -> list[Row]:
+    """Requests of the sender, each of which leaves a message."""
+    rows = []
+    for i in range(count):
+        trace, at = f"m-{sender}-{at_ns}-{i}", at_ns + i * SECOND_NS
+        of_queue = {"messaging__system": "redis", "messaging__destination__name": queue}
+        rows.append(span("a", sender, 0, 20, name="handle", trace=trace, at_ns=at))
+        rows.append(span("p", sender, 5, 10, "a", name=f"send {queue}", kind=4, trace=trace, at_ns=at, **of_queue))
+        if taken:
+            rows.append(span("c", taker, 30, 60, "p", name=f"process {queue}", kind=5, trace=trace, at_ns=at, **of_queue))
+    return rows
+
+
+def test_messages_that_nobody_takes_are_charged_to_the_consumer() -> None:
+    made = window(spans=messages("A", "W", T0, 100, taken=True) + messages("A", "W", NOW, 50, taken=False))
     assert of(made, "unanswered_calls", "W") == [pytest.approx(ALL_FAIL)]
     assert of(made, "vanished_calls", "A") == [pytest.approx(0)]
 
 
-def line(at_ns: int, count: int, severity: str = "ERROR") -> Row:
-    about = {"entity_kind": "service", "entity": "A", "operation": "handle"}
+def test_calls_beside_a_queue_are_no_messages() -> None:
+    stopped = [row for i in range(50) for row in call("A", "W", NOW + i * SECOND_NS, i) if row["name"] != "serve"]
+    flow = messages("A", "W", T0, 100, taken=True) + messages("A", "W", NOW, 50, taken=True)
+    made = window(spans=usual(("A", "W")) + stopped + flow)
+    assert of(made, "vanished_calls", "A") == [pytest.approx(ALL_FAIL)]
+    assert of(made, "unanswered_calls", "W") == [pytest.approx(0)]
+
+
+def test_what_a_service_leaves_itself_is_no_message_of_others() -> None:
+    made = window(spans=messages("A", "A", T0, 100, taken=True) + messages("A", "A", NOW, 50, taken=False))
+    assert of(made, "vanished_calls", "A") == [pytest.approx(ALL_FAIL)]
+
+
+def test_a_worker_that_fails_gets_no_excuse_from_a_queue_called_like_a_service() -> None:
+    def failing(queue: str) -> float:
+        before = messages("A", "W", T0, 100, taken=True, queue=queue)
+        now = [
+            row | ({"status_code": 2} if row["service.name"] == "W" else {})
+            for row in messages("A", "W", NOW, 50, taken=True, queue=queue)
+        ]
+        logs = [line(T0, 100, "INFO", "W"), line(NOW, 50, "ERROR", "W")]
+        return of(window(spans=before + now + usual(("A", "orders")), logs=logs), "error_lines", "W")[0]
+
+    assert failing("orders") == pytest.approx(failing("parcels"))
+
+
+def line(at_ns: int, count: int, severity: str = "ERROR", service: str = "A") -> Row:
+    operation = "handle" if service == "A" else None
+    about = {"entity_kind": "service", "entity": service, "operation": operation}
     return {"time_unix_nano": at_ns, "severity": severity, "template": "broken", "count": count, **about}
 
 
@@ -185,3 +276,50 @@ def test_a_few_failed_calls_explain_nothing() -> None:
     rows = usual(("A", "B")) + answered("A", "B", NOW, 48) + unanswered("A", "B", NOW + 48 * SECOND_NS, 2)
     expected = anscombe(np.array([3.0]), np.array([0.0]), np.array([0.5]))
     assert of(window(spans=rows, logs=logs), "error_lines", "A")[0] == pytest.approx(float(expected[0]), rel=0.1)
+
+
+def test_callees_that_serve_less_are_explained_as_far_as_calls_failed() -> None:
+    about = {"entity_kind": "service", "metric": "server.request.rate"}
+    metrics = [
+        {"time_unix_nano": start + i * 15 * SECOND_NS, "entity": name, "value": rate, **about}
+        for name, now in (("A", 2.0), ("B", 1.0), ("D", 0.0))
+        for start, n, rate in ((T0, 40, 1.0 if name != "A" else 2.0), (NOW, 20, now))
+        for i in range(n)
+    ]
+    before = [row for i in range(3) for row in answered("A", "B", T0 + i * 100 * SECOND_NS, 80)]
+    before += [row for i in range(3) for row in answered("A", "D", T0 + i * 100 * SECOND_NS, 80)]
+    fine = [row for i in range(2) for row in answered("A", "B", NOW + i * 100 * SECOND_NS, 80)]
+
+    def quiet(failed: int) -> float:
+        spans = before + fine + unanswered("A", "B", NOW, failed)
+        made = window(Interval(NOW, NOW + 3 * MINUTE_NS), spans=spans, metrics=metrics)
+        return of(made, "quiet_callees", "A")[0]
+
+    whole = quiet(0)
+    assert whole > 5
+    assert quiet(3) > 0.8 * whole  # D is not called at all: three failed calls to B explain little of that
+
+
+@given(st.lists(st.tuples(st.sampled_from("ABC"), st.sampled_from("BCD"), st.integers(0, 30), st.integers(0, 30)), max_size=6))
+@settings(max_examples=30, deadline=None)
+def test_parts_are_parts(edges: list[tuple[str, str, int, int]]) -> None:
+    rows = [row for a, b, n, _ in edges if a != b for row in answered(a, b, T0, n)]
+    rows += [row for a, b, _, n in edges if a != b for row in unanswered(a, b, NOW, n)]
+    if not rows:
+        return
+    made = window(spans=rows)
+    counts, topology = Counts(made, Blocks(made)), topology_of(made)
+    calls = Calls.of(counts, topology)
+    for charged, lost in zip(calls.charged, calls.lost, strict=True):
+        assert np.all((charged >= 0) & (charged <= lost + 1e-9))
+    every = np.arange(len(topology.entities))
+    change = np.array([[0.0, 1.0, -5.0, np.nan, 100.0][: len(every)] + [7.0] * max(0, len(every) - 5)])
+    part = PassedOn.of(counts, calls, topology).part(every, np.repeat(change, len(counts.blocks.stretches), axis=0))
+    assert np.all((part >= 0) & (part <= 1))
+
+
+def test_quiet_stretches_are_measured_alike() -> None:
+    made = window(spans=usual(("A", "B")) + unanswered("A", "B", T0 + 400 * SECOND_NS, 50) + answered("A", "B", NOW, 50))
+    incident, quiet = measure(made)
+    assert value(incident, "unanswered_calls", "B") == pytest.approx(0)
+    assert max(value(stretch, "unanswered_calls", "B") for stretch in quiet) > 5

@@ -132,8 +132,41 @@ def test_unanswered_calls() -> None:
     assert said.text == "calls without an answer: 20 of 20, expected 0 (from shop)"
     assert (said.observed, said.baseline) == (20, 0)
     assert state(case(spans=failed), SHOP, "own_errors").text == "spans that failed by themselves: 0 of 40, expected 0"
-    untaken = state(case(spans=silent), STORE, "unanswered_calls")
-    assert untaken.text == "messages not taken: shop call (expected 20, seen 0)"
+
+
+def test_messages_that_nobody_took() -> None:
+    rows = []
+    for i in range(BEFORE + NOW):
+        span: dict[str, object] = {"trace_id": f"{i:032x}", "start_time_unix_nano": T0 + i * SECOND_NS}
+        span |= {"end_time_unix_nano": T0 + i * SECOND_NS + MS, "messaging.destination.name": "orders"}
+        rows.append(span | {"span_id": "a", "name": "send orders", "kind": 4, "service.name": "shop"})
+        if i < BEFORE:
+            taken = {"span_id": "b", "parent_span_id": "a", "name": "process orders", "kind": 5, "service.name": "store"}
+            rows.append(span | taken)
+    made = case(spans=pl.DataFrame(rows, infer_schema_length=None))
+    said = state(made, STORE, "unanswered_calls")
+    assert said.text == "messages not taken: shop send orders (expected 20, seen 0)"
+    assert explained(create("floor").rank(made), made).candidates[0].entity == STORE
+
+
+def test_a_worker_whose_queries_vanish_is_explained_without_callers() -> None:
+    """It takes from a queue, and sends to it: nobody calls it."""
+    rows = []
+    for i in range(BEFORE + NOW):
+        start = T0 + i * SECOND_NS
+        span = {"trace_id": f"{i:032x}", "start_time_unix_nano": start, "end_time_unix_nano": start + MS, "service.name": "store"}
+        queue = {"messaging.destination.name": "orders"}
+        rows.append(span | queue | {"span_id": "a", "name": "process orders", "kind": 5})
+        rows.append(span | queue | {"span_id": "b", "parent_span_id": "a", "name": "send orders", "kind": 4})
+        if i < BEFORE:
+            rows.append(
+                span | {"span_id": "c", "parent_span_id": "a", "name": "SELECT", "kind": 3, "db.system.name": "postgresql"}
+            )
+    made = case(spans=pl.DataFrame(rows, infer_schema_length=None))
+    first = explained(create("floor").rank(made), made).candidates[0]
+    assert first.entity == STORE
+    assert first.evidence[0].statement == "usual call vanished: process orders -> SELECT (expected 20, seen 0)"
+    assert Facts(made).state(STORE, "unanswered_calls") is None
 
 
 def test_vanished_call() -> None:

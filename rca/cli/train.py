@@ -25,8 +25,8 @@ _STATES = "unfinished"
 _HELD_OUT = 256
 """Fewest simulated incidents that are held out, where that many are learnt from."""
 _FLOOR_RIGHT = 0.8
-"""How often the label-free score names the cause first in the recorded training incidents of the shop: 34 of 41. Of simulated
-ones it does in half, and a network that learnt to distrust it so much would overrule it where it is right."""
+"""How often, in tenths, the label-free score names the cause first in the recorded training incidents of the shop: 34 of 41. Of
+simulated ones it does in half, and a network that learnt to distrust it so much would overrule it where it is right."""
 
 _Bundles = Annotated[
     Path | None, typer.Option(metavar="PATH", help="Folder of incident bundles; default: the incident store.", show_default=False)

@@ -31,7 +31,7 @@ class Calls:
     refused: tuple[Array, Array]
     """Failed there: the callee's own span says so."""
     lost: tuple[Array, Array]
-    """Failed without an answer of the callee, or without one in time. All failures, where a callee shows no spans."""
+    """Failed without a span of the callee. All failures, where a callee shows no spans."""
 
     @classmethod
     def of(cls, counts: Counts, topology: Topology) -> Calls:
@@ -40,7 +40,7 @@ class Calls:
         speaking = pl.col("target").is_in(counts.frame.filter(pl.col("what") == "span")["source"].unique().to_list())
         frame = counts.frame.filter(pl.col("what").is_in(["call", "call_error"])).with_columns(
             pl.col("target_kind").is_in(["service", "consumed_queue"]).alias("answered"),
-            pl.when(pl.col("target").is_in(services))
+            pl.when(pl.col("target").is_in(services) & (pl.col("target_kind") != "consumed_queue"))
             .then(pl.lit("service"))
             .otherwise(pl.col("target_kind"))
             .alias("target_kind"),
@@ -48,18 +48,11 @@ class Calls:
         ends = frame.select(_ENDS).unique().sort(_ENDS)
         keyed = frame.join(ends.with_row_index("key"), on=_ENDS)
         failed = pl.col("what") == "call_error"
-        made, refused, unanswered, late = (
-            counts.split(found, len(ends))
-            for found in (
-                keyed.filter(~failed),
-                keyed.filter(failed & pl.col("answered")),
-                keyed.filter(failed & ~pl.col("answered")),
-                _failed_at_the_caller(counts).join(ends.with_row_index("key"), on=_ENDS),
-            )
+        made, refused, lost = (
+            counts.split(keyed.filter(chosen), len(ends))
+            for chosen in (~failed, failed & pl.col("answered"), failed & ~pl.col("answered"))
         )
-        # A failed span of a call that the callee did not answer is among those that failed at the caller.
-        lost = tuple(np.maximum(a, b) for a, b in zip(unanswered, late, strict=True))
-        return cls(ends, ends.select(speaking).to_series().to_numpy(), made, refused, (lost[0], lost[1]))
+        return cls(ends, ends.select(speaking).to_series().to_numpy(), made, refused, lost)
 
     @property
     def failed(self) -> tuple[Array, Array]:
@@ -74,13 +67,15 @@ class Calls:
         several: then it is the caller that reaches nobody. A callee without spans needs two callers that agree: a single one
         may as well be at fault itself.
         """
-        share = self._excess(*self.lost)
-        source, target = _codes(self.ends["source"]), _codes(self.ends["target"])
+        share = self._share_beyond(*self.lost)
+        source, target = _codes(self.ends, "source"), _codes(self.ends, "target_kind", "target")
         of_caller = _least(share, source, fewest=2)
         beyond = np.maximum(share - of_caller, 0.0)
         of_callee = np.where(self.answering, _least(beyond, target, fewest=1), _least(beyond, target, fewest=2))
         with np.errstate(invalid="ignore", divide="ignore"):
-            part = np.where(share > 0, np.minimum(of_callee / share, 1.0), np.where(self.answering, 1.0, 0.0))
+            # A caller with too few calls to judge by is believed as far as the others see the same.
+            seen = np.where(np.isnan(share), self.lost[0] / self.made[0], share)
+            part = np.where(seen > 0, np.minimum(of_callee / seen, 1.0), self.answering)
         part[:, ~self.outgoing] = 0.0
         return self.lost[0] * part, self.lost[1] * part
 
@@ -90,27 +85,13 @@ class Calls:
         elsewhere = pl.col("source") != pl.col("target")
         return self.ends.select((pl.col("target_kind") != "consumed_queue") & elsewhere).to_series().to_numpy()
 
-    def _excess(self, now: Array, before: Array) -> Array:
+    def _share_beyond(self, now: Array, before: Array) -> Array:
         """By how much a share of the calls is larger than before, at least 0; NaN where there are too few to say."""
         made_now, made_before = self.made
         with np.errstate(invalid="ignore", divide="ignore"):
             excess: Array = np.maximum(now / made_now - before / made_before, 0.0)
         excess[(made_now < FEWEST_NOW) | (made_before < FEWEST_BEFORE) | ~self.outgoing] = np.nan
         return excess
-
-
-def _failed_at_the_caller(counts: Counts) -> pl.DataFrame:
-    """Failed spans whose children succeeded, by the only other service that spans of their operation ever call.
-
-    An operation that also serves requests fails for reasons of its own, and one that calls several services tells of none.
-    """
-    operation = ["source", "operation"]
-    serving = counts.frame.filter(pl.col("what") == "request").select(operation).unique()
-    called = counts.frame.filter((pl.col("what") == "child") & (pl.col("target") != pl.col("source")))
-    ends = called.select(*operation, "target_kind", "target").unique()
-    single = ends.filter(pl.struct(operation).is_unique()).join(serving, on=operation, how="anti")
-    failed = counts.frame.filter(pl.col("what") == "own_error").select(*operation, "block", "count")
-    return failed.join(single, on=operation)
 
 
 def own_failures(counts: Counts, calls: Calls, services: pl.DataFrame) -> tuple[Array, Array]:
@@ -128,8 +109,9 @@ def own_failures(counts: Counts, calls: Calls, services: pl.DataFrame) -> tuple[
     return now, before
 
 
-def _codes(names: pl.Series) -> Codes:
-    return names.rank("dense").to_numpy().astype(np.int64) - 1
+def _codes(ends: pl.DataFrame, *columns: str) -> Codes:
+    """Rows of equal values in some columns as one number each, from 0 on, (K,)."""
+    return ends.select(pl.struct(columns).rank("dense")).to_series().to_numpy().astype(np.int64) - 1
 
 
 def _least(values: Array, group: Codes, fewest: int) -> Array:
@@ -154,7 +136,8 @@ def measure_calls(sheet: Sheet, counts: Counts, calls: Calls, topology: Topology
     made, failed = calls.made, calls.failed
     requests, requests_now, requests_before = counts.of("request", ["source"])
     request_of = {source: k for k, source in requests.iter_rows()}
-    some_failed = bool(failed[0].any() or failed[1].any())  # else a call without an error may have failed unseen
+    # Where nothing ever failed, nothing may say so.
+    some_failed = not counts.frame.filter(pl.col("what").is_in(["error", "own_error", "call_error"])).is_empty()
     for k, (source, kind, target) in enumerate(calls.ends.iter_rows()):
         edge = edge_of(topology, source, kind, target)
         if edge is None:
@@ -175,7 +158,7 @@ def measure_calls(sheet: Sheet, counts: Counts, calls: Calls, topology: Topology
 def _measure_unanswered(sheet: Sheet, calls: Calls, topology: Topology) -> None:
     judged = calls.answering & calls.outgoing
     names = calls.ends["target"].filter(pl.Series(judged))
-    callees, group = names.unique().sort(), _codes(names)
+    callees, group = names.unique().sort(), _codes(names.to_frame(), "target")
     lost_now, lost_before, made_now, made_before = (
         summed(values[:, judged], group, len(callees)) for values in (*calls.charged, *calls.made)
     )

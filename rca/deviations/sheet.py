@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -122,38 +122,43 @@ def silent_services(topology: Topology, window: Window) -> npt.NDArray[np.bool_]
     return np.array(silent, dtype=bool)
 
 
-def credit_callees(sheet: Sheet, topology: Topology, silent: npt.NDArray[np.bool_], edge_signal: str, signal: str) -> None:
-    """What emits no spans is judged by its callers: what every one of them sees of it is its own (the least over callers).
+def _judged_by_callers(
+    sheet: Sheet, topology: Topology, silent: npt.NDArray[np.bool_], edge_signal: str, stretch: int
+) -> Iterator[tuple[Indices, Indices, Array]]:
+    """(callers, callees, values) of an edge signal by relation, (E,) each, as far as the callee emits no spans.
 
     Databases, queues and external hosts never do; `silent` says which services do not, (N,).
     """
     for relation in ("calls", "queries", "publishes", "requests"):
-        callees = topology.edges[relation][1]
-        own = silent[callees] if relation == "calls" else np.ones(len(callees), dtype=bool)
-        for stretch, values in enumerate(sheet.edge[relation][:, :, EDGE_COLUMN[edge_signal]]):
-            seen = np.isfinite(values) & own
-            np.fmin.at(sheet.node[stretch, :, NODE_COLUMN[signal]], callees[seen], np.maximum(values[seen], 0.0))
+        callers, callees = topology.edges[relation]
+        values = sheet.edge[relation][stretch, :, EDGE_COLUMN[edge_signal]]
+        seen = np.isfinite(values) & (silent[callees] | (relation != "calls"))
+        yield callers[seen], callees[seen], np.maximum(values[seen], 0.0)
+
+
+def credit_callees(sheet: Sheet, topology: Topology, silent: npt.NDArray[np.bool_], edge_signal: str, signal: str) -> None:
+    """What emits no spans is judged by its callers: what every one of them sees of it is its own (the least over callers)."""
+    for stretch in range(len(sheet.node)):
+        for _, callees, values in _judged_by_callers(sheet, topology, silent, edge_signal, stretch):
+            np.fmin.at(sheet.node[stretch, :, NODE_COLUMN[signal]], callees, values)
 
 
 def excuse_callers(sheet: Sheet, topology: Topology, silent: npt.NDArray[np.bool_], edge_signal: str, signal: str) -> None:
     """Take from callers what `credit_callees` gave to a callee that several of them call: what all of them see is not theirs.
 
-    An entity is excused as far as its loudest such call is; a callee with a single caller excuses nobody.
+    A caller is excused as far as its loudest such call is; a callee with a single caller excuses nobody.
     """
-    column = EDGE_COLUMN[edge_signal]
+    n = len(topology.entities)
+    own = ~silent & np.array([entity.kind == "service" for entity in topology.entities], dtype=bool)
     for stretch in range(len(sheet.node)):
-        loudest, shared = np.zeros(len(topology.entities)), np.zeros(len(topology.entities))
-        for relation in ("calls", "queries", "publishes", "requests"):
-            callers, callees = topology.edges[relation]
-            values = np.where(silent[callees] | (relation != "calls"), sheet.edge[relation][stretch, :, column], np.nan)
-            seen = np.isfinite(values)
-            several = np.bincount(callees[seen], minlength=len(shared)) > 1
-            least = np.full(len(shared), np.inf)
-            np.minimum.at(least, callees[seen], np.maximum(values[seen], 0.0))
-            for caller, callee, value in zip(callers[seen], callees[seen], values[seen], strict=True):
-                if value > loudest[caller]:
-                    loudest[caller], shared[caller] = value, least[callee] if several[callee] else 0.0
-        with np.errstate(invalid="ignore", divide="ignore"):
-            part = np.where(loudest > 0, shared / loudest, 0.0)
-        own = ~silent & np.array([entity.kind == "service" for entity in topology.entities], dtype=bool)
+        loudest, shared = np.zeros(n), np.zeros(n)
+        for callers, callees, values in _judged_by_callers(sheet, topology, silent, edge_signal, stretch):
+            least = np.full(n, np.inf)
+            np.minimum.at(least, callees, values)
+            least[np.bincount(callees, minlength=n) < 2] = 0.0
+            order = np.argsort(values, kind="stable")  # of a caller's calls the loudest is written last
+            caller, callee, value = callers[order], callees[order], values[order]
+            louder = value > loudest[caller]
+            loudest[caller[louder]], shared[caller[louder]] = value[louder], least[callee[louder]]
+        part = np.divide(shared, loudest, out=np.zeros(n), where=loudest > 0)
         sheet.node[stretch, own, NODE_COLUMN[signal]] *= 1 - part[own]

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from rca.bins import split_key
 from rca.deviations.calls import Calls, own_failures
 from rca.deviations.counts import Counts, anscombe, expected_counts, rate_change
 from rca.deviations.passed_on import PassedOn
@@ -25,23 +26,37 @@ def measure_span_counts(sheet: Sheet, counts: Counts, calls: Calls, passed_on: P
     if known.any():
         table, now, before, parents = table.filter(known), now[:, known], before[:, known], parents[known]
         expected, share = expected_counts(spans_now[:, parents], before, spans_before[:, parents])
-        new = anscombe(now, expected, share)
+        deviation = anscombe(now, expected, share)
         remote = (table["source"] != table["target"]).to_numpy()
-        sheet.raise_node("new_calls", service_rows(topology, table["target"])[remote], new[:, remote])
+        sheet.raise_node("new_calls", service_rows(topology, table["target"])[remote], deviation[:, remote])
         callers, callees = service_rows(topology, table["source"]), service_rows(topology, table["target"])
-        gone, queued = -new * (1 - passed_on.part(callers, now - expected)), _queued(counts, table)
-        sheet.raise_node("vanished_calls", callers[~queued], gone[:, ~queued])
-        sheet.raise_node("unanswered_calls", callees[queued], -new[:, queued])
+        vanished = -deviation * (1 - passed_on.part(callers, now - expected))
+        messages = queued(counts.frame, table)
+        sheet.raise_node("vanished_calls", callers[~messages], vanished[:, ~messages])
+        sheet.raise_node("unanswered_calls", callees[messages], -deviation[:, messages])
     _measure_errors(sheet, counts, calls, topology)
     _measure_traffic(sheet, counts, topology)
 
 
-def _queued(counts: Counts, children: pl.DataFrame) -> npt.NDArray[np.bool_]:
-    """Which children took a message that their parents left in a queue, (K,): if they cease, nobody took it."""
-    ends = counts.frame.filter(pl.col("what") == "call").select("source", "target_kind", pl.col("target").alias("queue")).unique()
+def queued(counts: pl.DataFrame, children: pl.DataFrame) -> npt.NDArray[np.bool_]:
+    """Which children took a message that their parents left in a queue, (K,): if they cease, nobody took it.
+
+    counts: rows of `Bins.counts`; children: source, operation, target, target_operation. Spans of messages are called by what is
+    done and the destination, so that calls between the same two services by other ways are told apart.
+    """
+    ends = counts.filter(pl.col("what") == "call").select("source", "target_kind", pl.col("target").alias("queue")).unique()
     senders, takers = (ends.filter(pl.col("target_kind") == kind).drop("target_kind") for kind in ("queue", "consumed_queue"))
-    pairs = set(senders.join(takers.rename({"source": "target"}), on="queue").select("source", "target").iter_rows())
-    return np.array([pair in pairs for pair in children.select("source", "target").iter_rows()], dtype=np.bool_)
+    queues: dict[tuple[str, str], list[str]] = {}
+    for sender, queue, taker in senders.join(takers.rename({"source": "target"}), on="queue").iter_rows():
+        queues.setdefault((sender, taker), []).append(split_key(queue)[1])
+    rows = children.select("source", "operation", "target", "target_operation").iter_rows()
+    return np.array(
+        [
+            source != target and any(queue in operation or queue in taking for queue in queues.get((source, target), ()))
+            for source, operation, target, taking in rows
+        ],
+        dtype=np.bool_,
+    )
 
 
 def _measure_errors(sheet: Sheet, counts: Counts, calls: Calls, topology: Topology) -> None:
