@@ -188,10 +188,10 @@ What a service suffers is not charged to it (`rca/deviations/calls.py`, `passed_
   `unanswered_calls` of the service that used to fetch them.
 - Databases, queues and hosts that show no spans are judged by their callers, by the least that any of them sees. Where there are
   at least two, that much is taken from each of them.
-- `error_lines`, `new_templates`, `vanished_templates`, `vanished_calls`, `success_residual` and `quiet_callees` are scaled by what
-  failed calls do not explain: 1 - r / (r + o) · min(1, 4 r / c). r is how many calls more than usual failed at callees, at least
-  3; o how many spans more than usual failed of themselves; c by how many the lines or calls changed, how many requests failed,
-  or how many calls are missing: one failed call explains four of them.
+- `error_lines`, `new_templates`, `vanished_templates`, `vanished_calls`, `success_residual` and `quiet_callees` are scaled by
+  what failed calls do not explain: 1 - r / (r + o) · min(1, 4 r / c). r is how many calls more than usual failed at callees, at
+  least 3; o how many spans more than usual failed of themselves; c by how many the lines or calls changed, how many requests
+  failed, or how many calls are missing: one failed call explains four of them.
 
 ## Signals of an entity
 

@@ -22,20 +22,21 @@ from recorded. Generated from docs/results by `python -m scripts.docs`; docs/eva
 
 ## Zero-shot
 
-No label of the tested system is used. A `rule` needs no training; a `model` is a folder of models/ as it stands; `invented` is
-trained on incidents invented on the system's own quiet stretches; `fresh` is the network without pre-training, on the labels of
-the shop's training part; `others` the same on the labels of the other public sets. A row of a model is of the very files that
-stand in models/ now: a test compares digests. No number was chosen by accuracy on these sets, but for one: that a correction
-judged on simulated systems alone counts half at most was decided after `simulated` had been seen at full strength, as held-out
-simulated systems asked for (AC@1 1.00, .46, .46 and .46 on the four public sets, in their order); and the caution with which
-`--transfer` takes a strength (docs/model.md) was decided by somebody who knew this. A network pre-trained on 10,000 simulated
-incidents that all counted alike ranked worse than one on 848 (at half strength .96, .39, .23 and .60, and .79 on the shop's
-test part): the label-free score is right first in 40 % of them and in 70 % of the shop's training incidents, so that the
-network learnt to distrust it. Since then simulated incidents are weighted until it is right as often in them too, which was
-decided, and seen to help, with these sets in view. That was 25 of 36 incidents, before all were recorded; it is 34 of 41 since
-the score knows about unanswered calls, which was found on the shop's training part and changes no rank on the public sets. In another way they are not unseen: the simulator's
-styles (docs/simulator.md) are shaped like what they record, PetShop's five-minute metrics, Sock Shop's alerts of instances,
-Nezha's sparse traces and Train Ticket's size. A model that is pre-trained on them met systems that look like these.
+No label of the tested system is used. A `rule` needs no training; a `model` is a folder of models/ as it stands; `invented`
+is trained on incidents invented on the system's own quiet stretches; `fresh` is the network without pre-training, on the
+labels of the shop's training part; `others` the same on the labels of the other public sets. A row of a model is of the very
+files that stand in models/ now: a test compares digests. No number was chosen by accuracy on these sets, but for one: that a
+correction judged on simulated systems alone counts half at most was decided after `simulated` had been seen at full strength,
+as held-out simulated systems asked for (AC@1 1.00, .46, .46 and .46 on the four public sets, in their order); and the caution
+with which `--transfer` takes a strength (docs/model.md) was decided by somebody who knew this. A network pre-trained on
+10,000 simulated incidents that all counted alike ranked worse than one on 848 (at half strength .96, .39, .23 and .60, and
+.79 on the shop's test part): the label-free score is right first in 40 % of them and in 70 % of the shop's training
+incidents, so that the network learnt to distrust it. Since then simulated incidents are weighted until it is right as often
+in them too, which was decided, and seen to help, with these sets in view. That was 25 of 36 incidents, before all were
+recorded; it is 34 of 41 since the score knows about unanswered calls, which was found on the shop's training part and changes
+no rank on the public sets. In another way they are not unseen: the simulator's styles (docs/simulator.md) are shaped like
+what they record, PetShop's five-minute metrics, Sock Shop's alerts of instances, Nezha's sparse traces and Train Ticket's
+size. A model that is pre-trained on them met systems that look like these.
 
 AC@1 and its difference to the best rule carry 95 % intervals that draw whole (service, fault) groups; which rule is best was
 found on the tested incidents, so that the difference favours the rule. "Cause invented" is the share of windows in which nothing
