@@ -143,7 +143,9 @@ def _scrapes(client: Client, collector: PrometheusCollector, now_s: int) -> Iter
     configured_s = collector.config.scrape_interval / SECOND_NS
     if age_s > _STALE_SCRAPES * configured_s:
         yield Finding(_SOURCE, "warning", f"its newest sample is {age_s:.0f} s old", "is it overloaded, or its clock wrong?")
-    scrapes = _value(client, f"quantile(0.5, count_over_time(up[{_LOOK_BACK_S}s]) and up offset {_LOOK_BACK_S}s)", now_s)
+    # Prometheus 2 counts samples at both ends of a range: a second less holds as many as the time has steps, whenever one asks.
+    recent = f"count_over_time(up[{_LOOK_BACK_S - 1}s]) and up offset {_LOOK_BACK_S}s"
+    scrapes = _value(client, f"quantile(0.5, {recent})", now_s)
     if not scrapes > 1:
         return
     scrape_s = _LOOK_BACK_S / scrapes
