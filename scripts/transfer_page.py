@@ -34,9 +34,10 @@ with which `--transfer` takes a strength (docs/model.md) was decided by somebody
 incidents, so that the network learnt to distrust it. Since then simulated incidents are weighted until it is right as often
 in them too, which was decided, and seen to help, with these sets in view. That was 25 of 36 incidents, before all were
 recorded; it is 34 of 41 since the score knows about unanswered calls, which was found on the shop's training part and changes
-no rank on the public sets. In another way they are not unseen: the simulator's styles (docs/simulator.md) are shaped like
-what they record, PetShop's five-minute metrics, Sock Shop's alerts of instances, Nezha's sparse traces and Train Ticket's
-size. A model that is pre-trained on them met systems that look like these.
+no rank on the public sets; a review then found mistakes in how lost calls are charged, and their repair took the score from
+.72 to .79 on the shop's test part, which had been looked at by then. In another way they are not unseen: the simulator's
+styles (docs/simulator.md) are shaped like what they record, PetShop's five-minute metrics, Sock Shop's alerts of instances,
+Nezha's sparse traces and Train Ticket's size. A model that is pre-trained on them met systems that look like these.
 
 AC@1 and its difference to the best rule carry 95 % intervals that draw whole (service, fault) groups; which rule is best was
 found on the tested incidents, so that the difference favours the rule. "Cause invented" is the share of windows in which nothing
