@@ -165,7 +165,9 @@ def a_release_behaves_as_it_says(shop: Pods) -> None:
     assert shop.call("pricing", "POST", "/totals", {"items": [{"product": 1, "quantity": 1}]}).status == 503
     assert "Name or service not known" in shop.log("pricing")
     shop.start("pricing", release={"version": "1.0.4", "configuration": {"timeout_ms": 0.5}})
-    assert shop.call("pricing", "POST", "/totals", {"items": [{"product": 1, "quantity": 1}]}).status in (503, 504)
+    # An answer may be there in time, when the one that waits for it is late itself.
+    answers = [shop.call("pricing", "POST", "/totals", {"items": [{"product": 1, "quantity": 1}]}).status for _ in range(20)]
+    assert {503, 504} & set(answers)
     shop.start("pricing", release={"version": "1.0.5", "behaviour": {"exit": {"after_s": 0}}}, wait=False)
     assert shop.processes["pricing"].wait(20) == 1
 
