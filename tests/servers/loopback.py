@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Lock, Thread
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -75,19 +77,30 @@ def serving(answer: Callable[[str, Query], Answer]) -> Generator[Loopback]:
         def log_message(self, *_: object) -> None:
             pass
 
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-        request_queue_size = 64
+    with running(Handler) as about.url:
+        yield about
 
-        def handle_error(self, *_: object) -> None:
-            pass
 
-    server = Server(("127.0.0.1", 0), Handler)
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+    def handle_error(self, *_: object) -> None:
+        pass  # somebody who asked went away
+
+
+@contextmanager
+def running(handler: type[BaseHTTPRequestHandler], port: int = 0, certificate: tuple[Path, Path] | None = None) -> Generator[str]:
+    """The address of a server on loopback, on a free port unless one is given; with a certificate and its key, over TLS."""
+    server = _Server(("127.0.0.1", port), handler)
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
-    about.url = f"http://127.0.0.1:{server.server_port}"
     try:
-        yield about
+        yield f"http{'s' if certificate else ''}://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()

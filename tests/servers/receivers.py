@@ -6,14 +6,15 @@ Slack: docs.slack.dev/reference/methods/chat.postMessage and chat.update. PagerD
 from __future__ import annotations
 
 import json
-import ssl
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Lock, Thread
+from threading import Lock
 from typing import Any
+
+from tests.servers.loopback import running
 
 
 @dataclass(frozen=True)
@@ -76,26 +77,8 @@ def receiving(
         def log_message(self, *_: object) -> None:
             pass
 
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, *_: object) -> None:
-            pass
-
-    server = Server(("127.0.0.1", port), Handler)
-    if certificate is not None:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(*certificate)
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    about.url = f"http{'s' if certificate else ''}://127.0.0.1:{server.server_port}"
-    try:
+    with running(Handler, port, certificate) as about.url:
         yield about
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 SLACK_CHANNEL = "C1H9RESGL"
