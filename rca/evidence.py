@@ -224,12 +224,12 @@ class Facts:
         made, some = (np.stack([side[0] for side in sides]).T for sides in (self.calls.made, counted))
         return [(self.calls.ends["source"][int(k)], tuple(made[k].tolist()), tuple(some[k].tolist())) for k in columns]
 
-    def own_failures(self, entity: EntityId) -> Pair:
-        """Spans of a service that failed by themselves, now and before."""
+    @cached_property
+    def own_failures(self) -> dict[str, Pair]:
+        """Spans that failed by themselves, now and before, by service."""
         services, *_ = self.counts.of("span", ["source"])
-        column = services["source"].to_list().index(key_of(entity))
         now, before = own_failures(self.counts, self.calls, services)
-        return float(now[0, column]), float(before[0, column])
+        return dict(zip(services["source"].to_list(), zip(now[0].tolist(), before[0].tolist(), strict=True), strict=True))
 
     @cached_property
     def series(self) -> pl.DataFrame:
@@ -408,7 +408,7 @@ def _failures(facts: Facts, entity: EntityId, signal: str) -> Statement | None:
         return _failed_calls(facts, entity)
     if not total or not total_before:
         return None
-    failed, failed_before = facts.tally("error", mine)[()] if signal == "errors" else facts.own_failures(entity)
+    failed, failed_before = facts.tally("error", mine)[()] if signal == "errors" else facts.own_failures[key_of(entity)]
     title = "spans that failed by themselves" if signal == "own_errors" else "failed requests"
     expected = _expected(total, failed_before, total_before)
     text = f"{title}: {number(failed)} of {number(total)}, expected {number(expected)}"

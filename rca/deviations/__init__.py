@@ -47,7 +47,7 @@ def measure(window: Window, topology: Topology | None = None) -> tuple[Deviation
     measure_durations(sheet, window, topology, blocks)
     calls = Calls.of(counts, topology)
     passed_on = PassedOn.of(counts, calls, topology)
-    measure_span_counts(sheet, counts, calls, passed_on, topology)
+    measure_span_counts(sheet, counts, passed_on, topology)
     measure_calls(sheet, counts, calls, topology)
     silent = silent_services(topology, window)
     excuse_callers(sheet, topology, silent, "client_latency", "leaf_latency")

@@ -21,12 +21,14 @@ _FEWEST: Final = 3
 
 @dataclass(frozen=True, eq=False)
 class PassedOn:
-    """How many more failures than usual, for N entities in Q stretches: (Q, N) each."""
+    """How many more failures than usual, for N entities in Q stretches: (Q, N) each unless said otherwise."""
 
     received: Array  # calls to services that failed there, or that nobody there answered
     own: Array  # spans that failed although their children succeeded
     requests: Array  # requests it served that failed, there or below
     missing: Array  # calls that its requests used to make and that had no answer, made or not
+    own_failures: tuple[Array, Array]
+    """What `own` was counted from: failed spans by service, now and before, in the order of its key table."""
 
     @classmethod
     def of(cls, counts: Counts, calls: Calls, topology: Topology) -> PassedOn:
@@ -35,7 +37,7 @@ class PassedOn:
         there, there_before = (refused + charged for refused, charged in zip(calls.refused, calls.charged, strict=True))
         failed = np.where(calls.outgoing, _count_beyond(there, there_before, *calls.made), 0.0)
         services, spans, spans_before = counts.of("span", ["source"])
-        own, own_before = own_failures(counts, calls, services)
+        own = own_failures(counts, calls, services)
         serving, served, served_before = counts.of("request", ["source"])
         errors, errors_before = counts.within("error", serving)
         callers, servers = service_rows(topology, calls.ends["source"]), service_rows(topology, serving["source"])
@@ -44,9 +46,10 @@ class PassedOn:
         missing = np.where(calls.outgoing, _count_short(answered, answered_before, requests, requests_before), 0.0)
         return cls(
             summed(failed, callers, rows),
-            summed(_count_beyond(own, own_before, spans, spans_before), service_rows(topology, services["source"]), rows),
+            summed(_count_beyond(*own, spans, spans_before), service_rows(topology, services["source"]), rows),
             summed(_count_beyond(errors, errors_before, served, served_before), servers, rows),
             summed(missing, callers, rows),
+            own,
         )
 
     def part(self, rows: Indices, change: Array) -> Array:

@@ -7,14 +7,13 @@ import numpy.typing as npt
 import polars as pl
 
 from rca.bins import split_key
-from rca.deviations.calls import Calls, own_failures
 from rca.deviations.counts import Counts, anscombe, expected_counts, rate_change
 from rca.deviations.passed_on import PassedOn
 from rca.deviations.sheet import Sheet, service_rows
 from rca.topology import Topology
 
 
-def measure_span_counts(sheet: Sheet, counts: Counts, calls: Calls, passed_on: PassedOn, topology: Topology) -> None:
+def measure_span_counts(sheet: Sheet, counts: Counts, passed_on: PassedOn, topology: Topology) -> None:
     """Vanished and new child calls, errors, traffic."""
     spans, spans_now, spans_before = counts.of("span", ["source", "operation"])
     if not len(spans):
@@ -34,7 +33,7 @@ def measure_span_counts(sheet: Sheet, counts: Counts, calls: Calls, passed_on: P
         messages = queued(counts.frame, table)
         sheet.raise_node("vanished_calls", callers[~messages], vanished[:, ~messages])
         sheet.raise_node("unanswered_calls", callees[messages], -deviation[:, messages])
-    _measure_errors(sheet, counts, calls, topology)
+    _measure_errors(sheet, counts, passed_on, topology)
     _measure_traffic(sheet, counts, topology)
 
 
@@ -59,14 +58,14 @@ def queued(counts: pl.DataFrame, children: pl.DataFrame) -> npt.NDArray[np.bool_
     )
 
 
-def _measure_errors(sheet: Sheet, counts: Counts, calls: Calls, topology: Topology) -> None:
+def _measure_errors(sheet: Sheet, counts: Counts, passed_on: PassedOn, topology: Topology) -> None:
     """Errors per span. A service without an error in a system that reports some has the deviation 0."""
     services, spans_now, spans_before = counts.of("span", ["source"])
     rows = service_rows(topology, services["source"])
     for what, signal in (("own_error", "own_errors"), ("error", "errors")):
         if counts.frame.filter(pl.col("what") == what).is_empty():
             continue
-        now, before = own_failures(counts, calls, services) if what == "own_error" else counts.within(what, services)
+        now, before = passed_on.own_failures if what == "own_error" else counts.within(what, services)
         expected, share = expected_counts(spans_now, before, spans_before)
         sheet.raise_node(signal, rows, anscombe(now, expected, share))
 
