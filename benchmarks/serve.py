@@ -55,6 +55,7 @@ def serving(spans: int, serve: str) -> Iterator[tuple[ServeProcess, Receiver]]:
             more=_STORE.format(folder=Path(folder) / "telemetry") if spans else "",
         ) as server:  # fmt: skip
             yield server, receiver
+            server.end()  # killed, it would leave a process that still writes into the folder for a moment
 
 
 def acknowledge(spans: int, seconds: int) -> list[Result]:
@@ -114,7 +115,6 @@ def replay(alerts: int) -> list[Result]:
         taken = time.monotonic() - start
         wait_for(lambda: len({key for key in list(receiver.messages) if key.endswith(":1")}) >= groups, 600)
         delivered = time.monotonic() - start
-        server.end()
         lost, odd = account(server, receiver, groups)
         repeats = sum(receiver.times.values()) - len(receiver.times)
     told = f"{groups * _IN_GROUP:,} alerts in {groups:,} groups, {_EACH} a request, {_SENDERS} senders, kill -9 at half"
