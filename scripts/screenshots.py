@@ -15,6 +15,7 @@ from typing import Final
 import polars as pl
 from PIL import Image
 
+from rca.drawing.similar import gist_of, similar_to
 from rca.incidents.bundle import read_bundle
 from rca.incidents.incident import Incident
 from rca.models.shipped import default_ranker
@@ -22,7 +23,6 @@ from rca.pipeline import case_of, report_on
 from rca.report import TriageReport
 from rca.serve.pages.listing import Known, Query, list_view
 from rca.serve.pages.rendering import render, render_list
-from rca.serve.pages.similar import gist_of, similar_to
 from rca.serve.pages.view import Scene, scene_of, view_of
 from rca.shop import manifest
 from rca.telemetry import Telemetry

@@ -14,6 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rca.drawing.charts import trace_of, y_ticks
+from rca.drawing.foreign import address, plain
+from rca.drawing.layered import BOX_HEIGHT, BOX_WIDTH, drawn
+from rca.drawing.servicemap import MOST_DRAWN, map_of
+from rca.drawing.similar import Gist, gist_of, similar_to
+from rca.drawing.timeline import MOST_ENTRIES, timeline_of
 from rca.errors import BadInput, UnknownName
 from rca.evidence import Facts
 from rca.incidents.bundle import read_bundle
@@ -23,15 +29,9 @@ from rca.incidents.store import AuditEntry
 from rca.pipeline import case_of
 from rca.ranking import Evidence, Ranking
 from rca.report import Confidence
-from rca.serve.pages.charts import trace_of, y_ticks
-from rca.serve.pages.foreign import address, plain
 from rca.serve.pages.labelling import entity_of, judgement_of, value_of
-from rca.serve.pages.layered import BOX_HEIGHT, BOX_WIDTH, drawn
 from rca.serve.pages.listing import PER_PAGE, Known, Query, list_view
 from rca.serve.pages.rendering import HEADERS, STYLE, render, render_list, render_message
-from rca.serve.pages.servicemap import MOST_DRAWN, map_of
-from rca.serve.pages.similar import Gist, gist_of, similar_to
-from rca.serve.pages.timeline import MOST_ENTRIES, timeline_of
 from rca.serve.pages.view import IncidentView, Looker, view_of
 from rca.telemetry import MINUTE_NS, EntityId
 from tests.pages import ENGINEER, HOSTILE, LONG, Alert, Links, Told, alerts_of, example, large, ranked

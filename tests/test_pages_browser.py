@@ -13,12 +13,12 @@ from urllib.parse import parse_qs
 import pytest
 from playwright.sync_api import Page
 
+from rca.drawing.similar import gist_of, similar_to
 from rca.incidents.incident import EntityModel, Label
 from rca.report import Confidence
 from rca.serve.pages.labelling import judgement_of
 from rca.serve.pages.listing import Query, list_view
 from rca.serve.pages.rendering import render, render_list, render_message
-from rca.serve.pages.similar import gist_of, similar_to
 from rca.serve.pages.view import view_of
 from tests.pages import ADDRESS, ENGINEER, HOSTILE, Links, Told, Visit, alerts_of, example, large, visiting
 from tests.test_pages import earlier, hostile_view, known

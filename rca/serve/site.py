@@ -18,6 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from rca.drawing.similar import Gist, similar_to
 from rca.errors import RcaError, Unavailable, UnknownName
 from rca.incidents.inbox import Episode, InboxFile
 from rca.incidents.incident import Incident, IntervalModel
@@ -32,7 +33,6 @@ from rca.serve.notices import loaded
 from rca.serve.pages.labelling import CSRF_FIELD, judgement_of
 from rca.serve.pages.listing import Known, Query, list_view
 from rca.serve.pages.rendering import HEADERS, render, render_list, render_message
-from rca.serve.pages.similar import Gist, similar_to
 from rca.serve.pages.view import Looker, Scene, Stage, scene_of, view_of
 from rca.serve.process import begin
 from rca.serve.schemas import INCIDENT_ID

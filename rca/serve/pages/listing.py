@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Final, Literal
 from urllib.parse import urlencode
 
+from rca.drawing.foreign import NAME, name_of, plain
+from rca.drawing.similar import NO_GIST, Gist
 from rca.faults import FAULT_KINDS
 from rca.incidents.incident import Incident
-from rca.serve.pages.foreign import NAME, name_of, plain
-from rca.serve.pages.similar import NO_GIST, Gist
 from rca.serve.pages.view import ANYBODY, LEVELS, Looker, Stage
 from rca.wording import clock, listed, probability
 

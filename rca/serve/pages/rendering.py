@@ -11,18 +11,16 @@ from functools import cache
 from importlib.resources import files
 from typing import Final
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader
 from markupsafe import Markup
 
-from rca.serve.pages.foreign import plain
+from rca.drawing import svg
+from rca.drawing.foreign import plain
 from rca.serve.pages.labelling import CSRF_FIELD
 from rca.serve.pages.listing import ListView
 from rca.serve.pages.view import ANYBODY, IncidentView, Looker
 
-_MOST: Final = 2500
-"""Characters of one value on a page, whatever it is."""
-
-STYLE: Final = files("rca.serve.pages").joinpath("style.css").read_text(encoding="utf-8")
+STYLE: Final = svg.STYLE + files("rca.serve.pages").joinpath("style.css").read_text(encoding="utf-8")
 _STYLE_HASH: Final = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
 
 HEADERS: Final = {
@@ -60,18 +58,6 @@ def _rendered(template: str, view: object) -> str:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("rca.serve.pages"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_harmless,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = svg.environment_of(ChoiceLoader([PackageLoader("rca.serve.pages"), svg.MACROS]))
     environment.globals["style"] = Markup(STYLE)
     return environment
-
-
-def _harmless(value: object) -> object:
-    """Whatever a template writes: text without control characters, of bounded length. Views have cut it before."""
-    return plain(value, _MOST) if type(value) is str else value

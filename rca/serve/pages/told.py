@@ -5,26 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from rca.drawing.timeline import Alert
 from rca.report import TriageReport
-
-
-class Alert(Protocol):
-    """One alert as its sender wrote it. `ends_ns` is None while it fires."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def severity(self) -> str: ...
-    @property
-    def entity(self) -> str: ...
-    @property
-    def summary(self) -> str: ...
-    @property
-    def starts_ns(self) -> int: ...
-    @property
-    def ends_ns(self) -> int | None: ...
-    @property
-    def status(self) -> str: ...
 
 
 class Links(Protocol):

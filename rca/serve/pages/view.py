@@ -14,18 +14,18 @@ import polars as pl
 
 import rca
 from rca.contracts import Case
+from rca.drawing.charts import Chart, charts_of
+from rca.drawing.foreign import NAME, address, moment, name_of, plain
+from rca.drawing.servicemap import ServiceMap, map_of
+from rca.drawing.similar import Similar
+from rca.drawing.timeline import Alert, Entry, Timeline, recorded_entries, timeline_of
 from rca.faults import FAMILIES, FAULT_KINDS, family_of, is_no_fault
 from rca.incidents.incident import Incident, Label
 from rca.incidents.store import AuditEntry
 from rca.ranking import RankedCandidate, Ranking
 from rca.report import Certainty, Health, Map, TriageReport
-from rca.serve.pages.charts import Chart, charts_of
-from rca.serve.pages.foreign import NAME, address, moment, name_of, plain
 from rca.serve.pages.labelling import value_of
-from rca.serve.pages.servicemap import ServiceMap, map_of
-from rca.serve.pages.similar import Similar
-from rca.serve.pages.timeline import Entry, Timeline, recorded_entries, timeline_of
-from rca.serve.pages.told import Alert, Notice
+from rca.serve.pages.told import Notice
 from rca.signals import NODE_COLUMN, NODE_SIGNALS
 from rca.telemetry import CANDIDATE_KINDS, EntityId
 from rca.wording import clock, count, listed, number, probability, seconds

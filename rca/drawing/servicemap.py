@@ -12,12 +12,12 @@ import numpy as np
 import polars as pl
 
 from rca.contracts import Case
+from rca.drawing.foreign import NAME, name_of, plain
+from rca.drawing.layered import BOX_HEIGHT, BOX_WIDTH, drawn
 from rca.evidence import Facts
 from rca.graph import CALL_RELATIONS
 from rca.ranking import Ranking
 from rca.report import Health, loud_rows
-from rca.serve.pages.foreign import NAME, name_of, plain
-from rca.serve.pages.layered import BOX_HEIGHT, BOX_WIDTH, drawn
 from rca.signals import NODE_SIGNALS
 from rca.telemetry import CANDIDATE_KINDS, EntityId
 from rca.topology import key_of
@@ -292,7 +292,7 @@ class _Mapping:
             f"path: {way}" if len(self.path) > 1 else "",
             f"disturbed: {listed(sick, 12)}" if sick else "nothing is disturbed",
         ]
-        return ". ".join(words for words in told if words) + ". The table below has every call."
+        return ". ".join(words for words in told if words) + "."
 
     def _blast_words(self) -> str:
         """What the cause drags down: those that depend on it and are disturbed, entries by name."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 from rca.contracts import Case
+from rca.drawing.foreign import LINE, NAME, moment, name_of, plain
 from rca.incidents.incident import Incident
-from rca.serve.pages.foreign import LINE, NAME, moment, name_of, plain
-from rca.serve.pages.told import Alert
 from rca.telemetry import ENTITY_KINDS, SECOND_NS, EntityId, Interval
 from rca.wording import clock, listed, seconds
 
@@ -26,6 +25,25 @@ CHANGES: Final = (
     *("RolloutStalled", "Scaled", "ScalingReplicaSet", "SuccessfulRescale"),
 )
 """Reasons of events that say that somebody or something changed the system, not merely that a pod came or went."""
+
+
+class Alert(Protocol):
+    """One alert as its sender wrote it. `ends_ns` is None while it fires."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def severity(self) -> str: ...
+    @property
+    def entity(self) -> str: ...
+    @property
+    def summary(self) -> str: ...
+    @property
+    def starts_ns(self) -> int: ...
+    @property
+    def ends_ns(self) -> int | None: ...
+    @property
+    def status(self) -> str: ...
 
 
 @dataclass(frozen=True)

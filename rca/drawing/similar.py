@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from rca.contracts import service_of
+from rca.drawing.foreign import NAME, name_of, plain
 from rca.faults import FAULT_KINDS, family_of
 from rca.incidents.incident import Incident
 from rca.report import Certainty, TriageReport
-from rca.serve.pages.foreign import NAME, name_of, plain
 from rca.signals import NODE_COLUMN, NODE_SIGNALS
 from rca.telemetry import EntityId
 from rca.wording import clock, count, listed

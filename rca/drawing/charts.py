@@ -17,12 +17,12 @@ import polars as pl
 
 from rca.bins import BIN_NS, seconds_of
 from rca.contracts import Case
+from rca.drawing.foreign import NAME, plain
 from rca.evidence import Facts
 from rca.metrics import metric_of
 from rca.ranking import Evidence
 from rca.residuals import LATENCIES
 from rca.series import ERROR_SEVERITIES
-from rca.serve.pages.foreign import NAME, plain
 from rca.telemetry import SECOND_NS, EntityId
 from rca.topology import key_of
 from rca.window import INCIDENT
