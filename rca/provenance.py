@@ -7,7 +7,18 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-_NOT_ABOUT_CASES: Final = ("cli", "collectors", "evaluation", "models", "observe.py", "serve", "shop", "simulator", "sinks")
+_NOT_ABOUT_CASES: Final = (
+    "cli",
+    "collectors",
+    "evaluation",
+    "gameday",
+    "models",
+    "observe.py",
+    "serve",
+    "shop",
+    "simulator",
+    "sinks",
+)
 
 
 @cache

@@ -5,13 +5,26 @@ A component's own section stands beside the component (`config.py` of its packag
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final, get_args
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, SecretStr, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
 
 from rca.errors import BadInput
 from rca.telemetry import SECOND_NS
@@ -36,6 +49,22 @@ _BYTES: Final = {
     "MB": 10**6,
     "GB": 10**9,
     "TB": 10**12,
+}
+
+_WORDS: Final = {
+    "missing": "is required",
+    "model_type": "expected a table of settings",
+    "dict_type": "expected a table of settings",
+    "string_type": "expected text in quotes",
+    "path_type": "expected a path in quotes",
+    "bool_type": "expected true or false",
+    "bool_parsing": "expected true or false",
+    "int_type": "expected a whole number",
+    "int_parsing": "expected a whole number",
+    "float_type": "expected a number",
+    "float_parsing": "expected a number",
+    "list_type": "expected a list",
+    "tuple_type": "expected a list",
 }
 
 
@@ -168,3 +197,60 @@ def secret_in(path: Path) -> str:
     if not text:
         raise BadInput(str(path), expected="a file with a secret", found="an empty file")
     return text
+
+
+Place = tuple[int | str, ...]
+"""Where something stands in a file: keys and positions in lists."""
+
+
+def mistakes(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
+    """One clause for every mistake in a file of this model; the values of secrets are not repeated."""
+    for place, words in misplaced(error, model):
+        known = ".".join(map(str, place)) or "the file"
+        yield f"{known}: {words}"
+
+
+def misplaced(error: ValidationError, model: type[BaseModel]) -> Iterator[tuple[Place, str]]:
+    """Every mistake with its place."""
+    for mistake in error.errors(include_input=False, include_url=False):
+        *tables, key = mistake["loc"] or ("file",)
+        if mistake["type"] == "extra_forbidden":
+            known = sorted(_section_at(tables, model).model_fields)
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+            hint = f", did you mean {near[0]!r}?" if near else f", known: {', '.join(known)}" if known else ""
+            yield mistake["loc"], f"unknown setting{hint}"
+        else:
+            yield mistake["loc"], _in_words(mistake, model)
+
+
+def _in_words(mistake: ErrorDetails, model: type[BaseModel]) -> str:
+    """What is wrong with a value, in the file's own terms."""
+    kind = mistake["type"]
+    if kind == "string_pattern_mismatch":
+        return f"expected {_meaning(mistake['loc'], model)}"
+    return _WORDS.get(kind) or mistake["msg"].removeprefix("Value error, ")
+
+
+def _meaning(path: Place, model: type[BaseModel]) -> str:
+    """What the documentation says of a setting."""
+    *tables, key = path
+    field = _section_at(tables, model).model_fields.get(str(key))
+    return (field.description if field else None) or "another text"
+
+
+def _section_at(tables: list[int | str], top: type[BaseModel]) -> type[BaseModel]:
+    """The table at a path of keys; one without settings where there is none."""
+    model: Any = top
+    for table in tables:
+        if isinstance(table, int):  # a place in a list of tables
+            continue
+        field = model.model_fields.get(table) if model is not None else None
+        model = None if field is None else _model_in(field.annotation)
+    return model or BaseModel
+
+
+def _model_in(annotation: Any) -> Any:
+    """The section that an annotation such as `Section | None` or `tuple[Section, ...]` is about."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _model_in(part)) is not None), None)

@@ -166,7 +166,7 @@ def test_a_recorder_that_is_terminated_leaves_a_clean_shop_and_is_the_only_one(s
             assert time.monotonic() < deadline
             time.sleep(0.05)
         second = subprocess.run(record, capture_output=True, text=True, check=False)
-        told = f"{tmp_path}: `rca shop record` or `rca shop inject --for` is at work, process {first.pid} since"
+        told = f"{tmp_path}: `rca shop record`, `rca shop inject --for` or a game day is at work, process {first.pid} since"
         assert (second.returncode, told in second.stderr) == (1, True)
         for command in (["inject", "exception", "cart"], ["inject", "exception", "cart", "--for", "9s"], ["clear"]):
             failed = CliRunner().invoke(app, ["shop", *command, "--run", str(tmp_path)])

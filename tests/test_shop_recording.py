@@ -21,9 +21,10 @@ from rca.shop.client import Shop
 from rca.shop.faults import RECIPES, culprit_of, recipe_of
 from rca.shop.folder import DISK_PROBE, RunFolder
 from rca.shop.host import HostLoad, HostWatch
+from rca.shop.observing import Spoilt, unsaturated
 from rca.shop.plan import WORKLOADS
 from rca.shop.programme import programme
-from rca.shop.recording import Recorder, Spoilt, _unsaturated, record
+from rca.shop.recording import Recorder, record
 
 
 def test_the_programme_holds_what_the_project_promises() -> None:
@@ -104,12 +105,12 @@ def test_a_machine_of_which_nothing_is_known_spoils_a_recording(tmp_path: Path) 
             time.sleep(0.05)
     assert host.between(0, time.time()) is None
     with pytest.raises(Spoilt, match="not known: /proc told of no process"):
-        _unsaturated(None)
+        unsaturated(None)
     with pytest.raises(Spoilt, match=r"saturated: 5\.0 s of waiting"):
-        _unsaturated(HostLoad(0.5, 2.5))
-    assert _unsaturated(HostLoad(0.5, 1.0)).ratio == 2
+        unsaturated(HostLoad(0.5, 2.5))
+    assert unsaturated(HostLoad(0.5, 1.0)).ratio == 2
     with pytest.raises(Spoilt, match="disk was slow: 400 ms for a small write"):
-        _unsaturated(HostLoad(0.5, 1.0, 0.4))
+        unsaturated(HostLoad(0.5, 1.0, 0.4))
 
 
 def test_a_watch_outlives_a_moment_in_which_the_processes_are_not_known(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def inject(
             faults.inject(shop, fault, target or "", strength)
         typer.echo(f"{fault}{where} began; `rca shop clear` ends it")
         return
-    with shop.folder.undisturbed(), _interruptible():
+    with shop.folder.undisturbed(), interruptible():
         try:
             faults.inject(shop, fault, target or "", strength)
             end = time.monotonic() + seconds
@@ -69,7 +69,7 @@ def inject(
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """What would end this process ends it as Ctrl-C does, so that the shop is left clean; what it ignores it goes on to ignore.
 
     Shells start background jobs of scripts with SIGINT ignored: SIGTERM is the way to end those.
@@ -122,6 +122,6 @@ def record(
             raise UnknownName("--fault", kind, {each.fault_kind for each in programme(seed)})
     shops = [Shop(run) for run in runs] if runs else [Shop()]
     recorders = [Recorder(shop, out, seed=seed, told=typer.echo) for shop in shops]
-    with _interruptible():
+    with interruptible():
         made = record_all(recorders, recordings, most)
     typer.echo(f"{out}: {made} recordings were made")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -32,3 +33,14 @@ class AlertSource(Protocol):
     """
 
     def find_alert(self, name: str) -> Alert: ...
+
+
+@runtime_checkable
+class AlertHistory(Protocol):
+    """A source that remembers alerts, and when they ended.
+
+    `alerts_between` gives those that began to fire in [start, end), in order, with their ends as they are known now. Raises
+    Unavailable and Rejected as `collect` does.
+    """
+
+    def alerts_between(self, start_ns: int, end_ns: int) -> Sequence[Alert]: ...

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Final, get_args
+from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, Field, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import Field, ValidationError
 
 from rca.collectors.alertmanager.config import AlertmanagerConfig
 from rca.collectors.jaeger.config import JaegerConfig
@@ -23,22 +20,10 @@ from rca.collectors.warm.config import StoreConfig
 from rca.errors import BadInput
 from rca.observe import ObserveConfig
 from rca.serve.config import ServeConfig
-from rca.settings import DurationNs, Section
+from rca.settings import DurationNs, Section, mistakes
 from rca.telemetry import MINUTE_NS, SECOND_NS
 
 FILE_NAME: Final = "rca.toml"
-_WORDS: Final = {
-    "missing": "is required",
-    "model_type": "expected a table of settings",
-    "dict_type": "expected a table of settings",
-    "string_type": "expected text in quotes",
-    "path_type": "expected a path in quotes",
-    "bool_type": "expected true or false",
-    "bool_parsing": "expected true or false",
-    "int_type": "expected a whole number",
-    "int_parsing": "expected a whole number",
-    "list_type": "expected a list",
-}
 
 
 class LiveSettings(Section):
@@ -114,54 +99,4 @@ def parsed(text: str, where: str) -> Config:
     except tomllib.TOMLDecodeError as error:
         raise BadInput(where, expected="TOML", found=str(error)) from None
     except ValidationError as error:
-        raise BadInput(where, expected="settings of docs/configuration.md", found="; ".join(_mistakes(error))) from None
-
-
-def _mistakes(error: ValidationError) -> Iterator[str]:
-    """One clause for every mistake; the values of secrets are not repeated."""
-    for mistake in error.errors(include_input=False, include_url=False):
-        *tables, key = mistake["loc"] or ("file",)
-        where = ".".join(map(str, mistake["loc"])) or "the file"
-        if mistake["type"] == "extra_forbidden":
-            known = _keys_at(tables)
-            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
-            hint = f", did you mean {near[0]!r}?" if near else f", known: {', '.join(known)}" if known else ""
-            yield f"{where}: unknown setting{hint}"
-        else:
-            yield f"{where}: {_in_words(mistake)}"
-
-
-def _in_words(mistake: ErrorDetails) -> str:
-    """What is wrong with a value, in the file's own terms."""
-    kind = mistake["type"]
-    if kind == "string_pattern_mismatch":
-        return f"expected {_meaning(mistake['loc'])}"
-    return _WORDS.get(kind) or mistake["msg"].removeprefix("Value error, ")
-
-
-def _meaning(path: tuple[int | str, ...]) -> str:
-    """What the documentation says of a setting."""
-    *tables, key = path
-    field = _section_at(tables).model_fields.get(str(key))
-    return (field.description if field else None) or "another text"
-
-
-def _keys_at(tables: list[int | str]) -> list[str]:
-    """Settings of the table at a path of keys."""
-    return sorted(_section_at(tables).model_fields)
-
-
-def _section_at(tables: list[int | str]) -> type[BaseModel]:
-    """The table at a path of keys; one without settings where there is none."""
-    model: Any = Config
-    for table in tables:
-        field = model.model_fields.get(str(table)) if model is not None else None
-        model = None if field is None else _model_in(field.annotation)
-    return model or BaseModel
-
-
-def _model_in(annotation: Any) -> Any:
-    """The section that an annotation such as `Section | None` or `tuple[Section, ...]` is about."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for part in get_args(annotation) if (found := _model_in(part)) is not None), None)
+        raise BadInput(where, expected="settings of docs/configuration.md", found="; ".join(mistakes(error, Config))) from None

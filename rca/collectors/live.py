@@ -37,11 +37,15 @@ _FAR_BEHIND: Final = 4  # lags; a collector further behind has stopped, and wait
 
 @dataclass(frozen=True)
 class Question:
-    """What to look at: a stretch of time in which the incident began, and the onset or the alert where they are known."""
+    """What to look at: a stretch of time in which the incident began, and the onset or the alert where they are known.
+
+    Telemetry is collected for `after_ns` more, which are no part of the incident: how it ended.
+    """
 
     search: Interval
     onset_ns: int | None = None
     alert: Alert | None = None
+    after_ns: int = 0
 
 
 def now_ns() -> int:
@@ -130,7 +134,7 @@ def collect_incident(
     Raises Unavailable if no source answered.
     """
     search = question.search
-    asked = Interval(search.start_ns - config.triage.baseline, search.end_ns)
+    asked = Interval(search.start_ns - config.triage.baseline, search.end_ns + question.after_ns)
     answers = _ask(sources, asked, search, config.triage.deadline, told)
     if all(answer.error for answer in answers):
         raise Unavailable("no source answered: " + "; ".join(f"{answer.source}: {answer.error}" for answer in answers))

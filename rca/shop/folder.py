@@ -95,28 +95,13 @@ class RunFolder:
         """The folder that a pod sees."""
         return self.path / "pods" / name
 
-    def undisturbed(self) -> AbstractContextManager[None]:
-        """This process alone injects and clears faults: a second one would spoil what the first records. Raises as `alone`."""
-        return self.alone(RECORDER_LOCK, "`rca shop record` or `rca shop inject --for` is at work")
+    def undisturbed(self) -> AbstractContextManager[int]:
+        """This process alone injects and clears faults: a second one would spoil what the first records. As `alone`."""
+        return self.alone(RECORDER_LOCK, "`rca shop record`, `rca shop inject --for` or a game day is at work")
 
-    @contextmanager
-    def alone(self, lock: str, otherwise: str) -> Iterator[None]:
-        """This process alone does something here, until it leaves the context or dies, however it dies.
-
-        Raises Rejected, `otherwise` with the process that already does, where one does, and OSError where files cannot be locked.
-        """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / lock).open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                who = file.read().strip()
-                raise Rejected(f"{self.path}: {otherwise}{who and f', {who}'}") from None
-            file.truncate(0)
-            file.write(f"process {os.getpid()} since {clock(time.time_ns(), date=True)} UTC")
-            file.flush()
-            yield
+    def alone(self, lock: str, otherwise: str) -> AbstractContextManager[int]:
+        """This process alone does something here; as `alone` below."""
+        return alone(self.path, lock, otherwise)
 
     def check(self) -> None:
         """Raises BadInput where a shop must not be put: a file, or a folder with others' files."""
@@ -154,6 +139,27 @@ class RunFolder:
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
             json.dump(body, file, indent=1)
         temporary.replace(self.state_file)
+
+
+@contextmanager
+def alone(folder: Path, lock: str, otherwise: str) -> Iterator[int]:
+    """This process alone does something in a folder, until it leaves the context or dies, however it dies.
+
+    A child process that is given the file descriptor goes on keeping others out. Raises Rejected, `otherwise` with the process
+    that already does, where one does, and OSError where files cannot be locked.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / lock).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            who = file.read().strip()
+            raise Rejected(f"{folder}: {otherwise}{who and f', {who}'}") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} since {clock(time.time_ns(), date=True)} UTC")
+        file.flush()
+        yield file.fileno()
 
 
 def private_folder(user: str) -> Path:

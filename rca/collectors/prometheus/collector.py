@@ -10,7 +10,7 @@ from typing import Final
 
 import polars as pl
 
-from rca.collectors.alert_labels import alerts_frame, entity_of
+from rca.collectors.alert_labels import OWN_ALERT, alerts_frame, entity_of
 from rca.collectors.alerts import Alert
 from rca.collectors.findings import Finding
 from rca.collectors.prometheus import alerts
@@ -100,11 +100,27 @@ class PrometheusCollector:
             told = client.get("/api/v1/alerts")
             pending = alerts.pending_since(client, found, self._selector)
         active = alerts.active(told, found.firing)
-        seen_lately = now_s * SECOND_NS - found.last_ns < alerts.LOOK_BACK_S * SECOND_NS
+        seen_lately = _seen_lately(found.last_ns, now_s)
         fires = seen_lately if told is None else active is not None  # Thanos and the like need not have this endpoint
         summary = (active or {}).get("summary") or (active or {}).get("description") or ""
         end_ns = None if fires else found.last_ns
         return Alert(name, found.firing.start_ns, entity_of(found.firing.labels), end_ns, summary, pending_ns=pending)
+
+    def alerts_between(self, start_ns: int, end_ns: int) -> Sequence[Alert]:
+        """Alerts that began to fire in [start, end), in order; `end_ns` is None while one fires. Raises Unavailable, Rejected."""
+        now_s = -(-time.time_ns() // SECOND_NS)
+        with Client(self.config) as client:
+            answers = alerts.asked(client, start_ns // SECOND_NS - alerts.LOOK_BACK_S, now_s, selector=self._selector)
+            if answers[0].refusal:
+                raise Rejected(f"{self.config.url}: {answers[0].refusal}")
+            told = client.get("/api/v1/alerts")
+        found = []
+        for stretch in alerts.stretches(answers):
+            firing, last_ns = stretch.firing, stretch.last_ns
+            if start_ns <= firing.start_ns < end_ns and firing.name != OWN_ALERT:
+                fires = _seen_lately(last_ns, now_s) if told is None else alerts.active(told, firing) is not None
+                found.append(Alert(firing.name, firing.start_ns, entity_of(firing.labels), None if fires else last_ns))
+        return sorted(found, key=lambda alert: (alert.start_ns, alert.name))
 
     def check(self) -> Sequence[Finding]:
         """Whether it answers, what the map finds, and what should be changed. Raises Unavailable, Rejected."""
@@ -200,3 +216,8 @@ class PrometheusCollector:
         else:
             for half in halves:
                 yield from self._answers(client, entry, half, range_s)
+
+
+def _seen_lately(last_ns: int, now_s: int) -> bool:
+    """Whether an alert was last seen so lately that it may fire still."""
+    return now_s * SECOND_NS - last_ns < alerts.LOOK_BACK_S * SECOND_NS
