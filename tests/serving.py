@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from rca.incidents.incident import Incident
 from rca.models.rules.floor import Floor
 from rca.serve.asking import Asked, Asker, Found, Kept, Ranks
 from rca.serve.config import ServeConfig
-from rca.serve.server import InThread, Server
+from rca.serve.server import Server
 from rca.sinks.notice import Notice, Sent
 from rca.telemetry import MINUTE_NS, SECOND_NS, UNTIMED_FRAMES, Telemetry, time_column
 from tests.recorded import RecordedSource
@@ -117,13 +118,20 @@ class Here:
         pass
 
 
+@cache
+def _example(culprit: str) -> tuple[Incident, Telemetry]:
+    """An incident as a warm store has it: bins in place of spans."""
+    recorded, telemetry = example_incident(fault_kind="cpu_contention", culprit=culprit, requests_per_second=4.0)
+    return recorded, replace(telemetry, spans=telemetry.spans.clear(), **frames_of(telemetry.spans))
+
+
 def recent(culprit: str = "payment") -> tuple[int, list[Collector]]:
     """When an incident began that is going on right now, and sources that tell of it."""
-    recorded, telemetry = example_incident(fault_kind="cpu_contention", culprit=culprit, requests_per_second=4.0)
+    recorded, telemetry = _example(culprit)
     now = time.time_ns() // (10 * SECOND_NS) * 10 * SECOND_NS
     shift = now - recorded.window.end_ns
     frames: dict[str, Any] = {}
-    for name, frame in replace(telemetry, spans=telemetry.spans.clear(), **frames_of(telemetry.spans)).frames().items():
+    for name, frame in telemetry.frames().items():
         moved = [column for column in frame.columns if column.endswith("time_unix_nano")]
         frames[name] = frame.with_columns(pl.col(column) + shift for column in moved)
     frames = {name: f if name in UNTIMED_FRAMES else f.sort(time_column(name)) for name, f in frames.items()}
@@ -140,6 +148,20 @@ def config(**serve: Any) -> Config:
 
 
 @contextmanager
+def in_a_thread(server: Server) -> Iterator[Server]:
+    """A server that answers in a thread of this process; it has ended afterwards."""
+    up = threading.Event()
+    thread = threading.Thread(target=server.run, args=(up.set,), name="server", daemon=True)
+    thread.start()
+    try:
+        up.wait(20)
+        yield server
+    finally:
+        server.stop()
+        thread.join()
+
+
+@contextmanager
 def serving(
     home: Path,
     *,
@@ -151,7 +173,7 @@ def serving(
     """A server on a free port of loopback that asks these sources and ranks with the label-free score."""
     settings = config(**serve)
     asking = Here(Asker(settings, home, sources=sources, ranker=Floor()), fault)
-    with InThread(Server(settings, home, sinks, asking=asking)) as server:
+    with in_a_thread(Server(settings, home, sinks, asking=asking)) as server:
         yield server
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from rca.serve.config import ServeLimits
 from rca.serve.inbox import Inbox
 from rca.serve.payload import group_of
 from rca.telemetry import SECOND_NS
-from tests.serving import body
+from tests.serving import body, until
 
 T0 = 1_768_471_800 * SECOND_NS
 
@@ -37,9 +38,9 @@ def alert(name: str = "a", status: Status = "firing", began: int = 0) -> GroupAl
     return GroupAlert(name, status, T0 + began * SECOND_NS, ends_ns, {"alertname": name})
 
 
-def take(file: InboxFile, *alerts: GroupAlert, key: str = "g", now: int = 0, truncated: int = 0) -> Receipt:
+def take(file: InboxFile, *alerts: GroupAlert, key: str = "g", now: int = 0, truncated: int = 0, over: bool = False) -> Receipt:
     with file.writing():
-        return file.take(AlertGroup(key, "rca", alerts, truncated=truncated), T0 + now * SECOND_NS, "shop")
+        return file.take(AlertGroup(key, "rca", alerts, truncated=truncated, over=over), T0 + now * SECOND_NS, "shop")
 
 
 def test_an_alert_opens_an_incident_and_is_due(file: InboxFile) -> None:
@@ -164,6 +165,62 @@ def test_a_group_that_is_told_of_again_was_not_over(file: InboxFile, status: Sta
     assert [episode.task for episode in file.due(T0 + 10**15, 9)] == ([] if status == "firing" else ["close"])
 
 
+def test_what_the_sender_says_is_over_is_over_whatever_was_silenced(file: InboxFile) -> None:
+    """Alertmanager leaves silenced and inhibited alerts out: nobody ever says that they end."""
+    first = take(file, alert("a"), alert("b"))
+    number = file.due(T0, 1)[0].number
+    answer(file, number)
+    take(file, alert("a", "resolved"), now=60)
+    assert file.episode(first.incident_id or "").state == "firing", "of a notification that leaves some out"
+    take(file, alert("a", "resolved"), now=61, over=True)
+    assert file.episode(first.incident_id or "").state == "resolved"
+    assert file.due(T0 + 10**12, 1)[0].task == "close"
+    answer(file, number, "resolved")
+    assert take(file, alert("b"), now=300).incident_id == first.incident_id, "it is not silenced any more, and never ended"
+    (again,) = file.due(T0 + 10**12, 9)
+    assert (again.state, again.task, again.closed_ns) == ("firing", "revise", None)
+    answer(file, number, "firing")
+    take(file, alert("b", "resolved"), now=400, over=True)
+    assert [episode.task for episode in file.due(T0 + 10**12, 9)] == ["close"]
+    answer(file, number, "resolved")
+    take(file, alert("b", "resolved"), alert("a", "resolved"), now=401, over=True)
+    assert file.due(T0 + 10**15, 9) == ()
+
+
+def test_an_alert_that_its_sender_had_lost_sight_of_goes_on(file: InboxFile) -> None:
+    """Alertmanager ends what Prometheus does not repeat; once they see each other again, the same alert fires."""
+    first = take(file, alert("a"))
+    number = file.due(T0, 1)[0].number
+    answer(file, number)
+    take(file, alert("a", "resolved"), now=240, over=True)
+    answer(file, number, "resolved")
+    assert take(file, alert("a"), now=500) == Receipt(0, 1, None), "this may be late news"
+    assert take(file, alert("a"), now=841) == Receipt(1, 0, first.incident_id)
+    found = file.episode(first.incident_id or "")
+    assert (found.state, found.firing, found.alerts, found.task) == ("firing", 1, 1, "revise")
+    answer(file, number, "firing")
+    take(file, alert("a", "resolved"), now=900)
+    found = file.episode(first.incident_id or "")
+    assert (found.state, found.firing, found.alerts, found.task) == ("resolved", 0, 1, "close")
+
+
+def test_an_end_that_was_told_before_the_alert_holds_for_a_while(file: InboxFile) -> None:
+    take(file, alert("a", "resolved"))
+    assert take(file, alert("a"), now=599).incident_id is None
+    assert take(file, alert("a"), now=700).incident_id is not None
+
+
+def test_an_incident_that_goes_on_while_its_end_is_told_says_so(file: InboxFile) -> None:
+    take(file, alert("a"), alert("b"))
+    number = file.due(T0, 1)[0].number
+    answer(file, number)
+    take(file, alert("a", "resolved"), now=1, over=True)
+    assert file.due(T0 + 10**12, 1)[0].task == "close"
+    take(file, alert("b"), now=2)
+    answer(file, number, "resolved")  # which was being written meanwhile
+    assert [(e.task, e.state) for e in file.due(T0 + 10**15, 9)] == [("revise", "firing")]
+
+
 def test_old_incidents_are_forgotten_with_all_that_hangs_on_them(file: InboxFile) -> None:
     first = take(file, alert("a"))
     take(file, alert("x", "resolved"), key="other")
@@ -192,7 +249,13 @@ def test_incidents_are_found_by_words_and_pages(file: InboxFile) -> None:
 
 
 EVENTS = st.lists(
-    st.tuples(st.sampled_from("gh"), st.sampled_from("abc"), st.sampled_from(["firing", "resolved"]), st.sampled_from([0, 100])),
+    st.tuples(
+        st.sampled_from("gh"),
+        st.sampled_from("abc"),
+        st.sampled_from(["firing", "resolved", "over"]),
+        st.sampled_from([0, 100]),
+        st.sampled_from([1, 1000]),
+    ),
     max_size=25,
 )
 
@@ -200,17 +263,22 @@ EVENTS = st.lists(
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(EVENTS)
 def test_counts_are_those_of_the_alerts(tmp_path_factory: pytest.TempPathFactory, events: list[Any]) -> None:
-    """Whatever arrives in whatever order: an open incident has as many firing alerts as it says, and a closed one none."""
+    """Whatever arrives in whatever order: an incident has as many firing alerts as it says, and an open one has some."""
     found = InboxFile(tmp_path_factory.mktemp("inbox"))
+    now = 0
     try:
-        for now, (key, name, status, began) in enumerate(events):
-            take(found, alert(name, status, began), key=key, now=now)
-            take(found, alert(name, status, began), key=key, now=now)
+        for key, name, told, began, later in events:
+            now += later
+            status: Status = "firing" if told == "firing" else "resolved"
+            take(found, alert(name, status, began), key=key, now=now, over=told == "over")
+            take(found, alert(name, status, began), key=key, now=now, over=told == "over")
+        over = {key for key, _, told, *_ in events if told == "over"}
         for episode in found.episodes():
             alerts = found.alerts(episode.number, 100)
             firing = [each for each in alerts if each.status == "firing"]
             assert (episode.firing, episode.alerts) == (len(firing), len(alerts))
-            assert (episode.state == "firing") == bool(firing)
+            assert episode.state == "resolved" or firing
+            assert episode.state == "firing" or not firing or episode.group_key in over
             assert len({each.fingerprint for each in firing}) == len(firing)
         opened = [episode.group_key for episode in found.episodes(state="firing")]
         assert len(set(opened)) == len(opened)
@@ -256,6 +324,39 @@ def test_ten_thousand_alerts_at_once(tmp_path: Path) -> None:
     inbox.close()
 
 
+def test_a_sender_that_goes_away_takes_nothing_along(tmp_path: Path) -> None:
+    """A request that is cancelled, as those that are under way when the server ends, must not end who writes."""
+    inbox = Inbox(tmp_path, "shop")
+
+    async def gone() -> None:
+        wait = asyncio.wrap_future(inbox.take(group_of(body(), ServeLimits())))
+        wait.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await wait
+
+    asyncio.run(gone())
+    assert inbox.take(group_of(body(), ServeLimits())).result(20) == Receipt(
+        0, 1, inbox.take(group_of(body(), ServeLimits())).result(20).incident_id
+    )
+    inbox.close()
+
+
+def test_who_waits_is_counted_anew_once_nothing_more_comes(tmp_path: Path) -> None:
+    inbox = Inbox(tmp_path, "shop")
+    receipt = inbox.take(group_of(body(), ServeLimits())).result(20)
+    until(lambda: inbox.waiting_groups == 1)
+
+    def answered(file: InboxFile) -> None:
+        number = file.episode(receipt.incident_id or "").number
+        file.answered(number, 1, "firing", "{}", "{}", ["slack"], T0, task=None, due_ns=None)
+
+    inbox.write(answered)  # just counted: this does not count again
+    until(lambda: inbox.waiting_groups == 0)
+    with inbox.reading() as file:
+        assert (file.waiting_for(["slack", "page"]), file.waiting_for(["page"]), file.waiting_for([])) == (1, 0, 0)
+    inbox.close()
+
+
 def test_a_full_disk_is_said_and_nothing_is_lost(tmp_path: Path) -> None:
     inbox = Inbox(tmp_path, "shop")
     limits = ServeLimits()
@@ -280,7 +381,7 @@ from pathlib import Path
 from rca.serve.config import ServeLimits
 from rca.serve.inbox import Inbox
 from rca.serve.payload import group_of
-from tests.serving import body
+from tests.serving import body, until
 inbox = Inbox(Path(sys.argv[1]), "shop")
 for i in range(100_000):
     future = inbox.take(group_of(body(group=f"g{i}"), ServeLimits()))

@@ -102,6 +102,10 @@ def test_a_figure_that_cannot_be_told_keeps_no_other_from_being_sent() -> None:
         until(lambda: "rca.serve.fine" in receiver.metrics())
         assert "rca.serve.broken" not in receiver.metrics()
         observer.close()
+    assert "rca_serve_fine 1" in metrics.text()
+    assert "rca_serve_broken " not in metrics.text().replace("# HELP rca_serve_broken ", "").replace(
+        "# TYPE rca_serve_broken ", ""
+    )
 
 
 def test_who_takes_it_is_shown_a_token_over_tls(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import stat
 import time
@@ -21,23 +22,27 @@ from rca.collectors.config import Config
 from rca.collectors.prometheus.config import PrometheusConfig
 from rca.errors import BadInput, Overloaded, RcaError, Rejected, Unavailable
 from rca.incidents.inbox import InboxFile
+from rca.incidents.incident import Label
 from rca.incidents.store import IncidentStore
+from rca.models.rules.floor import Floor
 from rca.serve.asking import Asked, AskedGroup, Asker, usable_ranker
 from rca.serve.auth import Access, Audit, Sites
 from rca.serve.config import ServeConfig, ServeLimits
 from rca.serve.inbox import Inbox
+from rca.serve.labelling import judged
 from rca.serve.metrics import Metrics
 from rca.serve.notices import dumped, gist_of
 from rca.serve.payload import group_of
 from rca.serve.process import AskingProcess
 from rca.serve.sending import Sender, wait_s
-from rca.serve.server import Server
+from rca.serve.server import Punctual, Server
+from rca.serve.worker import Worker
 from rca.sinks.notice import Notice
 from rca.telemetry import SECOND_NS
 from tests.recorded import failing
 from tests.servers.certificates import self_signed
 from tests.servers.prometheus import free_port
-from tests.serving import Remembering, body, config, failing_with, notification, recent, rfc3339, serving, until
+from tests.serving import Here, Remembering, body, config, failing_with, notification, recent, rfc3339, serving, until
 
 JSON = {"Content-Type": "application/json"}
 DOWN = [failing("prometheus", Unavailable("connection refused"))]
@@ -149,8 +154,11 @@ def test_verdicts_become_labels_and_take_each_others_place(tmp_path: Path) -> No
         assert get(server, "/v1/labels")["incidents"][0]["incident"] == incident_id
         assert get(server, f"/v1/labels?incident={incident_id}")["incidents"][0]["labels"]
 
+        label(server, incident_id, "confirm", fault_kind="cpu_contention")
+        before = labels(tmp_path, incident_id)
         for wrong, message in (
             ({"verdict": "correct"}, "who it was"),
+            ({"verdict": "correct", "entity": "cart", "fault_kind": "noisy_neighbour"}, "to name node"),
             ({"verdict": "correct", "entity": "nobody-of-that-name"}, "nobody-of-that-name"),
             ({"verdict": "correct", "entity": "cart", "fault_kind": "gremlins"}, "gremlins"),
             ({"verdict": "confirm", "fault_kind": "traffic_surge"}, "a fault of somebody"),
@@ -162,6 +170,7 @@ def test_verdicts_become_labels_and_take_each_others_place(tmp_path: Path) -> No
             refused = requests.post(f"{server.url}/v1/labels", json={"incident": incident_id, **wrong}, timeout=20)
             assert refused.status_code in (404, 422), refused.text
             assert message in refused.json()["detail"]
+        assert labels(tmp_path, incident_id) == before, "what is refused changes nothing"
         assert label(server, "nope", "confirm").status_code == 404
     lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
     assert [line["action"] for line in lines][:2] == ["label confirm", "label confirm"]
@@ -269,6 +278,74 @@ def test_a_mistake_of_ours_keeps_nobody_else_waiting(tmp_path: Path) -> None:
         fine = post(server, notification("fine", began=rfc3339(onset))).json()["incident"]
         until(lambda: [notice.incident_id for notice in sink.sent] == [fine])
         assert requests.get(f"{server.url}/readyz", timeout=20).status_code == 200
+
+
+def test_a_mistake_about_one_group_keeps_those_beside_it_waiting_no_longer(tmp_path: Path) -> None:
+    onset, sources = recent()
+    sink = Remembering()
+    asked: list[Asked] = []
+
+    def broken(question: Asked) -> None:
+        asked.append(question)
+        if len(asked) == 1:
+            time.sleep(0.5)  # meanwhile the others arrive
+        if any(group.alerts[0].labels["service"] == "poison" for group in question.groups):
+            raise ZeroDivisionError
+
+    with serving(tmp_path, sources=sources, sinks=[sink], fault=broken) as server:
+        first = post(server, notification("first", began=rfc3339(onset))).json()["incident"]
+        until(lambda: asked)
+        post(server, notification("poison", service="poison", began=rfc3339(onset)))
+        ids = [post(server, notification(name, service=name, began=rfc3339(onset))).json()["incident"] for name in ("a", "b")]
+        until(lambda: len(sink.sent) == 3)
+        assert [len(question.groups) for question in asked][:2] == [1, 3]
+        assert {notice.incident_id for notice in sink.sent} == {first, *ids}
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_labels_stay_in_sight_when_the_second_look_has_other_telemetry(tmp_path: Path, labelled: bool) -> None:
+    """Two groups were ranked together; one of them is looked at again alone, and its telemetry is stored under its own id."""
+    onset, sources = recent()
+    now = [time.time_ns()]
+    settings = config()
+    inbox = Inbox(tmp_path, "shop", wall_ns=lambda: now[0])
+    asking = Here(Asker(settings, tmp_path, sources=sources, ranker=Floor()))
+    worker = Worker(inbox, asking, settings.serve, [], Metrics(), wall_ns=lambda: now[0])
+
+    def told(name: str, began: int, status: str = "firing") -> str:
+        group = group_of(body(group=name, began=rfc3339(began), status=status), ServeLimits())
+        return inbox.take(group).result().incident_id or ""
+
+    with inbox.reading() as file:
+        early, late = told("early", onset), told("late", onset + 60 * SECOND_NS)
+        assert worker.step(file)
+        assert {file.episode(each).bundle for each in (early, late)} == {early}
+        if labelled:
+            judged(tmp_path, early, "no_fault", Label(entity=None, fault_kind="no_fault", provenance="confirmed"), who="anna")
+        told("early", onset, "resolved")
+        now[0] += 3600 * SECOND_NS
+        while worker.step(file):
+            pass
+        assert [len(question.groups) for question in asking.asked] == [2, 1]
+        assert file.episode(late).bundle == (early if labelled else late)
+    inbox.close()
+
+
+def test_an_incident_that_goes_on_after_its_end_was_told_is_told_to(tmp_path: Path) -> None:
+    onset, sources = recent()
+    sink = Remembering()
+    whole = notification("g", alerts=2, began=rfc3339(onset))
+    with serving(tmp_path, sources=sources, sinks=[sink]) as server:
+        post(server, whole)
+        until(lambda: len(sink.sent) == 1)
+        one = notification("g", alerts=2, began=rfc3339(onset), status="resolved")
+        post(server, {**one, "alerts": one["alerts"][:1]})  # the other one was silenced
+        until(lambda: len(sink.sent) == 2)
+        post(server, {**whole, "alerts": whole["alerts"][1:]})
+        until(lambda: len(sink.sent) == 3)
+        assert [(notice.revision, notice.state) for notice in sink.sent] == [(1, "firing"), (2, "resolved"), (3, "firing")]
+        assert "fire again" in sink.sent[2].news[0]
+        assert len({notice.incident_id for notice in sink.sent}) == 1
 
 
 def test_a_label_needs_telemetry(tmp_path: Path) -> None:
@@ -388,6 +465,27 @@ def tell(inbox: Inbox, number: int, notice: Notice, now_ns: int) -> None:
         file.answered(number, notice.revision, "firing", gist, body, ["remembering"], now_ns, task=None, due_ns=None)
 
     inbox.write(told)
+
+
+def test_a_message_that_cannot_be_noted_is_not_sent_twice(tmp_path: Path) -> None:
+    """Slack and e-mail would show every repetition, a second apart, for as long as the disk takes nothing."""
+    sink = Remembering()
+    inbox = Inbox(tmp_path, "shop")
+    sender = Sender(inbox, sink, Metrics())
+    with inbox.reading() as file:
+        incident_id = inbox.take(group_of(body(), ServeLimits())).result().incident_id or ""
+        number = file.episode(incident_id).number
+        tell(inbox, number, Notice(incident_id=incident_id, group_key="g", revision=1, state="firing", title="slow"), 1)
+        inbox._file._db.execute("PRAGMA query_only = 1")
+        for _ in range(3):
+            with pytest.raises(BadInput, match="a place that can be written"):
+                sender.step(file)
+        inbox._file._db.execute("PRAGMA query_only = 0")
+        assert sender.step(file)
+        assert not sender.step(file)
+        (delivery,) = file.deliveries(number)
+        assert (delivery.state, delivery.reference, len(sink.sent)) == ("sent", f"message of {incident_id}", 1)
+    inbox.close()
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
@@ -657,6 +755,16 @@ def test_what_comes_from_elsewhere_is_refused(origin: str | None, site: str | No
     assert not sites.refusal("GET", "http", headers)
 
 
+def test_pages_lie_where_a_proxy_has_them(tmp_path: Path) -> None:
+    with serving(tmp_path, sources=DOWN, external_url="https://ops.example/rca") as server:
+        own = f"http://127.0.0.1:{server.port}"
+        sent = requests.post(f"{own}/v1/alertmanager", data=body(), headers=JSON, timeout=20).json()
+        for path in ("/incidents", f"/incidents/{sent['incident']}", "/incidents/nothing"):
+            links = re.findall(r'(?:href|action)="(/[^"]*)"', requests.get(own + path, timeout=20).text)
+            assert links
+            assert all(link.startswith("/rca/incidents") for link in links)
+
+
 def test_tls(tmp_path: Path) -> None:
     cert, key = self_signed(tmp_path)
     with serving(tmp_path / "home", sources=DOWN, tls={"cert_file": cert, "key_file": key}) as server:
@@ -713,6 +821,38 @@ def test_too_many_requests_are_told_to_come_back(tmp_path: Path) -> None:
         assert until(lambda: post(server, body()).status_code == 200)
         for line in lines:
             line.close()
+
+
+def test_whoever_says_nothing_is_hung_up_on(idle: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Punctual, "head_s", 0.3)
+    with socket.create_connection(("127.0.0.1", idle.port), timeout=20) as silent:
+        assert silent.recv(1) == b""
+    slow = socket.create_connection(("127.0.0.1", idle.port), timeout=20)
+    with slow, pytest.raises(OSError, match=r"reset|pipe"):
+        drip(slow)
+    with socket.create_connection(("127.0.0.1", idle.port), timeout=20) as fine:
+        for _ in range(2):
+            fine.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            assert b" 200 " in fine.recv(4096)
+            time.sleep(0.5)
+
+
+def drip(line: socket.socket) -> None:
+    for _ in range(200):
+        line.sendall(b"a")
+        time.sleep(0.05)
+
+
+def test_shed_requests_of_others_are_no_shed_notifications(tmp_path: Path) -> None:
+    with serving(tmp_path, sources=DOWN, limits={"requests": 1, "read_timeout": "2s"}) as server:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as line:
+            line.sendall(b"POST /v1/labels HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n")
+            line.sendall(b"Content-Length: 100\r\n\r\n{")
+            (refused,) = until(lambda: (each := requests.get(f"{server.url}/healthz", timeout=20)).status_code == 503 and (each,))
+            assert refused.headers["X-Content-Type-Options"] == "nosniff"
+            assert post(server, body()).status_code == 503
+        text = until(lambda: (found := requests.get(f"{server.url}/metrics", timeout=20)).ok and found.text)
+        assert 'rca_serve_notifications_total{outcome="told to wait"} 1\n' in text
 
 
 def test_ten_thousand_alerts_at_once_are_one_message(tmp_path: Path) -> None:

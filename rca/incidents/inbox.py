@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,8 @@ from rca.telemetry import SECOND_NS
 
 INBOX_FILE: Final = "inbox.sqlite3"
 BUSY_SECONDS: Final = 30.0
+_LATE_NS: Final = 600 * SECOND_NS
+"""An alert that fires may be told of so long after its end was, and is late news: twice as long as Alertmanager keeps trying."""
 _FORGOTTEN: Final = 500
 """Rows that are forgotten at a time."""
 
@@ -114,7 +117,10 @@ class GroupAlert:
 
 @dataclass(frozen=True)
 class AlertGroup:
-    """One notification: alerts of one group, of which the sender left `truncated` out."""
+    """One notification: alerts of one group, of which the sender left `truncated` out.
+
+    `over` where the sender says that nothing of the group fires: what is not among the alerts has been silenced or inhibited.
+    """
 
     key: str
     receiver: str
@@ -123,6 +129,7 @@ class AlertGroup:
     annotations: Mapping[str, str] = field(default_factory=dict)
     link: str = ""
     truncated: int = 0
+    over: bool = False
 
 
 @dataclass(frozen=True)
@@ -190,11 +197,25 @@ class Delivery:
 
 _NOTICE: Final = """SELECT incident_id, n.revision, at_ns, state, gist, number
     FROM notices n JOIN episodes ON number = n.episode"""
-_Known = Mapping[tuple[str, int], tuple[str, int | None]]
+_SAID_OVER: Final = """EXISTS (SELECT 1 FROM notices
+    WHERE notices.episode = number AND notices.revision = episodes.revision AND notices.state = 'resolved')"""
+"""Whether the last answer to an episode says that it is over."""
 _EPISODE: Final = """SELECT number, incident_id, key, opened_ns, heard_ns, closed_ns, firing, alerts, truncated, about, title,
     task, due_ns, revision, bundle FROM episodes JOIN groups ON groups.id = group_id"""
 _DELIVERY: Final = """SELECT d.episode, incident_id, d.revision, sink, state, tries, d.due_ns, sent_ns, reference, trouble,
     made_ns FROM deliveries d JOIN episodes ON number = d.episode"""
+
+
+@dataclass(frozen=True)
+class _Standing:
+    """How an alert stands: its status, its episode, and when that was told."""
+
+    status: Status
+    episode: int | None
+    told_ns: int
+
+
+_Known = Mapping[tuple[str, int], _Standing]
 
 
 class InboxFile:
@@ -236,26 +257,29 @@ class InboxFile:
     def take(self, group: AlertGroup, now_ns: int, system: str) -> Receipt:
         """Store what is new of a notification. Doing it again changes nothing but when the group was heard of last.
 
-        An alert that is resolved stays so, whatever arrives later of it. One that fires anew has ended before. When the last
-        one has ended, the episode is over; the next that fires opens another one.
+        An alert that is resolved stays so if late news of it arrive; if it still fires long after, its episode goes on. One that
+        fires anew has ended before. When the last one has ended, or the sender says so, the episode is over; the next that fires
+        opens another one.
         """
         group_id, number = self._group(group.key)
         known = self._known(group_id, group.alerts)
-        number = self._reopened(group_id, known) if number is None else number
-        news = {alert.key: alert for alert in _resolved_last(group.alerts) if _is_news(alert, known.get(alert.key))}
+        latest = {alert.key: alert for alert in _resolved_last(group.alerts)}
+        news = {key: alert for key, alert in latest.items() if _is_news(alert, known.get(key), now_ns)}
         begins: dict[str, list[int]] = {}
         for alert in news.values():
             begins.setdefault(alert.fingerprint, []).append(alert.starts_ns)
         told = [self._as_it_stands(group_id, alert, begins[alert.fingerprint]) for alert in news.values()]
         resolved = [alert for alert in told if alert.status == "resolved"]
         firing = [alert for alert in told if alert.status == "firing"]
+        number = self._reopened(group_id, known, firing, now_ns) if number is None else number
         self._end(group_id, number, resolved, known, now_ns)
         self._supersede(group_id, number, firing)
-        if number is not None and self._firing(number) == 0:
+        goes_on = any(alert.key in known for alert in firing)
+        if number is not None and not goes_on and (group.over or self._firing(number) == 0):
             self._close(group_id, number, now_ns)
             number = number if not firing else None
         if firing:
-            number = self._fire(group, group_id, number, firing, now_ns, system)
+            number = self._fire(group, group_id, number, firing, known, now_ns, system)
         if number is None:
             return Receipt(len(news), len(group.alerts) - len(news), None)
         self._db.execute(
@@ -274,16 +298,24 @@ class InboxFile:
         return row[0], row[1]
 
     def _known(self, group_id: int, alerts: Sequence[GroupAlert]) -> _Known:
-        """Status and episode of those alerts that are known."""
-        query = "SELECT status, episode FROM alerts WHERE group_id = ? AND fingerprint = ? AND starts_ns = ?"
+        """How those alerts stand that are known."""
+        query = "SELECT status, episode, received_ns FROM alerts WHERE group_id = ? AND fingerprint = ? AND starts_ns = ?"
         found = {alert.key: self._db.execute(query, (group_id, *alert.key)).fetchone() for alert in alerts}
-        return {key: row for key, row in found.items() if row is not None}
+        return {key: _Standing(*row) for key, row in found.items() if row is not None}
 
-    def _reopened(self, group_id: int, known: _Known) -> int | None:
-        """The episode of an alert that is heard of again, though it was taken for over because nobody told of it (`tidy`)."""
-        number = max((number for status, number in known.values() if status == "firing" and number is not None), default=None)
+    def _reopened(self, group_id: int, known: _Known, firing: Sequence[GroupAlert], now_ns: int) -> int | None:
+        """The episode of alerts that are heard of again, though it was taken for over: nobody told of it (`tidy`), all but the
+        silenced ones had ended, or the sender had lost sight of them."""
+        again = [standing for standing in known.values() if standing.status == "firing"]
+        again += [known[alert.key] for alert in firing if alert.key in known]
+        number = max((standing.episode for standing in again if standing.episode is not None), default=None)
         if number is not None:
-            self._db.execute("UPDATE episodes SET closed_ns = NULL WHERE number = ?", (number,))
+            to_say = f"{_SAID_OVER} OR task = 'close'"
+            self._db.execute(
+                f"""UPDATE episodes SET closed_ns = NULL, task = CASE WHEN {to_say} THEN 'revise' ELSE task END,
+                    due_ns = CASE WHEN {to_say} THEN ? ELSE due_ns END WHERE number = ?""",
+                (now_ns, number),
+            )
             self._db.execute("UPDATE groups SET episode = ? WHERE id = ?", (number, group_id))
         return number
 
@@ -301,12 +333,13 @@ class InboxFile:
         """Store alerts that are resolved; those that nobody heard of before belong to the episode that is open."""
         self._db.executemany(
             """INSERT INTO alerts VALUES (?1, ?2, ?3, ?4, 'resolved', ?5, ?6, ?7)
-               ON CONFLICT DO UPDATE SET status = 'resolved', ends_ns = ?5""",
+               ON CONFLICT DO UPDATE SET status = 'resolved', ends_ns = ?5, received_ns = ?6""",
             [(group_id, *alert.key, number, alert.ends_ns or now_ns, now_ns, _body(alert)) for alert in resolved],
         )
-        ended = sum(known.get(alert.key) == ("firing", number) for alert in resolved)
-        unheard = sum(alert.key not in known for alert in resolved)
-        self._count(number, firing=-ended, alerts=unheard)
+        standing = [known[alert.key] for alert in resolved if alert.key in known]
+        for episode, ended in Counter(each.episode for each in standing if each.status == "firing").items():
+            self._count(episode, firing=-ended, alerts=0)
+        self._count(number, firing=0, alerts=len(resolved) - len(standing))
 
     def _supersede(self, group_id: int, number: int | None, firing: Sequence[GroupAlert]) -> None:
         """End alerts that fire anew, for nobody said that they had ended."""
@@ -317,7 +350,7 @@ class InboxFile:
 
     def _count(self, number: int | None, *, firing: int, alerts: int) -> None:
         """Add to the counts of an episode."""
-        if firing or alerts:
+        if number is not None and (firing or alerts):
             query = "UPDATE episodes SET firing = firing + ?, alerts = alerts + ? WHERE number = ?"
             self._db.execute(query, (firing, alerts, number))
 
@@ -325,17 +358,19 @@ class InboxFile:
         return int(self._db.execute("SELECT firing FROM episodes WHERE number = ?", (number,)).fetchone()[0])
 
     def _close(self, group_id: int, number: int, now_ns: int) -> None:
-        """The episode is over. One that waits for its first answer still gets it."""
+        """The episode is over. One that waits for its first answer still gets it; of one that was said to be, nothing is said."""
         self._db.execute(
-            """UPDATE episodes SET closed_ns = ?1, task = CASE task WHEN 'answer' THEN 'answer' ELSE 'close' END,
-               due_ns = CASE task WHEN 'answer' THEN due_ns ELSE ?1 END WHERE number = ?2""",
+            f"""UPDATE episodes SET closed_ns = ?1,
+                  task = CASE WHEN task = 'answer' THEN task WHEN {_SAID_OVER} THEN NULL ELSE 'close' END,
+                  due_ns = CASE task WHEN 'answer' THEN due_ns ELSE ?1 END WHERE number = ?2""",
             (now_ns, number),
         )
         self._db.execute("UPDATE groups SET episode = NULL WHERE id = ?", (group_id,))
 
     def _fire(
-        self, group: AlertGroup, group_id: int, number: int | None, firing: Sequence[GroupAlert], now_ns: int, system: str
-    ) -> int:
+        self, group: AlertGroup, group_id: int, number: int | None, firing: Sequence[GroupAlert], known: _Known, now_ns: int,
+        system: str,
+    ) -> int:  # fmt: skip
         """Add alerts that fire to the episode, which is opened if there is none; its number."""
         if number is None:
             about = {"receiver": group.receiver, "labels": group.labels, "annotations": group.annotations, "link": group.link}
@@ -348,9 +383,12 @@ class InboxFile:
             number = int(made.lastrowid or 0)
             self._db.execute("UPDATE groups SET episode = ? WHERE id = ?", (number, group_id))
         self._db.executemany(
-            "INSERT INTO alerts VALUES (?, ?, ?, ?, 'firing', NULL, ?, ?)",
+            """INSERT INTO alerts VALUES (?1, ?2, ?3, ?4, 'firing', NULL, ?5, ?6)
+               ON CONFLICT DO UPDATE SET status = 'firing', ends_ns = NULL, episode = ?4, received_ns = ?5""",
             [(group_id, *alert.key, number, now_ns, _body(alert)) for alert in firing],
         )
+        for episode, moved in Counter(known[alert.key].episode for alert in firing if alert.key in known).items():
+            self._count(episode, firing=0, alerts=-moved)
         self._count(number, firing=len(firing), alerts=len(firing))
         return number
 
@@ -375,15 +413,16 @@ class InboxFile:
             found: int | None = self._db.execute(query, (sink,)).fetchone()[0]
         return found
 
-    def waiting(self) -> tuple[int, int]:
-        """Episodes that wait for their first answer, and deliveries that wait."""
-        queries = (
-            "SELECT count(*) FROM episodes WHERE task = 'answer'",
-            "SELECT count(*) FROM deliveries WHERE state = 'waiting'",
-        )
+    def waiting(self) -> int:
+        """Episodes that wait for their first answer."""
         with self._explained():
-            first, second = (int(self._db.execute(query).fetchone()[0]) for query in queries)
-        return first, second
+            return int(self._db.execute("SELECT count(*) FROM episodes WHERE task = 'answer'").fetchone()[0])
+
+    def waiting_for(self, sinks: Sequence[str]) -> int:
+        """Deliveries that wait for one of these sinks; those for others wait until there is such a sink again."""
+        query = "SELECT count(*) FROM deliveries WHERE state = 'waiting' AND sink IN (SELECT value FROM json_each(?))"
+        with self._explained():
+            return int(self._db.execute(query, (json.dumps(list(sinks)),)).fetchone()[0])
 
     def answered(
         self, number: int, revision: int, state: Status, gist: str, body: str, sinks: Sequence[str], now_ns: int, *,
@@ -399,12 +438,12 @@ class InboxFile:
         self.looked_at(number, now_ns, task=task, due_ns=due_ns)
 
     def looked_at(self, number: int, now_ns: int, *, task: Task | None, due_ns: int | None) -> None:
-        """Nothing new was found: what the episode waits for next. One that was closed meanwhile waits for that to be said."""
-        said = "EXISTS (SELECT 1 FROM notices WHERE episode = number AND state = 'resolved')"
+        """Nothing new was found: what the episode waits for next. One that closed or went on since waits to have that said."""
         self._db.execute(
             f"""UPDATE episodes SET
-                  task = CASE WHEN closed_ns IS NULL THEN ?1 WHEN {said} THEN NULL ELSE 'close' END,
-                  due_ns = CASE WHEN closed_ns IS NULL THEN ?2 ELSE ?3 END
+                  task = CASE WHEN (closed_ns IS NOT NULL) = {_SAID_OVER} THEN iif(closed_ns IS NULL, ?1, NULL)
+                              ELSE iif(closed_ns IS NULL, 'revise', 'close') END,
+                  due_ns = CASE WHEN closed_ns IS NULL AND NOT {_SAID_OVER} THEN ?2 ELSE ?3 END
                 WHERE number = ?4""",
             (task, due_ns, now_ns, number),
         )
@@ -545,8 +584,11 @@ def _resolved_last(alerts: Sequence[GroupAlert]) -> list[GroupAlert]:
     return sorted(alerts, key=lambda alert: alert.status == "resolved")
 
 
-def _is_news(alert: GroupAlert, known: tuple[str, int | None] | None) -> bool:
-    return known is None or (alert.status == "resolved" and known[0] == "firing")
+def _is_news(alert: GroupAlert, known: _Standing | None, now_ns: int) -> bool:
+    """Whether it is heard of for the first time, has ended, or fires although it was said to have ended long ago."""
+    if known is None or alert.status == known.status:
+        return known is None
+    return alert.status == "resolved" or now_ns - known.told_ns > _LATE_NS
 
 
 def _incident_id(system: str, key: str, first: GroupAlert) -> str:

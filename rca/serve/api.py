@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any, Final, Literal
 
@@ -15,13 +14,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from rca.errors import BadInput, RcaError, UnknownName
+from rca.errors import BadInput, RcaError
 from rca.incidents.inbox import Episode, InboxFile, Receipt, StoredNotice
-from rca.incidents.incident import Label
 from rca.incidents.store import IncidentStore
 from rca.serve.app import ALERTS_PATH, Desk, answer_to
 from rca.serve.auth import Role, Who
-from rca.serve.labelling import judged, label_of
+from rca.serve.labelling import judged, label_of, labels_of
 from rca.serve.notices import leader, loaded
 from rca.serve.payload import NotJson, group_of
 from rca.serve.schemas import (
@@ -238,14 +236,6 @@ def _summary(desk: Desk, file: InboxFile, store: IncidentStore, episode: Episode
         labels=list(labels_of(store, episode)),
         page=f"{desk.settings.url()}/incidents/{episode.incident_id}",
     )
-
-
-def labels_of(store: IncidentStore, episode: Episode) -> Sequence[Label]:
-    """The labels of an incident; none where the store does not have it."""
-    try:
-        return store.incident(episode.bundle).labels if episode.bundle is not None else ()
-    except UnknownName:  # somebody removed it
-        return ()
 
 
 def _answer(notice: StoredNotice) -> Answer:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import anyio
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -32,6 +33,7 @@ from rca.telemetry import SECOND_NS
 _LOG: Final = logging.getLogger(__name__)
 SMALL_BODY: Final = 64 * 2**10
 """Largest body of anything but a notification."""
+_PAGES: Final = 8
 _HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -67,6 +69,8 @@ class Desk:
     """Parts of the server that do not stand well enough to be ready, and how."""
     pending: int = field(default=0)
     """Bytes of notifications that are held in memory."""
+    pages: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(_PAGES))
+    """Room for pages that are made at once: others wait, and neither notifications nor /readyz wait with them."""
 
     def reading(self) -> Any:
         """A connection to the inbox of one's own."""
@@ -207,19 +211,24 @@ class _Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        send = _named(send)
+        notifies = scope["path"] == ALERTS_PATH
         if self._under_way >= self._limits.requests:
             wait = str(math.ceil(self._limits.retry_after / SECOND_NS))
-            self._metrics.notifications.add("told to wait")
+            if notifies:
+                self._metrics.notifications.add("told to wait")
             await problem(503, "too many requests are under way", {"Retry-After": wait})(scope, receive, send)
             return
-        most = self._limits.body if scope["path"] == ALERTS_PATH else SMALL_BODY
+        most = self._limits.body if notifies else SMALL_BODY
         declared = dict(scope["headers"]).get(b"content-length", b"")
         if declared.isdigit() and int(declared) > most:
+            if notifies:
+                self._metrics.notifications.add("refused")
             await problem(413, f"body: expected at most {most:,} bytes, found {int(declared):,}")(scope, receive, send)
             return
         self._under_way += 1
         try:
-            await self._app(scope, _Counted(receive, most, self._limits.read_timeout / SECOND_NS), _named(send))
+            await self._app(scope, _Counted(receive, most, self._limits.read_timeout / SECOND_NS), send)
         finally:
             self._under_way -= 1
 

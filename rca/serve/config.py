@@ -24,7 +24,7 @@ class ServeLimits(Section):
     pending: Annotated[SizeBytes, Field(description="requests held in memory at once")] = 128 * 2**20
     requests: Annotated[int, Field(ge=1, description="requests under way at once")] = 512
     waiting: Annotated[int, Field(ge=1, description="groups that wait for their first answer")] = 20_000
-    read_timeout: Annotated[DurationNs, Field(description="how long a request's body may take to arrive")] = 20 * SECOND_NS
+    read_timeout: Annotated[DurationNs, Field(description="how long the body of a request may take to arrive")] = 20 * SECOND_NS
     retry_after: Annotated[DurationNs, Field(description="how long senders are told to wait")] = 5 * SECOND_NS
     text: Annotated[int, Field(ge=64, description="characters kept of a label or an annotation; the rest is cut, visibly")] = 2048
     labels: Annotated[int, Field(ge=8, description="labels and annotations kept of one alert, each")] = 100
@@ -48,7 +48,11 @@ class ServeConfig(Section):
     address: Annotated[Address, Field(min_length=1, description="`host:port` to listen on")] = "127.0.0.1:9095"
     external_url: Annotated[
         str,
-        Field(pattern=_ADDRESS, description="address under which people reach it, for links; empty for the one it listens on"),
+        Field(
+            pattern=_ADDRESS,
+            description="address under which people reach it, for links; a path in it is what a proxy in front takes off again; "
+            "empty for the address it listens on",
+        ),
     ] = ""
     tls: Annotated[ServerTls | None, Field(description="certificate and key; without it, it speaks plain text")] = None
     access_file: Annotated[

@@ -52,9 +52,11 @@ class Inbox:
             raise
         self.news = threading.Condition()
         self._told = 0
-        self.waiting_groups, self.waiting_deliveries = self._file.waiting()
+        self.waiting_groups = self._file.waiting()
+        self._uncounted = False
         self._counted = time.monotonic()
         self.trouble = ""
+        self._door = threading.Lock()
         self._changes: queue.SimpleQueue[_Change | None] = queue.SimpleQueue()
         self._ended = threading.Event()
         self._writer = threading.Thread(target=self._write_all, name="inbox", daemon=True)
@@ -64,8 +66,9 @@ class Inbox:
 
     def close(self) -> None:
         """Write what waits, and let go of the home."""
-        self._ended.set()
-        self._changes.put(None)
+        with self._door:
+            self._ended.set()
+            self._changes.put(None)
         self._writer.join()
         self._copier.join()
         self._file.close()
@@ -81,10 +84,12 @@ class Inbox:
     def submit(self, apply: Callable[[InboxFile], T]) -> Future[T]:
         """Have something written, in one transaction with what else waits. What `apply` raises, its future raises."""
         done: Future[T] = Future()
-        if self._ended.is_set():
-            done.set_exception(Unavailable("the server is ending"))
-        else:
-            self._changes.put(_Change(apply, done))
+        done.set_running_or_notify_cancel()  # a request that is cancelled must not take it along
+        with self._door:
+            if self._ended.is_set():
+                done.set_exception(Unavailable("the server is ending"))
+            else:
+                self._changes.put(_Change(apply, done))
         return done
 
     def write(self, apply: Callable[[InboxFile], T]) -> T:
@@ -93,7 +98,11 @@ class Inbox:
 
     def _write_all(self) -> None:
         while True:
-            first = self._changes.get()
+            try:
+                first = self._changes.get(timeout=_COUNT_S if self._uncounted else None)
+            except queue.Empty:
+                self._count()
+                continue
             changes = [] if first is None else [first]
             ending = first is None
             while len(changes) < _MOST_TOGETHER:
@@ -125,25 +134,29 @@ class Inbox:
             changes[0].done.set_exception(error)
             return
         self.trouble = ""
-        self._count()
+        self._uncounted = True
+        if time.monotonic() - self._counted >= _COUNT_S:
+            self._count()
         for change, result in zip(changes, results, strict=True):
             change.done.set_result(result)
         self.tell()
 
     def _count(self) -> None:
-        if time.monotonic() - self._counted >= _COUNT_S:
-            self.waiting_groups, self.waiting_deliveries = self._file.waiting()
-            self._counted = time.monotonic()
+        """Now and then, and once nothing more comes: the last count must not stand where the queue has emptied since."""
+        try:
+            self.waiting_groups = self._file.waiting()
+        except Exception as error:  # the next change says so to whoever waits for it; without a writer, nobody would hear of it
+            _LOG.warning("%s", error, exc_info=None if isinstance(error, RcaError) else error)
+        self._counted, self._uncounted = time.monotonic(), False
 
     def _copy(self) -> None:
         """Move what was committed into the main file now and then; nobody who commits waits for it."""
-        file = InboxFile(self.home)
         while not self._ended.wait(_CHECKPOINT_S):
             try:
-                file.checkpoint()
-            except RcaError as error:
-                _LOG.warning("%s", error)
-        file.close()
+                with self.reading() as file:
+                    file.checkpoint()
+            except Exception as error:  # the next time may be better, and without one the log of changes would grow for ever
+                _LOG.warning("%s", error, exc_info=None if isinstance(error, RcaError) else error)
 
     # --- reading ------------------------------------------------------------------------------------------------
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal
 
 from rca.errors import BadInput, UnknownName
 from rca.faults import FAULT_KINDS, NO_FAULT, is_no_fault
-from rca.incidents.entities import find_entity, known_entities
+from rca.incidents.entities import check_label, find_entity, known_entities
+from rca.incidents.inbox import Episode
 from rca.incidents.incident import EntityModel, Label
 from rca.incidents.store import IncidentStore
 from rca.telemetry import EntityId
@@ -16,11 +18,20 @@ Verdict = Literal["confirm", "correct", "no_fault", "withdraw"]
 MOST_NOTE: Final = 1000
 
 
+def labels_of(store: IncidentStore, episode: Episode) -> Sequence[Label]:
+    """The labels of an incident; none where the store does not have it."""
+    try:
+        return store.incident(episode.bundle).labels if episode.bundle is not None else ()
+    except UnknownName:  # somebody removed it
+        return ()
+
+
 def judged(home: Path, incident_id: str, verdict: Verdict, label: Label, *, who: str, also: bool = False) -> bool:
     """Write a verdict down; False if the same stood there already.
 
     A new answer takes the place of the old one: labels of others become disputed, unless this one is `also` a cause. Raises
-    UnknownName for an incident without telemetry in the store, an entity that it does not mention, or a label that is not there.
+    UnknownName for an incident without telemetry in the store, an entity that it does not mention, or a label that is not there,
+    BadInput for an entity that the fault cannot name; what stood there then stands.
     """
     with IncidentStore(home, who=who) as store:
         if verdict == "withdraw":
@@ -29,12 +40,18 @@ def judged(home: Path, incident_id: str, verdict: Verdict, label: Label, *, who:
         standing = [each for each in store.incident(incident_id).labels if each.provenance != "disputed"]
         if any(_same(each, label) for each in standing) and (also or len(standing) == 1):
             return False
+        check_label(f"label of incident {incident_id}", label, known_entities(*store.get(incident_id)))
         for each in standing:
-            if each.entity == label.entity and each.provenance != "inferred" and not _same(each, label):
+            if each.entity == label.entity and not _follows(label, each):
                 store.withdraw(incident_id, each.entity)
             elif each.entity != label.entity and not (also and each.entity is not None):
                 store.dispute(incident_id, each.entity, f"{who} says otherwise" if who else "")
-        return store.label(incident_id, label)
+        return store.label(incident_id, label, force=True)  # checked above, before anything changed
+
+
+def _follows(label: Label, standing: Label) -> bool:
+    """Whether the store takes it beside the label of the same entity: it is the same, or confirms what was inferred."""
+    return _same(standing, label) or (standing.provenance, standing.fault_kind) == ("inferred", label.fault_kind)
 
 
 def _same(one: Label, other: Label) -> bool:

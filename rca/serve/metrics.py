@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Final
 
 from rca.observe import Observer
 
+_LOG: Final = logging.getLogger(__name__)
 _PREFIX: Final = "rca_serve"
 _FAST: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _SLOW: Final = (0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0)
@@ -84,7 +86,11 @@ class Gauge:
         return f"{_PREFIX}_{self.short}"
 
     def values(self) -> dict[str, float]:
-        value = self.read()
+        try:
+            value = self.read()
+        except Exception as error:  # one figure that cannot be told must not keep the others, least of all when the disk fails
+            _LOG.warning("%s: %s", self.name, error)
+            value = None
         return {} if value is None else {"": float(value)}
 
 

@@ -129,6 +129,8 @@ def _news(episode: Episode, before: Notice | None, report: TriageReport | None) 
     if episode.closed_ns is not None and before.state == "firing":
         lasted = seconds((episode.closed_ns - episode.opened_ns) / SECOND_NS)
         yield f"every alert of the group is resolved, {lasted} after the first one arrived"
+    if episode.closed_ns is None and before.state == "resolved":
+        yield "the group was said to be resolved, and alerts of it fire again"
     if report is not None and before.report is None:
         yield "there is a ranking now"
     if report is not None and before.report is not None and report is not before.report:

@@ -129,6 +129,8 @@ def group_of(body: bytes, limits: ServeLimits) -> AlertGroup:
         annotations=_texts(found.commonAnnotations, limits),
         link=_link(found.externalURL),
         truncated=found.truncatedAlerts or 0,
+        over=not found.truncatedAlerts
+        and all(status == "resolved" for status in (found.status, *(a.status for a in found.alerts))),
     )
 
 

@@ -37,21 +37,23 @@ class AskingProcess:
         self.ranks: Ranks | None = None
         self.restarts = 0
         self._ended = False
+        self._turn = threading.Lock()  # none is started once it was told to stop
 
     def start(self) -> Ranks:
         """Start it unless it runs; what ranks there. Raises BadInput if it cannot work, Unavailable if it does not come up."""
-        if self._ended:
-            raise Unavailable("the server is ending")
-        if self._process is not None and self._process.is_alive() and self.ranks is not None:
-            return self.ranks
-        self._kill()
-        ours, theirs = self._context.Pipe()
-        self._process = self._context.Process(
-            target=_serve, args=(theirs, self._config, self._home, os.getpid()), name="rca ranking", daemon=True
-        )
-        self._process.start()
-        theirs.close()
-        self._line = ours
+        with self._turn:
+            if self._ended:
+                raise Unavailable("the server is ending")
+            if self._process is not None and self._process.is_alive() and self.ranks is not None:
+                return self.ranks
+            self._kill()
+            ours, theirs = self._context.Pipe()
+            process = self._context.Process(
+                target=_serve, args=(theirs, self._config, self._home, os.getpid()), name="rca ranking", daemon=True
+            )
+            process.start()
+            theirs.close()
+            self._process, self._line = process, ours
         self.ranks = self._heard(_START_S, Ranks)
         return self.ranks
 
@@ -77,8 +79,9 @@ class AskingProcess:
 
     def stop(self) -> None:
         """End it for good, whatever it does; another thread may be waiting for it."""
-        self._ended = True
-        self._kill()
+        with self._turn:
+            self._ended = True
+            self._kill()
 
     def _kill(self) -> None:
         line, self._line = self._line, None

@@ -1,6 +1,7 @@
 """Hands answers to the sinks, a thread each, so that one that is down keeps nobody waiting.
 
-A delivery is noted after the sink took it: after kill -9 in between it is sent again, under the same idempotency key.
+A delivery is noted after the sink took it: after kill -9 in between it is sent again, under the same idempotency key. Where it
+cannot be noted, because the disk is full, what became of it is kept in mind and the message is not sent twice.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Literal
 
 from rca.errors import Overloaded, RcaError, Rejected
 from rca.incidents.inbox import Delivery, InboxFile
@@ -28,6 +30,14 @@ _AFTER_TROUBLE_S: Final = 1.0
 _MOST: Final = 50
 
 
+@dataclass(frozen=True)
+class _Outcome:
+    """What became of a delivery, and how that is noted."""
+
+    name: Literal["sent", "to be tried again", "given up"]
+    note: Callable[[InboxFile], None]
+
+
 class Sender:
     """Sends to one sink, in the order of the revisions of each incident."""
 
@@ -42,6 +52,7 @@ class Sender:
     ) -> None:
         self._observer = observer or Observer()
         self._inbox, self._sink, self._metrics, self._wall_ns = inbox, sink, metrics, wall_ns
+        self._unnoted: dict[tuple[int, int], _Outcome] = {}
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self.run, name=f"sink {sink.name}", daemon=True)
 
@@ -82,6 +93,14 @@ class Sender:
         return min(max(wait, 0.01), _LONGEST_WAIT_S)
 
     def _deliver(self, file: InboxFile, delivery: Delivery) -> None:
+        """Send it, and note what became of it; only the latter where that alone could not be done last time."""
+        key = delivery.episode, delivery.revision
+        outcome = self._unnoted[key] = self._unnoted.get(key) or self._tried(file, delivery)
+        self._inbox.write(outcome.note)
+        del self._unnoted[key]
+        self._metrics.deliveries.add(outcome.name)
+
+    def _tried(self, file: InboxFile, delivery: Delivery) -> _Outcome:
         before = file.reference(delivery.episode, self._sink.name)
         stored = file.notice(delivery.episode, delivery.revision)
         try:
@@ -95,12 +114,11 @@ class Sender:
             ):
                 sent = self._sink.send(notice, before)
         except Exception as error:  # a sink of another package may raise anything; the others go on
-            self._failed(delivery, error)
-            return
-        self._inbox.write(lambda inbox: inbox.delivered(delivery, self._wall_ns(), sent.reference or before, _cut(sent)))
-        self._metrics.deliveries.add("sent")
+            return self._failed(delivery, error)
+        now = self._wall_ns()
+        return _Outcome("sent", lambda file: file.delivered(delivery, now, sent.reference or before, _cut(sent)))
 
-    def _failed(self, delivery: Delivery, error: Exception) -> None:
+    def _failed(self, delivery: Delivery, error: Exception) -> _Outcome:
         """Try again later where that may help: a sink may be down for an hour."""
         words = str(error) if isinstance(error, RcaError) else f"{type(error).__name__}: {error}"
         now = self._wall_ns()
@@ -111,8 +129,9 @@ class Sender:
         _LOG.log(logging.ERROR if over else logging.WARNING, "%s: %s was not sent: %s", self._sink.name, key, words)
         if not isinstance(error, RcaError):
             _LOG.debug("%s", key, exc_info=error)
-        self._inbox.write(lambda inbox: inbox.failed(delivery, words, None if over else due_ns))
-        self._metrics.deliveries.add("given up" if over else "to be tried again")
+        return _Outcome(
+            "given up" if over else "to be tried again", lambda file: file.failed(delivery, words, due_ns if not over else None)
+        )
 
 
 def wait_s(tries: int, error: Exception) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import socket
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from rca.collectors.config import Config
 from rca.collectors.warm.store import Store, store_folder
@@ -122,9 +124,13 @@ class Server:
         store = Store(store_folder(config.store, None)) if config.store is not None else None
         maintenance = config.serve.maintenance_file
 
-        def waiting(which: int) -> float:
+        def groups() -> float:
             with self._inbox.reading() as file:
-                return file.waiting()[which]
+                return file.waiting()
+
+        def messages() -> float:
+            with self._inbox.reading() as file:
+                return file.waiting_for(self._names)
 
         def age_s() -> float | None:
             fresh_ns = store.fresh_until_ns() if store else None
@@ -135,8 +141,8 @@ class Server:
             return None if ranks is None else float(bool(ranks.trouble))
 
         return [
-            Gauge("waiting_groups", "groups that wait for their first answer", lambda: waiting(0)),
-            Gauge("waiting_deliveries", "messages that wait to be sent", lambda: waiting(1)),
+            Gauge("waiting_groups", "groups that wait for their first answer", groups),
+            Gauge("waiting_deliveries", "messages that wait to be sent", messages),
             Gauge("pending_bytes", "bytes of notifications held in memory", lambda: desk.pending),
             Gauge("telemetry_age_seconds", "age of the newest bin that `rca collect` keeps", age_s),
             Gauge("model_replaced", "1 while the label-free score ranks in place of a model that cannot be used", instead),
@@ -147,7 +153,7 @@ class Server:
         tls = self.settings.tls
         config = uvicorn.Config(
             build_app(desk, [api(desk), site(desk)]),
-            http="h11",  # the one parser that limits what a request's head may hold
+            http=Punctual,  # h11 is the one parser that limits what a request's head may hold
             h11_max_incomplete_event_size=_HEADERS,
             ws="none",
             lifespan="off",
@@ -170,30 +176,43 @@ class Server:
         return config
 
 
+class Punctual(H11Protocol):
+    """Hangs up on whoever does not say in time what they want: uvicorn waits for the head of a request for ever."""
+
+    head_s = 20.0
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._forget()
+
+    def _watch(self) -> None:
+        """Count from the first byte of a head, or from the connection, until the head is there."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._forget()
+        elif self._late is None and self.timeout_keep_alive_task is None:
+            self._late = self.loop.call_later(self.head_s, self.timeout_keep_alive_handler)
+
+    def _forget(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+
 class _Uvicorn(uvicorn.Server):
     """Leaves signals to whoever runs it: uvicorn's own handlers end the process before what was begun is put away."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-class InThread:
-    """A server in a thread of this process, for tests and benchmarks: `with InThread(server): ...`."""
-
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self._thread = threading.Thread(target=server.run, name="server", daemon=True)
-
-    def __enter__(self) -> Server:
-        self._thread.start()
-        while not self.server._server.started and self._thread.is_alive():
-            time.sleep(0.01)
-        return self.server
-
-    def __exit__(self, *error: object) -> None:
-        self.server.stop()
-        self._thread.join()
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

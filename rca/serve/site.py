@@ -7,15 +7,17 @@ import multiprocessing
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Annotated, Final
+from urllib.parse import urlsplit
 
+import anyio.to_thread
 from fastapi import APIRouter, Request
 from fastapi import Path as PathParameter
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from rca.drawing.similar import Gist, similar_to
@@ -45,7 +47,6 @@ _MOST_LISTED: Final = 2000
 _SCENES: Final = 32
 _SCENE_S: Final = 20.0
 _Id = Annotated[str, PathParameter(pattern=INCIDENT_ID)]
-_Answer = Callable[[Request], Awaitable[Response]]
 
 
 def site(desk: Desk) -> APIRouter:
@@ -72,6 +73,8 @@ def site(desk: Desk) -> APIRouter:
             form = {name: value for name, value in (await request.form()).items() if isinstance(value, str)}
         except HTTPException as error:
             return _message(desk, None, error.status_code, str(error.detail))
+        except ClientDisconnect:
+            return _message(desk, None, 400, "the form did not arrive as a whole")
         return await _page(desk, request, "label", lambda who: _judge(desk, scenes, incident_id, who, request, form))
 
     _ = home, incidents, incident, judgement
@@ -83,7 +86,7 @@ async def _page(desk: Desk, request: Request, role: Role, answer: Callable[[Who]
     who = None
     try:
         who = desk.allowed(request, role)
-        return await run_in_threadpool(answer, who)
+        return await anyio.to_thread.run_sync(answer, who, limiter=desk.pages)
     except HTTPException as error:
         return _message(desk, who, error.status_code, str(error.detail), dict(error.headers or {}))
     except RcaError as error:
@@ -93,12 +96,17 @@ async def _page(desk: Desk, request: Request, role: Role, answer: Callable[[Who]
 
 def _message(desk: Desk, who: Who | None, status: int, words: str, headers: Mapping[str, str] | None = None) -> Response:
     heading = {401: "Who are you?", 403: "Not allowed", 404: "Not found", 503: "Not now"}.get(status, "That did not work")
-    looker = _looker(desk, who) if who else Looker()
+    looker = _looker(desk, who) if who else Looker(base=_base(desk))
     return HTMLResponse(render_message(heading, words, looker), status, {**HEADERS, **(headers or {})})
 
 
 def _looker(desk: Desk, who: Who) -> Looker:
-    return Looker("label" if "label" in who.roles else "read", who.name, desk.sites.token(who))
+    return Looker("label" if "label" in who.roles else "read", who.name, desk.sites.token(who), _base(desk))
+
+
+def _base(desk: Desk) -> str:
+    """Where pages begin: the path of `external_url`, for a proxy that people come through may have others beside them."""
+    return urlsplit(desk.settings.url()).path
 
 
 # --- the list -----------------------------------------------------------------------------------------------------------

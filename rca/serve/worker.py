@@ -14,10 +14,12 @@ from typing import Final, Protocol
 
 from rca.errors import BadInput, RcaError, StorageFull, Unavailable
 from rca.incidents.inbox import Episode, GroupAlert, InboxFile, Task
+from rca.incidents.store import IncidentStore
 from rca.observe import Observer
 from rca.serve.asking import Asked, AskedGroup, Found, Kept, Ranks
 from rca.serve.config import ServeConfig
 from rca.serve.inbox import Inbox
+from rca.serve.labelling import labels_of
 from rca.serve.metrics import Metrics
 from rca.serve.notices import MOST_ALERTS, dumped, gist_of, loaded, notice_of, worth_telling
 from rca.sinks.notice import Notice
@@ -66,6 +68,8 @@ class Worker:
         self._inbox, self._asking, self._settings, self._sinks, self._metrics = inbox, asking, settings, tuple(sinks), metrics
         self._wall_ns = wall_ns
         self._tidied_ns = 0
+        self._alone: set[int] = set()
+        """Episodes that something went wrong with when they were worked on beside others."""
         self._ending = threading.Event()
         self.failure: BadInput | None = None
         """Why nothing can be ranked, where that lies in the configuration."""
@@ -124,11 +128,14 @@ class Worker:
                 self._look(file, batch)
         except (Unavailable, StorageFull):
             raise
-        except Exception:  # a mistake of ours about these groups must not keep the others from being answered
+        except Exception:  # a mistake of ours about one of these groups must not keep the others from being answered
             _LOG.exception("%s could not be worked on", ", ".join(episode.incident_id for episode in batch))
-            later = self._wall_ns() + _AFTER_MISTAKE_NS
-            for episode in batch:
-                self._put_off(episode, later)
+            if len(batch) > 1:
+                self._alone.update(episode.number for episode in batch)
+            else:
+                self._put_off(batch[0], self._wall_ns() + _AFTER_MISTAKE_NS)
+        else:
+            self._alone.difference_update(episode.number for episode in batch)
         return True
 
     def _put_off(self, episode: Episode, later_ns: int) -> None:
@@ -149,6 +156,9 @@ class Worker:
     def _batch(self, file: InboxFile, due: Sequence[Episode]) -> list[Episode]:
         """Those that can be done together: of one kind, and if they are to be ranked, of about one time."""
         first = due[0]
+        if first.number in self._alone:
+            return [first]
+        due = [episode for episode in due if episode.number not in self._alone]
         same = [episode for episode in due if episode.task == first.task]
         if first.task == "close":
             return same
@@ -204,9 +214,10 @@ class Worker:
         self, episode: Episode, alerts: Sequence[GroupAlert], before: Notice | None, found: Found | None, trouble: str
     ) -> None:
         report = found.reports.get(episode.incident_id) if found else None
-        task, due_ns = self._next(before, answered=report is not None)
+        again = before is not None and before.state != episode.state  # it was said to be over, and goes on
+        task, due_ns = self._next(None if again else before, answered=report is not None)
         now = self._wall_ns()
-        if before is not None and (report is None or not worth_telling(before, report)):
+        if before is not None and not again and (report is None or not worth_telling(before, report)):
             self._inbox.write(lambda file: file.looked_at(episode.number, now, task=task, due_ns=due_ns))
             return
         model = found.model if found else ""
@@ -243,11 +254,18 @@ class Worker:
         if kept.bundle is None:
             _LOG.warning("%s: %s", batch[0].incident_id, kept.trouble)
             return
-        for episode in batch:
-            self._note(episode, kept.bundle)
+        with IncidentStore(self._inbox.home) as store:
+            for episode in batch:
+                if not _judged_elsewhere(store, episode, kept.bundle):
+                    self._note(episode, kept.bundle)
 
     def _note(self, episode: Episode, bundle: str) -> None:
         self._inbox.write(lambda file: file.keeps(episode.number, bundle))
+
+
+def _judged_elsewhere(store: IncidentStore, episode: Episode, bundle: str) -> bool:
+    """Whether people labelled it with other telemetry than that: theirs stays, or its page would no longer show their labels."""
+    return episode.bundle not in (None, bundle) and bool(labels_of(store, episode))
 
 
 def _began(file: InboxFile, episode: Episode) -> int:
