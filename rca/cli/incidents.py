@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rca.cli.terminal import print_json
+from rca.cli.terminal import print_json, print_rows
 from rca.wording import clock, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from rca.incidents.incident import EntityModel, Incident, Label
     from rca.incidents.store import IncidentStore
 
@@ -23,12 +21,6 @@ app = typer.Typer(
 )
 
 _MOST_MIB = 2**20
-_WHOLE = 36
-"""Cells of up to this width stay on one line where the terminal has room."""
-_FOLDED = 12
-"""Least width of the others."""
-_UNFOLDED = 10_000
-"""Width of what goes into a pipe."""
 _Id = Annotated[str, typer.Argument(metavar="ID", help="Incident id, as `rca incidents list` shows it.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _Who = Annotated[str, typer.Option("--by", metavar="NAME", help="Who makes the change; default: the login name.")]
@@ -51,7 +43,7 @@ def list_(
         typer.echo("no incidents", err=True)
         return
     rows = [(i.id, _time(i.window.start_ns)[:16], _causes(i), ", ".join(_faults(i))) for i in incidents]
-    _print_table(("incident", "start (UTC)", "cause", "fault"), rows)
+    print_rows(("incident", "start (UTC)", "cause", "fault"), rows)
 
 
 @app.command()
@@ -79,7 +71,7 @@ def show(incident_id: _Id, json: _Json = False) -> None:
     ]
     if not manifest.labels:
         facts.append(("label", "none yet"))
-    _print_table(None, [(name, str(value)) for name, value in facts if value])
+    print_rows(None, [(name, str(value)) for name, value in facts if value])
 
 
 @app.command()
@@ -188,7 +180,7 @@ def audit(
         typer.echo("no changes", err=True)
         return
     rows = [(_time(e.at_ns), e.who, e.incident_id, e.action + _change(e.before, e.after)) for e in entries]
-    _print_table(("when (UTC)", "who", "incident", "change"), rows)
+    print_rows(("when (UTC)", "who", "incident", "change"), rows)
 
 
 def _store(who: str = "") -> IncidentStore:
@@ -277,25 +269,3 @@ def _labels_in(state: Any) -> list[Any]:
 
 def _time(time_ns: int) -> str:
     return clock(time_ns, date=True)
-
-
-def _print_table(head: tuple[str, ...] | None, rows: Sequence[tuple[str, ...]]) -> None:
-    """A table that folds into the terminal's width; into a pipe it goes unfolded, so that lines can be cut and searched."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=_UNFOLDED)
-    columns = head or ("",) * len(rows[0])
-    table = Table(*columns, box=None, show_header=head is not None, pad_edge=False, padding=(0, 2, 0, 0))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]
-    narrow = [width for width in widths if width <= _WHOLE]
-    roomy = sum(narrow) + _FOLDED * (len(widths) - len(narrow)) + 2 * len(widths) <= console.width
-    for column, width in zip(table.columns, widths, strict=True):
-        column.overflow = "fold"
-        column.no_wrap = roomy and width <= _WHOLE  # ids and times stay whole, what follows them folds
-    for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
-    console.print(table)

@@ -15,7 +15,22 @@ from typing import Annotated, Final
 import typer
 
 from rca import __version__
-from rca.cli import backfill, collect, doctor, evaluate, imports, incidents, init, serve, shop, simulate, sinks, train, triage
+from rca.cli import (
+    backfill,
+    collect,
+    doctor,
+    evaluate,
+    gameday,
+    imports,
+    incidents,
+    init,
+    serve,
+    shop,
+    simulate,
+    sinks,
+    train,
+    triage,
+)
 from rca.errors import RcaError
 from rca.wording import printable
 
@@ -46,6 +61,7 @@ app.command("import")(imports.import_)
 app.command()(evaluate.evaluate)
 app.command()(train.train)
 app.add_typer(shop.app, name="shop")
+app.add_typer(gameday.app, name="gameday")
 app.command()(simulate.simulate)
 
 

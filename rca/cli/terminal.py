@@ -1,12 +1,21 @@
-"""What the commands share: times read from options, JSON, and progress bars."""
+"""What the commands share: times read from options, JSON, rows, and progress bars."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 import typer
+
+from rca.wording import printable
+
+_WHOLE = 36
+"""Cells of up to this width stay on one line where the terminal has room."""
+_FOLDED = 12
+"""Least width of the others."""
+_UNFOLDED = 10_000
+"""Width of what goes into a pipe."""
 
 
 class Step(Protocol):
@@ -53,6 +62,28 @@ def print_json(body: Any, *, indent: int | None = 2) -> None:
     from json import dumps
 
     typer.echo(dumps(body, indent=indent))
+
+
+def print_rows(head: tuple[str, ...] | None, rows: Sequence[tuple[str, ...]]) -> None:
+    """A table that folds into the terminal's width; into a pipe it goes unfolded, so that lines can be cut and searched."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_UNFOLDED)
+    columns = head or ("",) * len(rows[0])
+    table = Table(*columns, box=None, show_header=head is not None, pad_edge=False, padding=(0, 2, 0, 0))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]
+    narrow = [width for width in widths if width <= _WHOLE]
+    roomy = sum(narrow) + _FOLDED * (len(widths) - len(narrow)) + 2 * len(widths) <= console.width
+    for column, width in zip(table.columns, widths, strict=True):
+        column.overflow = "fold"
+        column.no_wrap = roomy and width <= _WHOLE  # ids and times stay whole, what follows them folds
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    console.print(table)
 
 
 @contextmanager

@@ -104,7 +104,7 @@ class IncidentStore:
 
     def __init__(self, home: Path | None = None, *, who: str = "") -> None:
         self.home = Path(home) if home else default_home()
-        self._who = who or _user()
+        self._who = who or user_name()
         self._bundles = self.home / BUNDLE_FOLDER
         with _explained(self.home):
             self._bundles.mkdir(parents=True, exist_ok=True)
@@ -394,7 +394,7 @@ def _dumped(labels: tuple[Label, ...]) -> list[dict[str, Any]]:
     return [label.model_dump(mode="json") for label in labels]
 
 
-def _user() -> str:
+def user_name() -> str:
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container often has no name for its user

@@ -1,0 +1,199 @@
+"""`rca gameday`: break things on purpose, and keep what happened as labelled incidents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rca.cli.shop_faults import Run, interruptible
+from rca.cli.terminal import print_json, print_rows, progress
+from rca.wording import clock, printable
+
+if TYPE_CHECKING:
+    from rca.gameday.folder import GameDay, Injected
+    from rca.gameday.plan import Plan
+
+app = typer.Typer(
+    help="Game days: inject faults by a plan, or record what another tool injects, and see what rca and people make of it.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+_Name = Annotated[str, typer.Argument(metavar="NAME", help="The game day, as `rca gameday list` shows it.")]
+_Plan = Annotated[str, typer.Argument(metavar="PLAN", help="A plan: a TOML file (docs/gameday.md), or `shop`, which ships.")]
+_Store = Annotated[
+    Path | None, typer.Option("--store", metavar="FOLDER", help="The store of incidents and game days. Default: $RCA_HOME.")
+]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_Who = Annotated[str, typer.Option("--who", metavar="NAME", help="Whose word it is; default: the login name.")]
+
+
+@app.command()
+def check(plan: _Plan) -> None:
+    """Check a plan, and print what would happen and how long it takes. Nothing is injected."""
+    from rca.gameday.plan import find_plan, load_plan
+
+    _print_plan(load_plan(find_plan(plan)))
+
+
+@app.command()
+def run(
+    plan: _Plan,
+    run: Run = None,
+    *,
+    store: _Store = None,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="Its name; default: the plan's.", show_default=False)
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with one that was interrupted or aborted.")] = False,
+) -> None:
+    """Inject the faults of a plan into the running shop, one after the other, and keep each as a labelled incident.
+
+    Ctrl-C, SIGTERM and the plan's abort conditions end every fault and then the run, with a code other than 0. A guard, a process
+    of its own, ends them where this one is killed.
+    """
+    from rca.gameday.plan import find_plan, load_plan, total_ns
+    from rca.gameday.running import Runner, prepare
+    from rca.gameday.shop import ShopSystem
+    from rca.incidents.store import IncidentStore
+    from rca.settings import duration_text
+    from rca.shop.client import Shop
+
+    file = find_plan(plan)
+    system = ShopSystem(Shop(run), load_plan(file))
+    with interruptible(), IncidentStore(store) as incidents:
+        day = prepare(file, store, name, resume=resume)
+        if day.plan is not None and not resume:
+            typer.echo(f"{day.name}: {len(day.plan.injection)} injections, {duration_text(total_ns(day.plan))} in all")
+        with progress(day.name, 1) as shown:
+            Runner(day, system, incidents, told=_told, shown=shown).run()
+    typer.echo(f"`rca gameday show {day.name}` shows it")
+
+
+@app.command("list")
+def list_(store: _Store = None, *, json: _Json = False) -> None:
+    """List game days, the latest last."""
+    from rca.gameday.folder import load, names
+
+    days = sorted((load(store, name) for name in names(store)), key=_began)
+    if json:
+        print_json({"schema_version": "1", "game_days": [_body(day) for day in days]})
+        return
+    if not days:
+        typer.echo("no game days", err=True)
+        return
+    head = ("game day", "start (UTC)", "state", "injections", "kept", "guesses")
+    rows = [
+        (
+            day.name,
+            clock(_began(day), date=True)[:16] if day.injections else "-",
+            day.state,
+            str(len(day.injections)),
+            str(sum(each.incident_id is not None for each in day.injections)),
+            str(len(day.guesses)),
+        )
+        for day in days
+    ]
+    print_rows(head, rows)
+
+
+@app.command()
+def show(name: _Name, store: _Store = None, *, json: _Json = False) -> None:
+    """Show one game day: what was injected when, what became of it, and who guessed what."""
+    from rca.gameday.folder import load
+
+    day = load(store, name)
+    if json:
+        print_json({"schema_version": "1", **_body(day)})
+        return
+    typer.echo(printable(f"{day.name}: {day.state}{f', {day.why}' if day.why else ''}"))
+    if day.injections:
+        head = ("", "fault", "target", "start (UTC)", "lasted", "first alert", "incident")
+        print_rows(head, [_injected_row(each) for each in day.injections])
+    if day.quiet:
+        seconds = sum(interval.seconds for interval in day.quiet)
+        typer.echo(f"{len(day.quiet)} quiet watches, {seconds / 60:.1f} min")
+    for guess in day.guesses:
+        typer.echo(printable(f"{clock(guess.at_ns)}  {guess.who} on {guess.number}: {guess.entity}"))
+
+
+@app.command()
+def guess(
+    name: _Name,
+    entity: Annotated[str, typer.Argument(metavar="ENTITY", help="What causes it: `payment`, `database:shop-db`.")],
+    store: _Store = None,
+    *,
+    who: _Who = "",
+) -> None:
+    """Note a person's own guess at what causes the injection that runs now. Its time counts."""
+    from rca.gameday.telling import note_guess
+
+    number, found = note_guess(store, name, entity, who)
+    typer.echo(f"{name}: your guess for injection {number} is {found}")
+
+
+@app.command()
+def fixed(name: _Name, store: _Store = None, *, who: _Who = "") -> None:
+    """Say that the injection that runs now is fixed, which ends it where its plan says `until = "fixed"`."""
+    from rca.gameday.telling import note_fixed
+
+    typer.echo(f"{name}: injection {note_fixed(store, name, who)} is fixed; its fault ends")
+
+
+def _told(line: str) -> None:
+    typer.echo(printable(line))
+
+
+def _print_plan(plan: Plan) -> None:
+    from rca.gameday.plan import timeline, total_ns
+    from rca.settings import duration_text
+
+    rows = [
+        (
+            str(slot.number),
+            slot.planned.fault,
+            slot.planned.target or "(the whole shop)",
+            f"{slot.planned.strength:g}",
+            duration_text(slot.begins_ns),
+            duration_text(slot.ends_ns - slot.begins_ns) + (" or until fixed" if slot.planned.until else ""),
+        )
+        for slot in timeline(plan)
+    ]
+    print_rows(("", "fault", "target", "strength", "begins after", "lasts"), rows)
+    quiet = f", the last {duration_text(plan.quiet)} of it watched for false alarms" if plan.quiet else ""
+    typer.echo(
+        f"Before each: {duration_text(plan.settle)} to settle, {duration_text(plan.baseline + plan.quiet)} of quiet{quiet}."
+    )
+    for abort in plan.abort:
+        typer.echo(printable(f"Aborts when {abort.words()}."))
+    typer.echo(f"{plan.name}: {len(rows)} injections, {duration_text(total_ns(plan))} in all.")
+
+
+def _began(day: GameDay) -> int:
+    return min((each.injection.start_ns for each in day.injections), default=0)
+
+
+def _injected_row(each: Injected) -> tuple[str, ...]:
+    injection = each.injection
+    lasted = f"{(injection.end_ns - injection.start_ns) / 1e9:.0f} s" if injection.end_ns else "-"
+    alert = f"after {(each.alerts_ns - injection.start_ns) / 1e9:.0f} s" if each.alerts_ns else "-"
+    became = each.incident_id or "-"
+    return (
+        str(injection.number),
+        injection.fault_kind,
+        injection.target or "-",
+        clock(injection.start_ns),
+        lasted + (" (fixed)" if each.fixed_ns else ""),
+        alert,
+        f"{became} ({each.trouble})" if each.trouble else became,
+    )
+
+
+def _body(day: GameDay) -> dict[str, Any]:
+    """A game day as JSON."""
+    from dataclasses import asdict
+
+    body = {key: asdict(day)[key] for key in ("name", "state", "why", "source", "injections", "guesses", "watches")}
+    return {**body, "plan": day.plan.model_dump(mode="json") if day.plan else None}
