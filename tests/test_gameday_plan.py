@@ -120,7 +120,7 @@ def test_what_ships_can_be_run() -> None:
     plans = {name: load_plan(find_plan(name)) for name in shipped_plans()}
     shop = plans["shop"]
     assert len(shop.injection) >= 10
-    assert 45 * MINUTE_NS <= total_ns(shop) <= 60 * MINUTE_NS, duration_text(total_ns(shop))
+    assert 45 * MINUTE_NS <= total_ns(shop) <= 75 * MINUTE_NS, duration_text(total_ns(shop))
     assert len({planned.fault for planned in shop.injection}) == len(shop.injection)
     assert len({culprit_of(planned.fault, planned.target) for planned in shop.injection}) == len(shop.injection)
     assert total_ns(plans["short"]) < 3 * MINUTE_NS
