@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import email
 import hashlib
 import io
@@ -27,6 +28,9 @@ from rca.sinks.notice import Sink
 from rca.testing import check_sink
 from scripts.docs import ROOT
 from tests.servers.certificates import self_signed
+from tests.servers.faulty import Reply as Drip
+from tests.servers.faulty import faulty
+from tests.servers.hanging import hanging_up
 from tests.servers.prometheus import free_port
 from tests.servers.receivers import SLACK_CHANNEL, PagerDuty, Receiver, Reply, Request, Slack, as_json, receiving
 
@@ -237,6 +241,27 @@ def test_a_server_that_accepts_and_says_nothing(tmp_path: Path) -> None:
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(Unavailable, match="no answer in time"):
             webhook_sink(tmp_path, url, timeout="200ms").send(FIRST, None)
+
+
+def test_a_slack_that_drips_is_tried_again(slack_sink: Make) -> None:
+    with faulty(lambda _: Drip(b'{"ok": ', drip=True)) as server, pytest.raises(Unavailable, match="did not end in time"):
+        slack_sink(server.url, timeout="300ms").send(FIRST, None)
+
+
+def test_a_connection_that_breaks_before_tls_is_agreed_on_is_tried_again(tmp_path: Path) -> None:
+    """As where a server behind a load balancer is being started anew: the message must not be given up for that."""
+    with hanging_up() as port, pytest.raises(Unavailable):
+        webhook_sink(tmp_path, f"https://127.0.0.1:{port}", deadline="1s").send(FIRST, None)
+
+
+def test_a_password_that_a_server_repeats_is_not_shown(tmp_path: Path) -> None:
+    password = secret_file(tmp_path, "password", "pa55w0rd")
+    with (
+        receiving(lambda request: Reply(403, request.headers["Authorization"].encode())) as receiver,
+        pytest.raises(Rejected, match="HTTP 403") as raised,
+    ):
+        webhook_sink(tmp_path, receiver.url, username="anna", password_file=password).send(FIRST, None)
+    assert base64.b64encode(b"anna:pa55w0rd").decode() not in str(raised.value)
 
 
 # --- the way there ------------------------------------------------------------------------------------------------------

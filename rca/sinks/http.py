@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from rca.errors import BadInput, Rejected, Unavailable
+from rca.errors import Rejected, Unavailable
+from rca.http import SHORTEST_S, is_cut_off, parts_of, reason_of, session_with
 from rca.settings import secret_in
 from rca.sinks.config import HttpSinkSettings, IdentifiedSettings
 from rca.sinks.markup import line
@@ -21,19 +22,18 @@ from rca.telemetry import SECOND_NS
 if TYPE_CHECKING:
     import requests
 
-_SHORTEST_S: Final = 0.05  # also where no time is left: a time-out of 0 is refused
 _LARGEST_ANSWER: Final = 2**18
 _EXCERPT: Final = 200
 _NOBODY_BEHIND: Final = (502, 503, 504)
-_DEEPEST: Final = 8  # exceptions that wrap one another
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a server said."""
+    """What a server said: the beginning of it, unless it is `whole`."""
 
     status: int
     body: bytes
+    whole: bool = True
 
     def json(self) -> Any:
         """The body as JSON; None where it is none."""
@@ -57,9 +57,14 @@ class Post:
 
     def told(self, words: str) -> str:
         """Words about the request, from elsewhere, without its secrets."""
-        for secret in (*self.secrets, *(self.basic or ())[1:]):
+        for secret in (*self.secrets, *_shown(self.basic)):
             words = words.replace(secret, "***") if secret else words
         return f"{self.sink}: {line(words, _EXCERPT)}"
+
+
+def _shown(basic: tuple[str, str] | None) -> tuple[str, ...]:
+    """A password as a server may repeat it: itself, and as the header has it."""
+    return (basic[1], base64.b64encode(":".join(basic).encode()).decode()) if basic else ()
 
 
 def send(post: Post, settings: HttpSinkSettings) -> Answer:
@@ -88,7 +93,7 @@ def _answered(post: Post, settings: HttpSinkSettings, until: float) -> tuple[Ans
     """What was answered, whatever it is, and its headers."""
     import requests
 
-    wait = max(_SHORTEST_S, min(settings.timeout / SECOND_NS, until - time.monotonic()))
+    wait = max(SHORTEST_S, min(settings.timeout / SECOND_NS, until - time.monotonic()))
     headers = {"Content-Type": "application/json", "User-Agent": "rca", **post.headers}
     try:
         with (
@@ -98,13 +103,14 @@ def _answered(post: Post, settings: HttpSinkSettings, until: float) -> tuple[Ans
                 post.method, post.url, data=post.body, headers=headers, timeout=wait, stream=True, allow_redirects=False
             ) as response,
         ):
-            return Answer(response.status_code, _limited(response, time.monotonic() + wait)), response.headers
+            return Answer(response.status_code, *_limited(response, time.monotonic() + wait)), response.headers
     except ValueError:  # requests' own for a header or an address that cannot be sent
         raise Rejected(post.told("an address, a header or a secret holds characters that cannot be sent")) from None
-    except requests.exceptions.SSLError as error:
-        raise Rejected(post.told(f"TLS: {_reason(error)}")) from None  # the error's own text may hold the address
     except requests.RequestException as error:
-        raise Unavailable(post.told(_reason(error))) from None
+        words = reason_of(error, f"no connection ({type(error).__name__})")  # the error's own text may hold the address
+        if isinstance(error, requests.exceptions.SSLError) and not is_cut_off(error):
+            raise Rejected(post.told(f"TLS: {words}")) from None
+        raise Unavailable(post.told(words)) from None
     except OSError as error:  # a file of certificates that holds none
         raise Rejected(post.told(f"TLS: {error.strerror or type(error).__name__}")) from None
 
@@ -137,65 +143,18 @@ def unlogged() -> Iterator[None]:
 
 
 def _session(settings: HttpSinkSettings, basic: tuple[str, str] | None) -> requests.Session:
-    """A session that trusts the settings alone: a .netrc or proxy of somebody's shell must not decide where messages go."""
-    import requests
-
-    session = requests.Session()
-    session.trust_env = False
+    session = session_with(settings.tls)
     session.auth = basic
     if settings.proxy:
         session.proxies = {"http": settings.proxy, "https": settings.proxy}
-    tls = settings.tls
-    for path in (tls.ca_file, tls.cert_file, tls.key_file):
-        if path is not None:
-            _check_readable(path)
-    session.verify = False if tls.insecure_skip_verify else (str(tls.ca_file) if tls.ca_file else True)
-    if tls.cert_file and tls.key_file:
-        session.cert = (str(tls.cert_file), str(tls.key_file))
     return session
 
 
-def _check_readable(path: Path) -> None:
-    """Now, because requests finds it out with the first request and raises an OSError then."""
-    try:
-        path.open("rb").close()
-    except OSError as error:
-        found = error.strerror or str(error)
-        raise BadInput(str(path), expected="a file with certificates or a key (PEM)", found=found) from None
-
-
-def _limited(response: requests.Response, until: float) -> bytes:
-    """The beginning of the answer: what an error says. An answer that drips is left at `until`."""
+def _limited(response: requests.Response, until: float) -> tuple[bytes, bool]:
+    """The beginning of the answer, which is what an error says, and whether it is all. One that drips is left at `until`."""
     body = bytearray()
-    while len(body) < _LARGEST_ANSWER and time.monotonic() < until and (part := _some(response)):
+    for part in parts_of(response):
         body += part
-    return bytes(body)
-
-
-def _some(response: requests.Response) -> bytes:
-    import requests
-    import urllib3
-
-    try:
-        return response.raw.read1(2**16, decode_content=True)
-    except urllib3.exceptions.HTTPError as error:
-        raise requests.exceptions.ConnectionError(error) from error
-
-
-def _reason(error: requests.RequestException) -> str:
-    """Why a request failed, in a few words that do not hold the address."""
-    import requests
-
-    if isinstance(error, requests.Timeout):
-        return "no answer in time"
-    cause: BaseException | None = error
-    for _ in range(_DEEPEST):  # requests wraps urllib3, which wraps the socket's own words
-        if cause is None:
-            break
-        if isinstance(cause, TimeoutError):
-            return "no answer in time"
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror.lower()
-        inner = [getattr(cause, "reason", None), *cause.args, cause.__cause__, cause.__context__]
-        cause = next((one for one in inner if isinstance(one, BaseException)), None)
-    return f"no connection ({type(error).__name__})"
+        if len(body) >= _LARGEST_ANSWER or time.monotonic() >= until:
+            return bytes(body), False
+    return bytes(body), True

@@ -15,12 +15,12 @@ from datetime import UTC, datetime
 from typing import Any, Final, Self
 
 import requests
-import urllib3
 from requests.adapters import HTTPAdapter
 
-from rca.collectors.http import reason_of, session_for
+from rca.collectors.http import no_answer, session_for
 from rca.collectors.prometheus.config import PrometheusConfig
 from rca.errors import Rejected, Unavailable
+from rca.http import parts_of
 from rca.telemetry import SECOND_NS
 from rca.wording import excerpt
 
@@ -184,7 +184,7 @@ class _Exchange:
             last = attempt == self._config.retries
             try:
                 status, text = self._once(method, url, params, body)
-            except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            except requests.RequestException as error:
                 self._give_up(url, error, last)
             else:
                 parsed = _parsed(text)
@@ -194,15 +194,11 @@ class _Exchange:
             time.sleep(max(min(_BACKOFF_S * 2**attempt, self._deadline - time.monotonic()), 0.0))
         raise Unavailable(f"{url}: no answer in time")
 
-    def _give_up(self, url: str, error: Exception, last: bool) -> None:
+    def _give_up(self, url: str, error: requests.RequestException, last: bool) -> None:
         """Raises unless another try may help."""
-        if isinstance(error, requests.exceptions.SSLError):
-            raise Rejected(f"{url}: TLS: {excerpt(str(error), _EXCERPT)}") from error
-        if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
-            raise Unavailable(f"{url}: no answer in time") from error
-        if last or time.monotonic() >= self._deadline:
-            reason = reason_of(error) if isinstance(error, requests.RequestException) else "the answer was cut off"
-            raise Unavailable(f"{url}: {reason}") from error
+        failure = no_answer(url, error)
+        if last or isinstance(failure, Rejected) or isinstance(error, requests.Timeout) or time.monotonic() >= self._deadline:
+            raise failure from error
 
     def _once(self, method: str, url: str, params: Any, body: Any) -> tuple[int, bytes]:
         left = self._deadline - time.monotonic()
@@ -210,7 +206,7 @@ class _Exchange:
             raise requests.Timeout
         with self._session.request(method, url, params=params, data=body, timeout=left, stream=True) as response:
             text = bytearray()
-            while part := response.raw.read1(2**16, decode_content=True):
+            for part in parts_of(response):
                 text += part
                 if len(text) > self._config.max_response_bytes:
                     self.refusal, self.too_large = "the answer is larger than max_response_bytes", True

@@ -92,8 +92,11 @@ class SlackSink:
         )
 
         def attempt(until: float) -> dict[str, Any]:
-            said = send_once(post, self.config, until).json()
+            answer = send_once(post, self.config, until)
+            said = answer.json()
             if not isinstance(said, dict):
+                if not answer.whole:
+                    raise Unavailable(post.told(f"{method}: the answer did not end in time"))
                 raise Rejected(post.told(f"expected Slack's JSON from {method}; is the url right?"))
             if said.get("ok") is True:
                 return said
