@@ -21,6 +21,7 @@ from rca.models.checkpoint import weights_of
 from rca.models.files import read_model
 from rca.models.gnn import NetworkRanker
 from rca.models.onnx_ranker import OnnxRanker
+from rca.models.reference import read_reference
 from rca.models.registry import load
 from tests.cases import CULPRITS, example
 
@@ -47,7 +48,11 @@ def test_a_model_is_trained_and_ranks(bundles: Path, tmp_path: Path, monkeypatch
     assert done.exit_code == 0
     assert "network 0: epoch" in done.stdout
     assert "graphs from 8 incidents" in done.stdout
-    assert sorted(path.suffix for path in (tmp_path / "mine").iterdir()) == [".json", ".safetensors"]
+    files = sorted(path.name for path in (tmp_path / "mine").iterdir())
+    assert [*files[:2], files[2][:8]] == ["model.json", "reference.json", "weights-"]
+    reference = read_reference(read_model(tmp_path / "mine"))
+    assert reference is not None
+    assert (reference.graphs, reference.unit, reference.learnt_from("example-return-cart-3")) == (8, "graph", True)
     assert "no ONNX file: not asked for; this model ranks where torch is installed" in done.stdout
     assert len(NetworkRanker.load(tmp_path / "mine").rank(example()).candidates) == len(example().graph.candidates)
 
@@ -95,6 +100,9 @@ def test_a_model_is_pretrained_on_simulated_incidents(tmp_path: Path, monkeypatc
     ranker = NetworkRanker.load(tmp_path / "mine")
     assert ranker.data["simulated"]["incidents"] == 2
     assert ranker.data["simulated"]["held_out_seed"] != ranker.data["simulated"]["seed"]
+    reference = read_reference(read_model(tmp_path / "mine"))
+    assert reference is not None
+    assert reference.made_of == {"what": "simulated incidents", **ranker.data["simulated"]}
 
 
 def test_a_model_without_edges_is_exported_and_ranks_without_torch(

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from rca.contracts import LabelledCase
     from rca.errors import BadInput
     from rca.models.gnn import NetworkRanker, Progress
+    from rca.models.reference import Reference
 
+    _Summary = Callable[[], Reference]
     _Learn = Callable[[Path, Progress, Callable[[], None]], str]
     """(folder for states, progress, called before every part of judging) -> what was learnt from, in words."""
 
@@ -136,6 +138,7 @@ def train(
     from rca.errors import BadInput
     from rca.models import registry
     from rca.models.files import MODEL_FILE, read_model
+    from rca.models.reference import write_reference
     from rca.shop import manifest
 
     shape = {name: value for name, value in (("edges", edges), ("width", width), ("layers", layers)) if value is not None}
@@ -176,13 +179,13 @@ def train(
         raise BadInput(str(states), expected="the state of an interrupted training", found="none (start without --resume)")
     home = _cache_home(store)
     if simulate:
-        learn = _on_simulated(ranker, simulate, workers, home)
+        learn, summary = _on_simulated(ranker, simulate, workers, home)
     else:
         wanted = invent or bool(invented)
         training, validation = _cases(
             bundles, part, store, system or [], seed, home=None if no_cache else home, unlabelled=wanted
         )
-        learn = _on_recorded(ranker, training, validation, invented, wanted=wanted)
+        learn, summary = _on_recorded(ranker, training, validation, invented, wanted=wanted)
     if not resume:
         shutil.rmtree(states, ignore_errors=True)
     try:
@@ -193,6 +196,7 @@ def train(
         raise
     reason = _not_exported(ranker.network_config().edges) if onnx else "not asked for"
     ranker.save(out, onnx=not reason)
+    write_reference(read_model(out), summary())
     shutil.rmtree(states, ignore_errors=True)
     _report(ranker, out, source)
     if reason:
@@ -213,8 +217,9 @@ def _cache_home(store: Path | None) -> Path:
 
 def _on_recorded(
     ranker: NetworkRanker, training: list[LabelledCase], validation: list[LabelledCase], invented: int | None, *, wanted: bool
-) -> _Learn:
+) -> tuple[_Learn, _Summary]:
     from rca.models.augmentation import enough_invented
+    from rca.models.reference import reference_of_cases
     from rca.wording import count as counted
 
     if wanted:
@@ -225,12 +230,13 @@ def _on_recorded(
         ranker.train(training, validation, state_folder=states, progress=show, judging=judging)
         return f"{counted(len(training), 'incident')} ({held})"
 
-    return learn
+    return learn, lambda: reference_of_cases(training, ranker.seed)
 
 
-def _on_simulated(ranker: NetworkRanker, incidents: int, workers: int, home: Path) -> _Learn:
+def _on_simulated(ranker: NetworkRanker, incidents: int, workers: int, home: Path) -> tuple[_Learn, _Summary]:
     """Builds what is not built yet."""
     from rca.models.simulated import HELD_OUT_SEED, Order, Simulated, graph_code, simulated_graphs
+    from rca.models.training import reference_of_graphs
 
     source, seeds = Simulated(), (ranker.seed, ranker.seed + HELD_OUT_SEED)
     orders = [Order(seeds[0], incidents), Order(seeds[1], max(incidents // 10, min(incidents, _HELD_OUT)))]
@@ -250,7 +256,7 @@ def _on_simulated(ranker: NetworkRanker, incidents: int, workers: int, home: Pat
         )
         return f"{incidents} simulated incidents ({orders[1].count} more held out)"
 
-    return learn
+    return learn, lambda: reference_of_graphs(graphs[0], {"what": "simulated incidents", **facts}, ranker.seed)
 
 
 def _cases(
@@ -264,18 +270,13 @@ def _cases(
     unlabelled: bool,
 ) -> tuple[list[LabelledCase], list[LabelledCase]]:
     """Cases to train on, and labelled ones that are held out."""
-    from rca.evaluation import cases, splits
-    from rca.faults import is_no_fault
+    from rca.evaluation import cases, runner
 
     found = cases.asked_for(bundles, part, systems, cases.Labels.ANY, store)
     recorded = [one for one in found if unlabelled or cases.Labels.TOLD.want(one.incident)]
     if not recorded:
         raise _nothing_to_learn_from(bundles or _cache_home(store), len(found))
-    exam = cases.exam_of(recorded, home=home)
-    told = [i for i, truth in enumerate(exam.truths) if truth.causes or is_no_fault(truth.fault_kind)]
-    held_out = set(splits.hold_out(exam.truths, told, seed)[1])
-    kept = [case for i, case in enumerate(exam.training) if i not in held_out]
-    return kept, [exam.training[i] for i in sorted(held_out)]
+    return runner.to_learn_from(cases.exam_of(recorded, home=home), seed)
 
 
 def _nothing_to_learn_from(where: Path, unlabelled: int) -> BadInput:

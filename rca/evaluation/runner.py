@@ -13,8 +13,9 @@ from typing import Any, Final
 from rca.contracts import LabelledCase, Ranker
 from rca.errors import BadInput
 from rca.evaluation.predictions import Prediction, Predictions, Truth, read_header
-from rca.evaluation.splits import Fold, split
+from rca.evaluation.splits import Fold, hold_out, split
 from rca.evaluation.transforms import NONE
+from rca.faults import is_no_fault
 from rca.models import registry
 
 SUFFIX: Final = ".jsonl"
@@ -125,6 +126,14 @@ class _Plan:
 def folds_of(exam: Exam, split_name: str, seed: int = 0, systems: Sequence[str] = ()) -> list[Fold]:
     """Folds of a split that test an incident of one of the systems, or of any if none is given."""
     return [fold for fold in split(split_name, exam.truths, seed) if _tested(fold, exam, systems)]
+
+
+def to_learn_from(exam: Exam, seed: int) -> tuple[list[LabelledCase], list[LabelledCase]]:
+    """The cases of an exam to train on, those without a label included, and labelled ones that are held out."""
+    told = [place for place, truth in enumerate(exam.truths) if truth.causes or is_no_fault(truth.fault_kind)]
+    held_out = set(hold_out(exam.truths, told, seed)[1])
+    kept = [case for place, case in enumerate(exam.training) if place not in held_out]
+    return kept, [exam.training[place] for place in sorted(held_out)]
 
 
 def path_of(out: Path, system: str, split_name: str, transform: str, label: str) -> Path:

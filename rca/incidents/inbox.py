@@ -557,6 +557,15 @@ class InboxFile:
         with self._explained():
             return tuple((row[-1], _notice(row)) for row in self._db.execute(query, (before, most)))
 
+    def last_answers(self) -> Iterator[tuple[str, StoredNotice]]:
+        """The last answer to every episode whose telemetry is in the store, oldest episode first, with its body, and the
+        telemetry's id in the store."""
+        query = f"""{_NOTICE.replace("gist, number", "gist, body, bundle")}
+                    WHERE n.revision = episodes.revision AND bundle IS NOT NULL ORDER BY number"""
+        with self._explained():
+            for row in self._db.execute(query):
+                yield row[6], replace(_notice(row), body=row[5])
+
     def notice(self, number: int, revision: int) -> StoredNotice:
         """One answer with its body. Raises UnknownName."""
         query = f"{_NOTICE.replace('gist, number', 'gist, body, number')} WHERE n.episode = ? AND n.revision = ?"

@@ -32,6 +32,12 @@ def shipped_folder(here: Path = _HERE) -> Path | None:
     return next((folder for folder in folders if (folder / MODEL_FILE).is_file()), None)
 
 
+def default_folder() -> Path | None:
+    """Folder of the model that ranks by default: that of $RCA_MODEL, else the shipped one; None where there is neither."""
+    named = os.environ.get(VARIABLE)
+    return Path(named) if named else shipped_folder()
+
+
 def default_ranker() -> Ranker:
     """The model that $RCA_MODEL names, else the shipped one, else the label-free score with a note in its rankings that says why.
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,11 +22,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rca.arrays import REVERSE, GraphArrays
 from rca.errors import BadGraph, BadInput, TrainingDiverged
 from rca.graph import ServiceGraph
 from rca.models.checkpoint import read_state, write_state
 from rca.models.engines import Engine, engine_of
 from rca.models.network import Corruption, Network, Output
+from rca.models.reference import Reference, reference_of
 from rca.tensors import NO_FAMILY, GraphTensors, batch, chunks, feature_classes
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -100,6 +102,32 @@ class TrainingSet:
                 digest.update(graph.edge_features[relation].tobytes())
             digest.update(f"{sorted(rows)}{family}".encode())
         return digest.hexdigest()
+
+
+def reference_of_graphs(tensors: GraphTensors, made_of: Mapping[str, Any], seed: int = 0) -> Reference:
+    """The reference of a batch in which every graph is of a system of its own. Graphs in which nothing is wrong do not count:
+    it is incidents that are compared with it."""
+    told = tensors.select(torch.nonzero(~tensors.is_normal).flatten())
+    return reference_of(_as_arrays(told), [str(row) for row in range(told.graphs)], made_of=made_of, seed=seed)
+
+
+def _as_arrays(tensors: GraphTensors) -> GraphArrays:
+    """The same batch as numpy arrays, its answers left behind."""
+    forward = [name for name in tensors.edge_index if not name.startswith(REVERSE)]
+    return GraphArrays(
+        tensors.schema,
+        tensors.x.float().numpy(),
+        tensors.available.numpy(),
+        tensors.kind.numpy(),
+        tensors.node_ptr.numpy(),
+        {name: tensors.edge_index[name].numpy() for name in forward},
+        {name: tensors.edge_attr[name].float().numpy() for name in forward},
+        {name: tensors.edge_available[name].numpy() for name in forward},
+        {name: tensors.edge_ptr[name].numpy() for name in forward},
+        tensors.candidate.numpy(),
+        tensors.candidate_ptr.numpy(),
+        tensors.floor.numpy(),
+    )
 
 
 def balanced(training: TrainingSet) -> npt.NDArray[np.float64]:

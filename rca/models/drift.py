@@ -1,0 +1,213 @@
+"""How far graphs of now are from those that a model was trained on: features, what is missing of them, and structure. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+
+from rca.arrays import arrays_of
+from rca.graph import ServiceGraph
+from rca.models.measures import MODALITIES, Group, Measure, Measured, measured
+from rca.models.reference import (
+    MUCH_MISSING,
+    SOME,
+    Reference,
+    Sketch,
+    binned,
+    by_chance,
+    coarse,
+    excess,
+    largest_gap,
+    section,
+    stability_index,
+)
+from rca.wording import listed, percent
+
+Level = Literal["none", "some", "drift"]
+_LEAST_LIKELY: Final = 0.01
+_RARE: Final = 0.1
+_NAMED: Final = 3
+
+
+@dataclass(frozen=True)
+class Shift:
+    """One quantity now and in training. Shares of values that are missing; `psi_by_chance` is what chance alone stays below.
+
+    `excess` is how many times it is what is large and what chance does. `ks` is None where one side has no value. Medians of
+    training are at the resolution of the reference's cuts.
+    """
+
+    name: str
+    group: Group
+    psi: float
+    ks: float | None
+    psi_by_chance: float
+    missing: float
+    missing_training: float
+    missing_by_chance: float
+    median: float | None
+    median_training: float | None
+    observed: int
+    excess: float
+
+    @property
+    def level(self) -> Level:
+        if self.excess > 1:
+            return "drift"
+        return "some" if self.psi >= SOME and self.psi > self.psi_by_chance else "none"
+
+
+@dataclass(frozen=True)
+class Modality:
+    """Share of graphs that have nothing of one kind of telemetry, and how likely chance alone is to differ so much (Fisher).
+
+    `differs` says that it is worth a look. Where training data are of many systems, what one system records is no news unless it
+    was rare among them.
+    """
+
+    name: str
+    missing: float
+    missing_training: float
+    likely: float
+    differs: bool
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Graphs of now against those of training. `strangers` are systems of now that the model was not trained on, where known."""
+
+    graphs: int
+    systems: int
+    graphs_training: int
+    shifts: tuple[Shift, ...]
+    modalities: tuple[Modality, ...]
+    unseen_kinds: tuple[str, ...]
+    unseen_relations: tuple[str, ...]
+    expected: Mapping[str, float]  # how many features, and how many quantities of structure, drift by chance alone
+    expected_excess: Mapping[str, float]  # and how far the one goes that goes furthest
+    strangers: tuple[str, ...]
+    systems_training: int | None
+
+    def drifted(self, part: str) -> tuple[Shift, ...]:
+        """Features or quantities of the structure that drifted, the furthest first."""
+        found = [shift for shift in self.shifts if section(shift.group) == part and shift.level == "drift"]
+        return tuple(sorted(found, key=lambda shift: (-shift.excess, shift.name)))
+
+    def alarms(self, part: str) -> bool:
+        """Whether more has drifted, or something further, than in the worst of a hundred draws of the training data itself."""
+        drifted = self.drifted(part)
+        furthest = max((shift.excess for shift in drifted), default=0.0)
+        return len(drifted) > self.expected[part] or furthest > max(self.expected_excess[part], 1)
+
+    @property
+    def found(self) -> bool:
+        """Whether anything is worth a person's look."""
+        differing = any(modality.differs for modality in self.modalities)
+        return differing or bool(self.unseen_kinds) or self.alarms("feature") or self.alarms("structure")
+
+    def sentence(self) -> str:
+        """What there is to say, in one plain sentence."""
+        return "; ".join(self._findings()) or "features look like training data"
+
+    def _findings(self) -> Iterator[str]:
+        for modality in self.modalities:
+            if modality.differs:
+                yield (
+                    f"{modality.name} are missing in {percent(modality.missing)} of now's graphs, "
+                    f"{percent(modality.missing_training)} in training"
+                )
+        if self.unseen_kinds:
+            yield f"no training graph had a {' or a '.join(self.unseen_kinds)}"
+        if self.alarms("feature"):
+            yield self._count("feature", "features")
+        if self.alarms("structure"):
+            yield self._count("structure", "measures of the structure")
+
+    def _count(self, part: str, what: str) -> str:
+        drifted = self.drifted(part)
+        of = sum(section(shift.group) == part for shift in self.shifts)
+        first = listed([each.name for each in drifted], _NAMED)
+        return f"{len(drifted)} of {of} {what} differ from training data, above all {first}"
+
+
+def drift_of(reference: Reference, graphs: Sequence[ServiceGraph], systems: Sequence[str]) -> Drift:
+    """Compare graphs, `systems` naming that of each, with those that a model was trained on. Raises BadGraph without a graph."""
+    now = measured(arrays_of(graphs))
+    distinct = sorted(set(systems))
+    units = len(distinct) if reference.unit == "system" else now.graphs
+    weight = units * reference.graphs / max(reference.units * now.graphs, 1)  # a system counts as much as one in training
+    known = bool(reference.systems)
+    return Drift(
+        graphs=now.graphs,
+        systems=len(distinct),
+        graphs_training=reference.graphs,
+        shifts=tuple(
+            _shift(name, reference.sketches[name], measure, units, weight)
+            for name, measure in now.measures.items()
+            if name in reference.sketches
+        ),
+        modalities=tuple(_modalities(reference, now)),
+        unseen_kinds=_unseen(reference.kinds, now.kinds),
+        unseen_relations=_unseen(reference.relations, now.relations),
+        expected={part: by_chance(counts, units) for part, counts in reference.by_chance.items()},
+        expected_excess={part: by_chance(far, units) for part, far in reference.excess_by_chance.items()},
+        strangers=tuple(name for name in distinct if known and not reference.knows(name)),
+        systems_training=len(reference.systems) if known else None,
+    )
+
+
+def _shift(name: str, sketch: Sketch, measure: Measure, units: int, weight: float) -> Shift:
+    cuts = np.array(sketch.cuts, dtype=np.float16)
+    counts = (weight * np.bincount(binned(measure.values, cuts), minlength=len(sketch.counts))).astype(np.float64)
+    training = np.array(sketch.counts, dtype=np.float64)
+    bins = coarse(sketch.counts)
+    psi = float(stability_index(np.add.reduceat(training, bins), np.add.reduceat(counts, bins))) if training.sum() else 0.0
+    asked = int(measure.asked.sum())
+    missing = 1 - len(measure.values) / asked if asked else sketch.missing
+    psi_floor, missing_floor = by_chance(sketch.psi_by_chance, units), by_chance(sketch.missing_by_chance, units)
+    return Shift(
+        name=name,
+        group=measure.group,
+        psi=psi,
+        ks=largest_gap(training, counts),
+        psi_by_chance=psi_floor,
+        missing=missing,
+        missing_training=sketch.missing,
+        missing_by_chance=missing_floor,
+        median=float(np.median(measure.values.astype(np.float64))) if len(measure.values) else None,
+        median_training=sketch.median,
+        observed=len(measure.values),
+        excess=float(excess(np.array(psi), np.array(abs(missing - sketch.missing)), psi_floor, missing_floor)),
+    )
+
+
+def _modalities(reference: Reference, now: Measured) -> Iterator[Modality]:
+    for name in MODALITIES:
+        gone, before = int(now.missing[name].sum()), reference.missing.get(name, 0)
+        share, share_before = gone / max(now.graphs, 1), before / max(reference.graphs, 1)
+        likely = as_uneven_by_chance(gone, now.graphs, before, reference.graphs)
+        was_rare = min(share_before, 1 - share_before) <= _RARE
+        news = was_rare if reference.unit == "system" else True
+        differs = abs(share - share_before) >= MUCH_MISSING and likely < _LEAST_LIKELY and news
+        yield Modality(name, share, share_before, likely, differs)
+
+
+def as_uneven_by_chance(hits: int, of: int, others: int, of_others: int) -> float:
+    """Fisher's exact test, two-sided: how likely a split of all hits over both groups is that is no likelier than this one."""
+    total, drawn = of + of_others, hits + others
+    low, high = max(0, drawn - of_others), min(of, drawn)
+    likely = np.array([_ways(of, k) + _ways(of_others, drawn - k) - _ways(total, drawn) for k in range(low, high + 1)])
+    return min(1.0, float(np.exp(likely[likely <= likely[hits - low] + 1e-9]).sum()))
+
+
+def _ways(n: int, k: int) -> float:
+    """Logarithm of the number of ways to choose k of n."""
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+
+
+def _unseen(training: Mapping[str, int], now: Mapping[str, int]) -> tuple[str, ...]:
+    return tuple(name for name, count in now.items() if count and not training.get(name))
