@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -219,6 +220,7 @@ def test_a_sink_that_was_down_hears_of_everything(tmp_path: Path) -> None:
             requests.post(f"{server.url}/v1/alertmanager", json=notification(f"g{group}"), headers=AUTHORIZED, timeout=20)
         until(lambda: [each["revision"] for each in incidents(server)] == [1, 1, 1])
         until(lambda: len(partner.messages) == 3)
+        assert re.search(r"WARNING rca\.serve\.worker: shop-\S+: no source answered", server.log())
         server.kill()
         receiver.down = False
         server.start()

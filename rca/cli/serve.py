@@ -15,7 +15,7 @@ def serve(
     *,
     store: Annotated[Path | None, typer.Option(metavar="FOLDER", help="The store of incidents. Default: $RCA_HOME.")] = None,
 ) -> None:
-    """Take alerts from Alertmanager, rank what caused them, and tell the sinks.
+    """Take alerts from Alertmanager, rank their causes, tell people.
 
     Point a webhook receiver at `/v1/alertmanager`. [serve] in rca.toml says where it listens and whom it lets in, [sinks.NAME]
     who is told. An alert is on the disk before it is acknowledged; after a crash, what was not done is done. Runs until it is
@@ -29,7 +29,8 @@ def serve(
     from rca.serve.server import Server
     from rca.sinks.destinations import sinks_at
 
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    words = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(level=logging.WARNING, format=words, force=True)  # in place of the handler that keeps commands quiet
     settings = load_config(config_path(config))
     home = store or default_home()
     sinks = sinks_at(home, settings.sinks)
