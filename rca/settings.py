@@ -64,6 +64,7 @@ _WORDS: Final = {
     "float_type": "expected a number",
     "float_parsing": "expected a number",
     "list_type": "expected a list",
+    "greater_than": "expected more than nothing",
     "tuple_type": "expected a list",
 }
 

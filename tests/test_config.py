@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -37,7 +39,9 @@ URL = 'url = "http://prometheus:9090"'
         (f"[prometheus]\n{URL}\nbearer_token = 'a'\nusername = 'b'", "expected one way to be let in"),
         (f"[prometheus]\n{URL}\nusername = 'b'", "expected password or password_file beside username"),
         (f"[prometheus]\n{URL}\ntls = {{ cert_file = 'a' }}", "expected cert_file and key_file together"),
-        ("[triage\n", "rca.toml: expected TOML"),
+        ("[triage\n", "rca.toml: expected TOML, found"),
+        ("[serve]\n[triage]\n\n[serve] # ours\n", "expected TOML with one table [serve], not one in line 1 and 4"),
+        ("[triage]\nlag = '0s'", "triage.lag: expected more than nothing"),
     ],
 )
 def test_mistakes_are_named(text: str, message: str) -> None:
@@ -119,6 +123,16 @@ def test_every_setting_can_be_uncommented() -> None:
     ]
     body = parsed("\n".join(lines), "template")
     assert body.triage == Config().triage
+
+
+def test_tables_of_the_documentation_can_be_added_at_the_end() -> None:
+    """People write rca.toml with `rca init`, and copy `[serve]` and who is told from docs/serve.md."""
+    pages = "".join((Path(__file__).parents[1] / "docs" / f"{name}.md").read_text() for name in ("serve", "notifications"))
+    blocks = [textwrap.dedent(block) for block in re.findall(r"(?m)(?:^ {4,}.*\n|^\n)+", pages)]
+    copied = [block for block in blocks if block.lstrip().startswith(("[serve", "[sinks", "[observe"))]
+    assert len(copied) > 3
+    for block in copied:
+        parsed(rendered_config({"triage": {}, "prometheus": {"url": "http://prometheus:9090"}}) + block, "rca.toml")
 
 
 def test_what_is_given_is_in_the_file() -> None:

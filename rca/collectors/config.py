@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -24,6 +25,7 @@ from rca.settings import DurationNs, Section, mistakes
 from rca.telemetry import MINUTE_NS, SECOND_NS
 
 FILE_NAME: Final = "rca.toml"
+_TABLE: Final = re.compile(r"\s*\[([^\[\]]+)\]\s*(#.*)?$")
 
 
 class LiveSettings(Section):
@@ -97,6 +99,16 @@ def parsed(text: str, where: str) -> Config:
     try:
         return Config(**tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
-        raise BadInput(where, expected="TOML", found=str(error)) from None
+        raise BadInput(where, expected=_expected_toml(text), found=str(error)) from None
     except ValidationError as error:
         raise BadInput(where, expected="settings of docs/configuration.md", found="; ".join(mistakes(error, Config))) from None
+
+
+def _expected_toml(text: str) -> str:
+    """What the text should have been; a table that stands there twice is named, which the parser's own words hardly do."""
+    heads: dict[str, list[int]] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        if found := _TABLE.match(line):
+            heads.setdefault(found[1].strip(), []).append(number)
+    twice = [f"one table [{name}], not one in line {' and '.join(map(str, at))}" for name, at in heads.items() if len(at) > 1]
+    return f"TOML with {', '.join(twice)}" if twice else "TOML"

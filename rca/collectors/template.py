@@ -37,12 +37,11 @@ class Setting:
 
 @dataclass(frozen=True)
 class Table:
-    """One table of the file, with what it is about. Tables whose source is off unless they are there are not `always` used."""
+    """One table of the file, with what it is about."""
 
     name: str
     meaning: str
     settings: tuple[Setting, ...]
-    always: bool
     shared: bool = False
 
 
@@ -51,20 +50,20 @@ def tables() -> Iterator[Table]:
     for name, field in Config.model_fields.items():
         model = _section_in(field.annotation)
         if model is None:
-            yield Table(name, field.description or "", (), always=True)
+            yield Table(name, field.description or "", ())
         else:
-            yield from _tables(name, model, always=not field.is_required() and field.default is not None)
+            yield from _tables(name, model)
 
 
-def _tables(name: str, model: type[BaseModel], *, always: bool, shared: bool = False) -> Iterator[Table]:
+def _tables(name: str, model: type[BaseModel], *, shared: bool = False) -> Iterator[Table]:
     nested = {key: inner for key, field in model.model_fields.items() if (inner := _section_in(field.annotation)) is not None}
     inherited = set(HttpSource.model_fields) - {"url"} if issubclass(model, HttpSource) else set()
     settings = tuple(
         _setting(name, key, field, shared=key in inherited) for key, field in model.model_fields.items() if key not in nested
     )
-    yield Table(name, " ".join((model.__doc__ or "").split()), settings, always, shared)
+    yield Table(name, " ".join((model.__doc__ or "").split()), settings, shared)
     for key, inner in nested.items():
-        yield from _tables(f"{name}.{key}", inner, always=False, shared=key in inherited)
+        yield from _tables(f"{name}.{key}", inner, shared=key in inherited)
 
 
 def _setting(table: str, key: str, field: FieldInfo, *, shared: bool) -> Setting:
@@ -96,17 +95,18 @@ def toml_value(value: Any) -> str:
 def rendered_config(given: Given) -> str:
     """The text of the file. Tables of `given` are on, with the values given; the others, and every default, are comments.
 
-    What all sources over HTTP share is explained at the first of them.
+    So a table that somebody copies from the documentation can be added at the end. What all sources over HTTP share is explained
+    at the first of them.
     """
     lines = [
-        "# Where rca finds telemetry. A table that is commented out is a source that is not used. Settings",
-        "# that are commented out show their default. `rca doctor` tests every source.",
+        "# Where rca finds telemetry, and who is told. What is commented out is not used, or shows its default:",
+        "# uncomment a setting together with the [table] above it. `rca doctor` tests every source and sink.",
     ]
     every = tuple(tables())
     first = next((table.name for table in every if any(setting.shared for setting in table.settings)), "")
     for table in every:
         values = given.get(table.name, {})
-        on = table.always or table.name in given
+        on = table.name in given
         told_before = first not in (table.name, table.name.partition(".")[0])
         if table.shared and told_before and not on:
             continue
