@@ -9,6 +9,7 @@ import ast
 import re
 import shutil
 import subprocess
+import textwrap
 import time
 import tomllib
 from collections.abc import Iterator
@@ -113,6 +114,19 @@ def test_alertmanager_configuration() -> None:
 def collector() -> Body:
     body: Body = yaml.safe_load((FOLDER / "opentelemetry/collector.yaml").read_text())
     return body
+
+
+@pytest.mark.parametrize("where", ["collectors/alertmanager/alertmanager.yml", "docs/serve.md"])
+def test_nobody_stops_hearing_of_alerts_because_rca_does(where: str, tmp_path: Path) -> None:
+    """Alertmanager falls back to the receiver on top only where no route took an alert."""
+    text = (ROOT / where).read_text()
+    if where.endswith(".md"):
+        (block,) = re.findall(r"(?m)(^ {7}route:\n(?: {7}.*\n)+)", text)
+        text = textwrap.dedent(block)
+    (tmp_path / "alertmanager.yml").write_text(text)
+    told = ran(binary("amtool"), "config", "routes", "test", "--config.file=alertmanager.yml", "severity=page", folder=tmp_path)
+    assert "rca,on-call" in told.splitlines()
+    assert "SUCCESS" in ran(binary("amtool"), "check-config", "alertmanager.yml", folder=tmp_path)
 
 
 def test_collector_pipelines_are_wired() -> None:
