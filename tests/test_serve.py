@@ -9,9 +9,11 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import requests
 from hypothesis import HealthCheck, given
@@ -202,15 +204,29 @@ def test_it_is_revised_once_if_another_takes_the_lead(tmp_path: Path) -> None:
         assert incident_of(server, incident_id)["incident"]["revision"] == 2
 
 
-def test_it_is_not_revised_if_nothing_changed(tmp_path: Path) -> None:
+def test_nobody_is_told_again_if_nothing_changed_and_the_page_shows_what_was_looked_at_last(tmp_path: Path) -> None:
     onset, sources = recent()
+    telemetry = sources[0].telemetry  # type: ignore[attr-defined]
     sink = Remembering()
     asked: list[Asked] = []
-    with serving(tmp_path, sources=sources, sinks=[sink], fault=asked.append, revise_after="500ms") as server:
-        post(server, notification(began=rfc3339(onset)))
-        until(lambda: len(asked) == 2)
+
+    def later(question: Asked) -> None:
+        """Every number of the second look is another one than of the first."""
+        asked.append(question)
+        metrics = telemetry.metrics.with_columns(pl.col("value") * (1 + len(asked) / 10))
+        sources[0].telemetry = replace(telemetry, metrics=metrics)  # type: ignore[attr-defined]
+
+    with serving(tmp_path, sources=sources, sinks=[sink], fault=later, revise_after="500ms") as server:
+        incident_id = post(server, notification(began=rfc3339(onset))).json()["incident"]
+        detail = answered(server, incident_id, 2)
         time.sleep(0.7)
         assert (len(asked), len(sink.sent)) == (2, 1)
+        assert [(each["revision"], each["state"]) for each in detail["deliveries"]] == [(1, "sent")]
+        address = f"{server.url}/incidents/{incident_id}"
+        page = until(lambda: "Loudest signals" in (text := requests.get(address, timeout=60).text) and text)
+        first, second = (get(server, f"/v1/rankings/{incident_id}?revision={n}")["report"]["ranking"] for n in (1, 2))
+        assert first["candidates"][0]["evidence"] != second["candidates"][0]["evidence"]
+        assert page.count("<figure") == len(second["candidates"][0]["evidence"]) - 1  # an event has no series
 
 
 def test_groups_that_wait_together_are_ranked_together_and_told_each(tmp_path: Path) -> None:

@@ -217,12 +217,13 @@ class Worker:
         again = before is not None and before.state != episode.state  # it was said to be over, and goes on
         task, due_ns = self._next(None if again else before, answered=report is not None)
         now = self._wall_ns()
-        if before is not None and not again and (report is None or not worth_telling(before, report)):
+        if before is not None and not again and report is None:
             self._inbox.write(lambda file: file.looked_at(episode.number, now, task=task, due_ns=due_ns))
             return
         model = found.model if found else ""
         notice = notice_of(episode, alerts, self._settings, report, before=before, trouble=trouble, model=model)
-        self._tell(episode, notice, task, due_ns)
+        telling = before is None or again or report is None or worth_telling(before, report)
+        self._tell(episode, notice, task, due_ns, self._sinks if telling else ())  # untold, it goes with the telemetry on the page
         if before is None:
             self._metrics.first_answer_seconds.observe((self._wall_ns() - episode.opened_ns) / SECOND_NS)
 
@@ -237,16 +238,18 @@ class Worker:
         alerts = file.alerts(episode.number, MOST_ALERTS)
         report, trouble, model = (before.report, before.trouble, before.model) if before else (None, "", "")
         notice = notice_of(episode, alerts, self._settings, report, before=before, trouble=trouble, model=model)
-        self._tell(episode, notice, None, None)
+        self._tell(episode, notice, None, None, self._sinks)
 
-    def _tell(self, episode: Episode, notice: Notice, task: Task | None, due_ns: int | None) -> None:
+    def _tell(self, episode: Episode, notice: Notice, task: Task | None, due_ns: int | None, sinks: Sequence[str]) -> None:
+        """Write an answer down, for these sinks to hear of."""
         body, gist, now = dumped(notice), json.dumps(gist_of(notice)), self._wall_ns()
 
         def told(file: InboxFile) -> None:
-            file.answered(episode.number, notice.revision, notice.state, gist, body, self._sinks, now, task=task, due_ns=due_ns)
+            file.answered(episode.number, notice.revision, notice.state, gist, body, sinks, now, task=task, due_ns=due_ns)
 
         self._inbox.write(told)
-        self._metrics.notices.add(notice.state)
+        if sinks or not self._sinks:
+            self._metrics.notices.add(notice.state)
 
     def _keep(self, batch: Sequence[Episode]) -> None:
         """Note where the telemetry is, once it is in the store."""
