@@ -222,8 +222,8 @@ class Worker:
             return
         model = found.model if found else ""
         notice = notice_of(episode, alerts, self._settings, report, before=before, trouble=trouble, model=model)
-        telling = before is None or again or report is None or worth_telling(before, report)
-        self._tell(episode, notice, task, due_ns, self._sinks if telling else ())  # untold, it goes with the telemetry on the page
+        told = before is None or again or report is None or worth_telling(before, report)
+        self._tell(episode, notice, task, due_ns, self._sinks if told else ())  # the page shows it with its telemetry anyhow
         if before is None:
             self._metrics.first_answer_seconds.observe((self._wall_ns() - episode.opened_ns) / SECOND_NS)
 
