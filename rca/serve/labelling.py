@@ -62,16 +62,31 @@ def label_of(
     home: Path, incident_id: str, verdict: Verdict, *, entity: str, fault_kind: str, note: str, blamed: EntityId | None
 ) -> Label:
     """The label that a verdict means. `blamed` is who was ranked first. Raises BadInput, UnknownName."""
-    nobody = verdict == "no_fault" or (verdict == "withdraw" and not entity)
-    kind = fault_kind or (NO_FAULT if nobody else "unknown")
+    nobody = names_nobody(verdict, entity)
+    kind = fault_kind_of(fault_kind, nobody=nobody)
+    return confirmed(None if nobody else _named(home, incident_id, verdict, entity, blamed), kind, note)
+
+
+def names_nobody(verdict: Verdict, entity: str) -> bool:
+    """Whether a verdict is about a label of nobody."""
+    return verdict == "no_fault" or (verdict == "withdraw" and not entity)
+
+
+def fault_kind_of(text: str, *, nobody: bool) -> str:
+    """The kind of fault that somebody means; without a text, that it is not known, or none. Raises BadInput, UnknownName."""
+    kind = text or (NO_FAULT if nobody else "unknown")
     if kind not in FAULT_KINDS:
         raise UnknownName("fault_kind", kind[:80], FAULT_KINDS)
     if nobody != is_no_fault(kind):
         expected = "a fault that nobody is to blame for" if nobody else "a fault of somebody"
         raise BadInput("fault_kind", expected=f"{expected} (docs/faults.md)", found=kind)
-    named = None if nobody else _named(home, incident_id, verdict, entity, blamed)
-    model = EntityModel(kind=named.kind, name=named.name, namespace=named.namespace) if named else None
-    return Label(entity=model, fault_kind=kind, provenance="confirmed", note=note)
+    return kind
+
+
+def confirmed(entity: EntityId | None, fault_kind: str, note: str) -> Label:
+    """The label of somebody who knows."""
+    model = EntityModel(kind=entity.kind, name=entity.name, namespace=entity.namespace) if entity else None
+    return Label(entity=model, fault_kind=fault_kind, provenance="confirmed", note=note)
 
 
 def _named(home: Path, incident_id: str, verdict: Verdict, text: str, blamed: EntityId | None) -> EntityId:

@@ -22,7 +22,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from rca.drawing.similar import Gist, similar_to
 from rca.errors import RcaError, Unavailable, UnknownName
-from rca.incidents.inbox import Episode, InboxFile
+from rca.incidents.inbox import Episode, InboxFile, StoredNotice
 from rca.incidents.incident import Incident, IntervalModel
 from rca.incidents.store import AuditEntry, IncidentStore
 from rca.pipeline import case_of
@@ -116,15 +116,19 @@ def _list(desk: Desk, request: Request, who: Who) -> Response:
     query = Query.of(dict(request.query_params))
     with desk.reading() as file, IncidentStore(desk.inbox.home) as store:
         stored = {incident.id: incident for incident in store.list()}
-        known = [_known(file, episode, stored) for episode in file.episodes(most=_MOST_LISTED)]
+        known = _everything(file, stored)
     return HTMLResponse(render_list(list_view(known, query, _looker(desk, who))), headers=HEADERS)
 
 
-def _known(file: InboxFile, episode: Episode, stored: Mapping[str, Incident]) -> Known:
-    notices = file.notices(episode.number)
-    gist = _gist(notices[-1].gist) if notices else Gist()
-    unranked = bool(notices) and "level" not in notices[-1].gist
-    stage: Stage = "ranking" if not notices else "unranked" if unranked else "ranked"
+def _everything(file: InboxFile, stored: Mapping[str, Incident]) -> list[Known]:
+    """The newest incidents and what was answered."""
+    latest = dict(file.latest_notices(most=_MOST_LISTED))
+    return [_known(episode, latest.get(episode.number), stored) for episode in file.episodes(most=_MOST_LISTED)]
+
+
+def _known(episode: Episode, notice: StoredNotice | None, stored: Mapping[str, Incident]) -> Known:
+    stage: Stage = "ranking" if notice is None else "ranked" if "level" in notice.gist else "unranked"
+    gist = _gist(notice.gist) if notice is not None else Gist()
     return Known(_about(episode, stored.get(episode.bundle or "")), gist, stage, episode.state, episode.revision)
 
 
@@ -166,7 +170,7 @@ def _incident(
                 _LOG.info("%s was removed from the store", episode.bundle)
         incident = _about(episode, stored)
         everything = {each.id: each for each in store.list()}
-        past = [(one.incident, one.gist) for one in (_known(file, each, everything) for each in file.episodes(most=_MOST_LISTED))]
+        past = [(one.incident, one.gist) for one in _everything(file, everything)]
     written = max((entry.number for entry in audit if entry.action in ("added", "replaced")), default=0)
     scene = scenes.of(episode, written, notice) if stored is not None else None
     view = view_of(

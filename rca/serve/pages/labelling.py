@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, get_args
 from urllib.parse import quote, unquote
 
 from rca.errors import BadInput, UnknownName
-from rca.faults import FAULT_KINDS, NO_FAULT, is_no_fault
-from rca.incidents.incident import EntityModel, Label
+from rca.incidents.incident import Label
+from rca.serve.labelling import MOST_NOTE, Verdict, confirmed, fault_kind_of, names_nobody
 from rca.telemetry import CANDIDATE_KINDS, ENTITY_KINDS, EntityId
 
 CSRF_FIELD: Final = "csrf"
-VERDICTS: Final = ("confirm", "correct", "no_fault", "withdraw")
-MOST_NOTE: Final = 1000
 _MOST_NAME: Final = 500
-
-Verdict = Literal["confirm", "correct", "no_fault", "withdraw"]
 
 
 @dataclass(frozen=True)
@@ -30,25 +26,16 @@ class Judgement:
 
 def judgement_of(form: Mapping[str, str]) -> Judgement:
     """A form as it came in (the token is for who serves the page to check). Raises BadInput, UnknownName."""
-    verdict = form.get("verdict", "")
-    if verdict not in VERDICTS:
-        raise UnknownName("verdict", verdict[:40], VERDICTS)
-    kind = form.get("fault_kind") or (NO_FAULT if verdict == "no_fault" else "unknown")
-    if kind not in FAULT_KINDS:
-        raise UnknownName("fault_kind", kind[:40], FAULT_KINDS)
+    text = form.get("verdict", "")
+    verdict = next((known for known in get_args(Verdict) if known == text), None)
+    if verdict is None:
+        raise UnknownName("verdict", text[:40], get_args(Verdict))
     note = " ".join(form.get("note", "").split())
     if len(note) > MOST_NOTE:
         raise BadInput("note", expected=f"at most {MOST_NOTE} characters", found=f"{len(note)}")
-    text = form.get("entity", "")
-    nobody = verdict == "no_fault" or (verdict == "withdraw" and not text)
-    if verdict == "withdraw":
-        kind = NO_FAULT if nobody else "unknown"
-    if nobody != is_no_fault(kind):
-        names = "a fault that names nobody" if nobody else "a fault that names somebody"
-        raise BadInput("fault_kind", expected=names, found=kind)
-    entity = None if nobody else entity_of(text)
-    named = EntityModel(kind=entity.kind, name=entity.name, namespace=entity.namespace) if entity else None
-    return Judgement(verdict, Label(entity=named, fault_kind=kind, provenance="confirmed", note=note))  # type: ignore[arg-type]
+    nobody = names_nobody(verdict, form.get("entity", ""))
+    kind = fault_kind_of("" if verdict == "withdraw" else form.get("fault_kind", ""), nobody=nobody)
+    return Judgement(verdict, confirmed(None if nobody else entity_of(form.get("entity", "")), kind, note))
 
 
 def value_of(entity: EntityId) -> str | None:
