@@ -788,6 +788,15 @@ def test_tls(tmp_path: Path) -> None:
         assert post(server, body(), verify=str(cert)).status_code == 200
 
 
+def test_who_has_no_certificate_is_not_let_in_where_one_is_asked_for(tmp_path: Path) -> None:
+    cert, key = self_signed(tmp_path)
+    tls = {"cert_file": cert, "key_file": key, "client_ca_file": cert}
+    with serving(tmp_path / "home", sources=DOWN, tls=tls) as server:
+        assert post(server, body(), verify=str(cert), cert=(str(cert), str(key))).status_code == 200
+        with pytest.raises(requests.ConnectionError):
+            post(server, body(), verify=str(cert))
+
+
 @pytest.mark.parametrize(
     ("settings_of", "message"),
     [
@@ -833,7 +842,7 @@ def test_too_many_requests_are_told_to_come_back(tmp_path: Path) -> None:
             lines.append(line)
         (refused,) = until(lambda: (found := post(server, body())).status_code == 503 and (found,))
         assert "Retry-After" in refused.headers
-        assert b" 408 " in lines[0].recv(1000)
+        assert b" 503 " in lines[0].recv(1000), "Alertmanager would not send it again after a 408"
         assert until(lambda: post(server, body()).status_code == 200)
         for line in lines:
             line.close()

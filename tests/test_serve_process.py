@@ -122,6 +122,7 @@ def test_from_a_real_prometheus_and_alertmanager_to_a_message_a_page_and_a_label
             lambda: (done := requests.post(f"{page}/judgement", data=form, auth=("tester", SECRET), timeout=60)).ok and done
         )
         assert "Thank you" in said.text
+        assert SECRET not in shown + said.text + server.log()
         with IncidentStore(server.home) as store:
             (label,) = store.incident(message["incident_id"]).labels
         assert (label.name(), label.provenance, label.author) == ("pay", "confirmed", "tester")

@@ -114,6 +114,8 @@ async def _taken(desk: Desk, request: Request) -> tuple[int, dict[str, Any], dic
             raise _busy(desk, f"{desk.inbox.waiting_groups:,} groups wait for their first answer")
         receipt = await _stored(desk, request)
     except HTTPException as error:
+        if error.status_code == 408:  # of a notification that is slow on its way: its sender takes nothing but 503 for "again"
+            error = _busy(desk, str(error.detail))
         return error.status_code, {"detail": str(error.detail)}, dict(error.headers or {})
     except NotJson as error:
         return 400, {"detail": str(error)}, {}

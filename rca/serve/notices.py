@@ -107,7 +107,12 @@ def _filled(template: str, name: str, value: str) -> str:
 
 
 def _few(links: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    return tuple({url: (words, url) for words, url in reversed(links) if url}.values())[::-1][:_MOST_LINKS]
+    """The first ones, each address once."""
+    known: dict[str, tuple[str, str]] = {}
+    for words, url in links:
+        if url:
+            known.setdefault(url, (words, url))
+    return tuple(known.values())[:_MOST_LINKS]
 
 
 def _traces(report: TriageReport | None, links: ServeLinks) -> list[tuple[str, str]]:
