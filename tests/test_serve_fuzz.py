@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
+import jsonschema
 import pytest
 import requests
 import schemathesis
@@ -72,3 +73,22 @@ def test_the_description_is_whole_and_its_examples_are_taken(server: Server) -> 
     for label in schema["components"]["schemas"]["LabelIn"]["examples"]:
         refused = requests.post(f"{server.url}/v1/labels", json=label, headers=AUTHORIZED, timeout=20)
         assert refused.status_code == 404  # it is valid, and there is no such incident
+
+
+def test_whatever_is_asked_and_answered_is_described_with_an_example(server: Server) -> None:
+    described = requests.get(f"{server.url}/openapi.json", timeout=20).json()
+    models = described["components"]["schemas"]
+    shown = []
+    for path, operations in described["paths"].items():
+        for method, operation in operations.items():
+            contents = [operation["responses"]["200"]["content"]]
+            contents += [operation["requestBody"]["content"]] if "requestBody" in operation else []
+            for content in contents:
+                if "text/plain" in content:  # for Prometheus
+                    continue
+                name = content["application/json"]["schema"]["$ref"].rsplit("/", 1)[1]
+                examples = models[name].get("examples", [models[name].get("example")])
+                for example in examples:
+                    jsonschema.validate(example, {**models[name], "components": described["components"]})
+                shown.append(f"{method} {path} {name}")
+    assert len(shown) >= 12

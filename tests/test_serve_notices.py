@@ -107,7 +107,6 @@ def test_lists_keep_who_was_blamed_and_how_surely() -> None:
     assert gist["level"] == report().confidence.level
     assert (gist["candidates"][0]["name"], gist["signals"][:2]) == (
         "catalogue",
-        report().confidence.level,
         ["cpu", "self_time"],
     )
     nothing = replace(report(), confidence=replace(report().confidence, level="nothing"))

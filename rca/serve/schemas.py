@@ -8,9 +8,55 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from rca.incidents.incident import Label
 from rca.serve.labelling import MOST_NOTE
+from rca.sinks.example import example_notices
 
 INCIDENT_ID: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 _ID: Final = "shop-20260115T101000Z-3f0c9a77be"
+
+
+_CANDIDATE: Final = {"kind": "service", "name": "payment", "namespace": "shop", "probability": 0.93, "family": "cpu"}
+_ANSWER: Final = {
+    "incident": _ID,
+    "revision": 1,
+    "at_ns": 1768471803000000000,
+    "state": "firing",
+    "model": "general 2026-11",
+    "level": "clear",
+    "words": "payment stands out clearly",
+    "trouble": "",
+    "news": [],
+    "candidates": [_CANDIDATE],
+    "no_fault": 0.02,
+}
+_REPORT: Final = example_notices()[0].report
+_LABEL: Final = {
+    "entity": {"kind": "service", "name": "payment", "namespace": "shop"},
+    "fault_kind": "cpu_contention",
+    "provenance": "confirmed",
+    "author": "oncall",
+    "at_ns": 1768473000000000000,
+    "note": "",
+}
+_INCIDENT: Final = {
+    "id": _ID,
+    "title": "HighLatency: checkout answers slowly",
+    "group_key": '{}:{alertname="HighLatency"}',
+    "state": "resolved",
+    "opened_ns": 1768471800000000000,
+    "closed_ns": 1768473000000000000,
+    "alerts": 1,
+    "firing": 0,
+    "truncated": 0,
+    "revision": 1,
+    "answer": _ANSWER,
+    "labels": [_LABEL],
+    "page": f"https://rca.example.com/incidents/{_ID}",
+}
+
+
+def _example(**values: Any) -> ConfigDict:
+    """The configuration of a model that is described with an example; in it, null would be left out."""
+    return ConfigDict(json_schema_extra={"example": values})
 
 
 class _Model(BaseModel):
@@ -20,7 +66,7 @@ class _Model(BaseModel):
 class Problem(_Model):
     """Why a request was refused: what was expected, what was found, and where."""
 
-    model_config = ConfigDict(json_schema_extra={"example": {"detail": "version: expected \"4\", found '5'"}})
+    model_config = _example(detail="version: expected \"4\", found '5'")
 
     detail: str
 
@@ -28,7 +74,7 @@ class Problem(_Model):
 class Taken(_Model):
     """A notification that is on the disk. `known` of its alerts had been told before; nothing more is done about those."""
 
-    model_config = ConfigDict(json_schema_extra={"example": {"news": 1, "known": 0, "incident": _ID}})
+    model_config = _example(news=1, known=0, incident=_ID)
 
     news: int
     known: int
@@ -82,6 +128,8 @@ class IncidentSummary(_Model):
 class IncidentList(_Model):
     """Incidents, newest first; `next` is what to ask for `before` to get more, if there are."""
 
+    model_config = _example(schema_version="1", incidents=[_INCIDENT], next=41)
+
     schema_version: Literal["1"] = "1"
     incidents: list[IncidentSummary]
     next: int | None
@@ -112,6 +160,23 @@ class DeliveryOut(_Model):
 class IncidentDetail(_Model):
     """Everything about one incident but its telemetry. Of very many alerts, the first are named."""
 
+    model_config = _example(
+        schema_version="1",
+        incident=_INCIDENT,
+        alerts=[
+            {
+                "fingerprint": "8b2cd5f24b1ab79a",
+                "status": "resolved",
+                "starts_ns": 1768471800000000000,
+                "ends_ns": 1768472940000000000,
+                "labels": {"alertname": "HighLatency", "service": "checkout", "severity": "page"},
+                "annotations": {"summary": "checkout answers slowly"},
+            }
+        ],
+        answers=[_ANSWER],
+        deliveries=[{"revision": 1, "sink": "slack", "state": "sent", "tries": 1, "sent_ns": 1768471804000000000, "trouble": ""}],
+    )
+
     schema_version: Literal["1"] = "1"
     incident: IncidentSummary
     alerts: list[AlertOut]
@@ -122,6 +187,8 @@ class IncidentDetail(_Model):
 class RankingList(_Model):
     """The last answer to each incident, or every answer to one; newest first."""
 
+    model_config = _example(schema_version="1", rankings=[_ANSWER], next=41)
+
     schema_version: Literal["1"] = "1"
     rankings: list[Answer]
     next: int | None
@@ -129,6 +196,8 @@ class RankingList(_Model):
 
 class RankingDetail(_Model):
     """An answer with its whole report, as docs/ranking.schema.json describes it; null where no ranking could be made."""
+
+    model_config = _example(schema_version="1", ranking=_ANSWER, report=_REPORT.to_json() if _REPORT else {})
 
     schema_version: Literal["1"] = "1"
     ranking: Answer
@@ -165,6 +234,8 @@ class LabelIn(_Model):
 class LabelsOut(_Model):
     """The labels of an incident, disputed ones included. `changed` is false where the same was said before."""
 
+    model_config = _example(schema_version="1", incident=_ID, changed=True, labels=[_LABEL])
+
     schema_version: Literal["1"] = "1"
     incident: str
     changed: bool
@@ -180,6 +251,8 @@ class LabelledIncident(_Model):
 
 class LabelList(_Model):
     """Incidents that have labels, newest first."""
+
+    model_config = _example(schema_version="1", incidents=[{"incident": _ID, "labels": [_LABEL]}])
 
     schema_version: Literal["1"] = "1"
     incidents: list[LabelledIncident]
@@ -198,6 +271,11 @@ class ModelOut(_Model):
 class ModelList(_Model):
     """What ranks now; none before the first ranking process is up."""
 
+    model_config = _example(
+        schema_version="1",
+        models=[{"id": "general 2026-11", "learned": True, "trouble": "", "trained_on": ["shop"], "limits": []}],
+    )
+
     schema_version: Literal["1"] = "1"
     models: list[ModelOut]
 
@@ -205,7 +283,7 @@ class ModelList(_Model):
 class Health(_Model):
     """How things stand, part by part: `ok`, or what is wrong."""
 
-    model_config = ConfigDict(json_schema_extra={"example": {"status": "ok", "parts": {"inbox": "ok", "worker": "ok"}}})
+    model_config = _example(status="ok", parts={"inbox": "ok", "worker": "ok", "ranking": "ok"})
 
     status: Literal["ok", "trouble"]
     parts: dict[str, str]
