@@ -12,8 +12,10 @@ from rca.cli.terminal import print_json, print_rows, progress
 from rca.wording import clock, printable
 
 if TYPE_CHECKING:
+    from rca.collectors.config import Config
     from rca.gameday.folder import GameDay, Injected
     from rca.gameday.plan import Plan
+    from rca.gameday.seen import Seen
 
 app = typer.Typer(
     help="Game days: inject faults by a plan, or record what another tool injects, and see what rca and people make of it.",
@@ -25,6 +27,10 @@ _Name = Annotated[str, typer.Argument(metavar="NAME", help="The game day, as `rc
 _Plan = Annotated[str, typer.Argument(metavar="PLAN", help="A plan: a TOML file (docs/gameday.md), or `shop`, which ships.")]
 _Store = Annotated[
     Path | None, typer.Option("--store", metavar="FOLDER", help="The store of incidents and game days. Default: $RCA_HOME.")
+]
+_Config = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="Settings. Default: $RCA_CONFIG, ./rca.toml or ~/.config/rca/rca.toml."),
 ]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _Who = Annotated[str, typer.Option("--who", metavar="NAME", help="Whose word it is; default: the login name.")]
@@ -70,6 +76,79 @@ def run(
         with progress(day.name, 1) as shown:
             Runner(day, system, incidents, told=_told, shown=shown).run()
     typer.echo(f"`rca gameday show {day.name}` shows it")
+
+
+@app.command()
+def record(
+    name: _Name,
+    store: _Store = None,
+    *,
+    config: _Config = None,
+    injections: Annotated[
+        Path | None,
+        typer.Option(
+            "--injections", metavar="FILE", help="Times, targets and fault kinds: a .csv, .toml or .json (docs/gameday.md)."
+        ),
+    ] = None,
+    chaos_mesh: Annotated[
+        bool, typer.Option("--chaos-mesh", help="What Chaos Mesh injected, from the cluster of [kubernetes] in rca.toml.")
+    ] = False,
+    chaos_mesh_file: Annotated[
+        Path | None, typer.Option("--chaos-mesh-file", metavar="FILE", help="The same, as `kubectl get … -o yaml` prints it.")
+    ] = None,
+    flagd: Annotated[
+        str | None,
+        typer.Option(
+            "--flagd", metavar="FILE|URL", help="Watch the OpenTelemetry Demo's feature flags until Ctrl-C.", show_default=False
+        ),
+    ] = None,
+    watched: Annotated[str, typer.Option("--for", metavar="DURATION", help="Watch flags for so long; 0s until Ctrl-C.")] = "0s",
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="TIME", help="Only what began at this time or later.", show_default=False)
+    ] = None,
+    settle: Annotated[
+        str, typer.Option("--settle", metavar="DURATION", help="How long after an injection nothing is compared with.")
+    ] = "1m",
+    open_ended: Annotated[
+        str, typer.Option("--lasting", metavar="DURATION", help="How long an injection without an end is looked at.")
+    ] = "2m",
+) -> None:
+    """Record what another tool injects: each injection becomes a labelled incident, collected from the sources of rca.toml.
+
+    What was kept already is left alone, so the same command again goes on. Exits with 1 where an injection could not be kept.
+    """
+    from rca.cli.terminal import duration_of, moment_ns
+    from rca.collectors.config import config_path, load_config
+    from rca.collectors.sources import sources_of
+    from rca.errors import BadInput
+    from rca.gameday.flagd import Flags
+    from rca.gameday.recording import Recording
+    from rca.incidents.store import IncidentStore
+
+    if not (injections or chaos_mesh or chaos_mesh_file or flagd):
+        raise BadInput("options", expected="--injections, --chaos-mesh, --chaos-mesh-file or --flagd", found="none of them")
+    settings = load_config(config_path(config))
+    begin_ns = moment_ns("--since", since) if since else 0
+    settle_ns, lasting_ns = duration_of("--settle", settle), duration_of("--lasting", open_ended)
+    watch_ns = duration_of("--for", watched)
+    seen = [each for each in _seen(settings, injections, chaos_mesh, chaos_mesh_file) if each.start_ns >= begin_ns]
+    flags = Flags(flagd) if flagd else None
+    with interruptible(), IncidentStore(store) as incidents:
+        recording = Recording(
+            store, name, settings, sources_of(settings), incidents, settle_ns=settle_ns, lasting_ns=lasting_ns, told=_told
+        )
+        with recording.alone():
+            recording.begin(recording.entities() if flags else ())
+            for each in seen:
+                recording.note(each)
+            if flags:
+                with progress(f"{name}: watching flags") as shown:
+                    recording.follow(flags, watch_ns, lambda text: shown(text, 0))
+            recording.collect()
+            day = recording.end()
+    typer.echo(f"{day.name}: {day.why}")
+    if any(each.incident_id is None for each in day.injections):
+        raise typer.Exit(1)
 
 
 @app.command("list")
@@ -140,6 +219,26 @@ def fixed(name: _Name, store: _Store = None, *, who: _Who = "") -> None:
     from rca.gameday.telling import note_fixed
 
     typer.echo(f"{name}: injection {note_fixed(store, name, who)} is fixed; its fault ends")
+
+
+def _seen(settings: Config, injections: Path | None, chaos_mesh: bool, chaos_mesh_file: Path | None) -> list[Seen]:
+    """Injections of the past that the options name. What could not be read as one is said."""
+    from rca.errors import BadInput
+    from rca.gameday.chaos_mesh import resources_in, resources_of, seen_in
+    from rca.gameday.seen import read_injections
+
+    found = read_injections(injections) if injections else []
+    resources = [resources_in(chaos_mesh_file)] if chaos_mesh_file else []
+    if chaos_mesh:
+        if settings.kubernetes is None:
+            raise BadInput("--chaos-mesh", expected="[kubernetes] in rca.toml", found="none")
+        resources.append(resources_of(settings.kubernetes))
+    for each in resources:
+        seen, remarks = seen_in(each)
+        found += seen
+        for line in remarks:
+            typer.echo(printable(line), err=True)
+    return found
 
 
 def _told(line: str) -> None:

@@ -54,6 +54,8 @@ class Guard:
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(_PATIENCE_S + 10)
+        if self._log.exists() and not self._log.stat().st_size:
+            self._log.unlink()
 
     @property
     def is_there(self) -> bool:

@@ -123,6 +123,11 @@ class Cluster:
         found = self._kept[PODS].get(uid)
         return found if isinstance(found, Pod) else None
 
+    def service_of_pod(self, namespace: str, name: str) -> EntityId | None:
+        """The service of a pod by its name, also of one that is gone; None where no workload fits it."""
+        seen = next((one for one in self._with_name(PODS, namespace, name) if isinstance(one, Pod)), None)
+        return self.service(seen) if seen is not None else self._guess(name, namespace)
+
     def pod(self, pod: Pod) -> EntityId:
         """The pod as an entity: its name, as traces and metrics know it, unless another service's pod has it by now."""
         namespace = pod.meta.namespace

@@ -11,19 +11,20 @@ from rca.collectors.kubernetes.config import KubernetesConfig
 
 @dataclass(frozen=True)
 class Resource:
-    """One kind of object, and its place in version v1 of the API."""
+    """One kind of object, and its place in a version of the API."""
 
     name: str
     group: str
     namespaced: bool = True
     metadata_only: bool = False
+    version: str = "v1"
 
     def __str__(self) -> str:
         return f"{self.name}.{self.group}" if self.group else self.name
 
     def path(self, namespace: str | None = None) -> str:
         """Path of the list, of one namespace or of all."""
-        top = f"/apis/{self.group}/v1" if self.group else "/api/v1"
+        top = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
         inside = f"/namespaces/{quote(namespace, safe='')}" if self.namespaced and namespace is not None else ""
         return f"{top}{inside}/{self.name}"
 
@@ -44,6 +45,20 @@ CONFIG_MAPS: Final = Resource("configmaps", "", metadata_only=True)
 SECRETS: Final = Resource("secrets", "", metadata_only=True)
 EVENTS: Final = Resource("events", "")
 NEW_EVENTS: Final = Resource("events", "events.k8s.io")
+
+CHAOS: Final = {
+    Resource(name, "chaos-mesh.org", version="v1alpha1"): kind
+    for name, kind in (
+        ("podchaos", "PodChaos"),
+        ("networkchaos", "NetworkChaos"),
+        ("stresschaos", "StressChaos"),
+        ("iochaos", "IOChaos"),
+        ("dnschaos", "DNSChaos"),
+        ("timechaos", "TimeChaos"),
+        ("httpchaos", "HTTPChaos"),
+    )
+}
+"""What Chaos Mesh injects, and the kind of each. Only `rca gameday record --chaos-mesh` reads them, once, by list."""
 
 WORKLOADS: Final = (DEPLOYMENTS, STATEFUL_SETS, DAEMON_SETS, JOBS)
 REVISIONS: Final = (REPLICA_SETS, CONTROLLER_REVISIONS)

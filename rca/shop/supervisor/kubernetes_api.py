@@ -30,11 +30,17 @@ import yaml
 Body = dict[str, Any]
 
 _PATH: Final = re.compile(
-    r"/(?:api/(?P<core>v1)|apis/(?P<group>[a-z0-9.]+)/(?P<version>v\d\w*))(?:/namespaces/(?P<namespace>[^/]+))?/(?P<name>[a-z]+)"
+    r"/(?:api/(?P<core>v1)|apis/(?P<group>[a-z0-9.-]+)/(?P<version>v\d\w*))(?:/namespaces/(?P<namespace>[^/]+))?/(?P<name>[a-z]+)"
 )
 _BOOKMARK_SECONDS: Final = 30.0
 _LONGEST_WATCH_S: Final = 3600.0
-_API_VERSIONS: Final = {"": "v1", "apps": "apps/v1", "batch": "batch/v1", "events.k8s.io": "events.k8s.io/v1"}
+_API_VERSIONS: Final = {
+    "": "v1",
+    "apps": "apps/v1",
+    "batch": "batch/v1",
+    "events.k8s.io": "events.k8s.io/v1",
+    "chaos-mesh.org": "chaos-mesh.org/v1alpha1",
+}
 _CORE: Final = {
     "pods": "Pod",
     "nodes": "Node",
@@ -51,10 +57,21 @@ _APPS: Final = {
     "daemonsets": "DaemonSet",
     "controllerrevisions": "ControllerRevision",
 }
+_CHAOS: Final = {
+    "podchaos": "PodChaos",
+    "networkchaos": "NetworkChaos",
+    "stresschaos": "StressChaos",
+    "iochaos": "IOChaos",
+    "dnschaos": "DNSChaos",
+    "timechaos": "TimeChaos",
+    "httpchaos": "HTTPChaos",
+}
+"""Of a cluster with Chaos Mesh. Nothing in a shop makes any; tests do."""
 SERVED: Final = {
     **{name: ("", kind) for name, kind in _CORE.items()},
     **{name: ("apps", kind) for name, kind in _APPS.items()},
     "jobs": ("batch", "Job"),
+    **{name: ("chaos-mesh.org", kind) for name, kind in _CHAOS.items()},
 }
 """API group and kind of every resource."""
 
