@@ -27,6 +27,7 @@ from rca.collectors.config import Config, load_config
 from rca.collectors.kubernetes.collector import KubernetesCollector
 from rca.collectors.kubernetes.config import KubernetesConfig
 from rca.deviations.alerts import alert_signal
+from rca.gameday.chaos_mesh import resources_of
 from rca.serve.app import ALERTS_PATH
 from rca.settings import size_bytes
 from rca.sinks.destinations import sinks_of
@@ -214,7 +215,13 @@ def test_rights_in_one_namespace(kubernetes_api: KubernetesApi, tmp_path: Path) 
     assert {asked.namespace for asked in kubernetes_api.asked} == {namespace}
 
 
-@pytest.mark.parametrize("name", ["rbac.yaml", "rbac-namespaced.yaml", "rbac-secrets.yaml"])
+def test_rights_of_what_chaos_mesh_injected(kubernetes_api: KubernetesApi, tmp_path: Path) -> None:
+    resources_of(KubernetesConfig(kubeconfig=kubernetes_api.kubeconfig(tmp_path)))
+    asked = {(asked.verb, asked.group, asked.name) for asked in kubernetes_api.asked}
+    assert asked - rights(MANIFESTS / "rbac.yaml") == rights(MANIFESTS / "rbac-chaos-mesh.yaml")
+
+
+@pytest.mark.parametrize("name", ["rbac.yaml", "rbac-namespaced.yaml", "rbac-secrets.yaml", "rbac-chaos-mesh.yaml"])
 def test_roles_are_bound_to_the_account_that_runs(name: str) -> None:
     *_, role, binding = documents(MANIFESTS / name)
     account = one("ServiceAccount", MANIFESTS / "service-account.yaml")["metadata"]["name"]

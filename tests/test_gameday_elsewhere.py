@@ -347,3 +347,15 @@ def test_every_flag_stands_for_a_fault_kind_of_a_service() -> None:
     assert flag_of("recommendationServiceCacheFailure") == FLAGS["recommendationCacheFailure"]
     assert flag_of("loadgeneratorFloodHomepage") == FLAGS["loadGeneratorFloodHomepage"]
     assert flag_of("loadGeneratorVUs") is None
+
+
+def test_the_page_names_every_action_and_flag() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "gameday.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("| ")]
+    for (kind, action), fault in ACTIONS.items():
+        named = "" if kind == "TimeChaos" else f"`{action}`"
+        assert any(named in row[1] and row[2].partition(",")[0] == fault for row in rows if len(row) == 3), (kind, action)
+    for name, flag in FLAGS.items():
+        (row,) = [row for row in rows if row[0] == f"`{name}`"]
+        assert row[1] == flag.fault_kind
+        assert row[2].startswith(flag.services[0] if flag.services else "nobody")

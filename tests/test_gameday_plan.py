@@ -62,7 +62,7 @@ def test_the_order_is_drawn_by_its_seed() -> None:
     [
         (("latency", "latencie"), r"line 8: injection 1: fault: .*'latencie' \(did you mean latency"),
         (("payment", "paiment"), r"line 9: injection 1: target: target of latency: .*did you mean payment"),
-        (('lasting = "40s"', 'lasting = "0s"'), r"line 10: injection 1: lasting: Input should be greater than 0"),
+        (('lasting = "40s"', 'lasting = "0s"'), r"line 10: injection 1: lasting: expected more than nothing"),
         (('lasting = "40s"', 'lasting = "20s"'), r"line 10: injection 1: lasting: expected 30s to 1h, found 20s"),
         (('lasting = "40s"', "lasting = 40"), r"line 10: injection 1: lasting: expected a duration such as 30s"),
         (('lasting = "40s"', 'lastin = "40s"'), r"line 10: injection 1: lastin: unknown setting, did you mean 'lasting'"),
