@@ -23,11 +23,12 @@ from hypothesis import strategies as st
 from rca.collectors.config import Config
 from rca.collectors.prometheus.config import PrometheusConfig
 from rca.errors import BadInput, Overloaded, RcaError, Rejected, Unavailable
-from rca.incidents.inbox import InboxFile
-from rca.incidents.incident import Label
+from rca.incidents import inbox as inbox_module
+from rca.incidents.inbox import GroupAlert, InboxFile
+from rca.incidents.incident import IntervalModel, Label
 from rca.incidents.store import IncidentStore
 from rca.models.rules.floor import Floor
-from rca.serve.asking import Asked, AskedGroup, Asker, usable_ranker
+from rca.serve.asking import Asked, AskedGroup, Asker, of_late, usable_ranker
 from rca.serve.auth import Access, Audit, Sites
 from rca.serve.config import ServeConfig, ServeLimits
 from rca.serve.inbox import Inbox
@@ -40,7 +41,7 @@ from rca.serve.sending import Sender, wait_s
 from rca.serve.server import Punctual, Server
 from rca.serve.worker import Worker
 from rca.sinks.notice import Notice
-from rca.telemetry import SECOND_NS
+from rca.telemetry import MINUTE_NS, SECOND_NS
 from tests.recorded import failing
 from tests.servers.certificates import self_signed
 from tests.servers.prometheus import free_port
@@ -227,6 +228,48 @@ def test_nobody_is_told_again_if_nothing_changed_and_the_page_shows_what_was_loo
         first, second = (get(server, f"/v1/rankings/{incident_id}?revision={n}")["report"]["ranking"] for n in (1, 2))
         assert first["candidates"][0]["evidence"] != second["candidates"][0]["evidence"]
         assert page.count("<figure") == len(second["candidates"][0]["evidence"]) - 1  # an event has no series
+
+
+def test_alerts_that_join_make_it_look_again_at_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inbox_module, "JOINED_NS", 0)
+    onset, sources = recent("payment")
+    _, others = recent("cart")
+    sink = Remembering()
+    asked: list[Asked] = []
+    with serving(tmp_path, sources=sources, sinks=[sink], fault=asked.append, revise_after="500ms") as server:
+        began = notification(began=rfc3339(onset - 3600 * SECOND_NS))  # an alert that has fired for an hour, and goes on
+        incident_id = post(server, began).json()["incident"]
+        answered(server, incident_id, 2)
+        sources[0].telemetry = others[0].telemetry  # type: ignore[attr-defined]
+        joined = notification(began=rfc3339(onset))
+        joined["alerts"][0] |= {"fingerprint": "another"}
+        assert post(server, joined).json()["incident"] == incident_id
+        until(lambda: sink.sent[-1].report and "cart is first now" in " ".join(sink.sent[-1].news))
+        until(lambda: len(asked) == 4)
+        time.sleep(0.7)
+        assert len(asked) == 4, "once for what joined, and once more"
+        assert len(sink.sent[-1].alerts) == 2
+    alerts = tuple(GroupAlert(f"a{minute}", "firing", onset + minute * MINUTE_NS) for minute in (0, 50, 60))
+    assert of_late(alerts, 30 * MINUTE_NS) == alerts[1:]
+    assert of_late(alerts, 61 * MINUTE_NS) == alerts
+
+
+def test_telemetry_that_people_labelled_stays(tmp_path: Path) -> None:
+    onset, sources = recent("payment")
+    asker = Asker(config(), tmp_path, sources=sources, ranker=Floor())
+    group = AskedGroup("i", "t", (GroupAlert("a", "firing", onset, labels={"alertname": "A", "service": "frontend"}),))
+    _, incident, telemetry = asker.find(Asked((group,), 20 * SECOND_NS))
+    assert asker.keep(incident, telemetry).bundle == "i"
+    window = IntervalModel(start_ns=incident.window.end_ns, end_ns=incident.window.end_ns + 60 * SECOND_NS)
+    later = incident.model_copy(update={"window": window})
+    assert asker.keep(later, telemetry).bundle == "i", "nobody has said anything yet"
+    assert asker.keep(incident, telemetry).bundle == "i"
+    with IncidentStore(tmp_path) as store:
+        store.label("i", Label(fault_kind="no_fault", provenance="confirmed"))
+    assert asker.keep(incident, telemetry).bundle == "i"
+    assert "what was labelled stays" in asker.keep(later, telemetry).trouble
+    with IncidentStore(tmp_path) as store:
+        assert store.incident("i").window == incident.window
 
 
 def test_groups_that_wait_together_are_ranked_together_and_told_each(tmp_path: Path) -> None:

@@ -197,6 +197,8 @@ class Delivery:
 
 _NOTICE: Final = """SELECT incident_id, n.revision, at_ns, state, gist, number
     FROM notices n JOIN episodes ON number = n.episode"""
+JOINED_NS: Final = 10 * SECOND_NS
+"""How long after alerts joined an episode to look at it again: alerts come in flocks."""
 _SAID_OVER: Final = """EXISTS (SELECT 1 FROM notices
     WHERE notices.episode = number AND notices.revision = episodes.revision AND notices.state = 'resolved')"""
 """Whether the last answer to an episode says that it is over."""
@@ -390,6 +392,7 @@ class InboxFile:
         for episode, moved in Counter(known[alert.key].episode for alert in firing if alert.key in known).items():
             self._count(episode, firing=0, alerts=-moved)
         self._count(number, firing=len(firing), alerts=len(firing))
+        self.look_again(number, now_ns + JOINED_NS)
         return number
 
     # --- work ---------------------------------------------------------------------------------------------------
@@ -446,6 +449,14 @@ class InboxFile:
                   due_ns = CASE WHEN closed_ns IS NULL AND NOT {_SAID_OVER} THEN ?2 ELSE ?3 END
                 WHERE number = ?4""",
             (task, due_ns, now_ns, number),
+        )
+
+    def look_again(self, number: int, due_ns: int, *, seen: int = 0) -> None:
+        """Have an episode that goes on looked at again where nothing else is to be done and more than `seen` alerts joined it."""
+        self._db.execute(
+            """UPDATE episodes SET task = 'revise', due_ns = ?
+               WHERE number = ? AND task IS NULL AND closed_ns IS NULL AND alerts > ?""",
+            (due_ns, number, seen),
         )
 
     def keeps(self, number: int, bundle: str) -> None:

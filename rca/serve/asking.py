@@ -19,7 +19,7 @@ from rca.collectors.doctor import newest_ns
 from rca.collectors.live import collect_incident, fresh_until, now_ns, question_about
 from rca.collectors.sources import sources_of
 from rca.contracts import Case, Collector, Ranker
-from rca.errors import BadCheckpoint, BadGraph, BadInput, RcaError, Unavailable
+from rca.errors import BadCheckpoint, BadGraph, BadInput, RcaError, Unavailable, UnknownName
 from rca.graph import ServiceGraph
 from rca.incidents.inbox import GroupAlert
 from rca.incidents.incident import EntityModel, Incident
@@ -115,6 +115,8 @@ class Asker:
 
     def find(self, asked: Asked) -> tuple[Found, Incident, Telemetry]:
         """Ask every source and rank. Raises Unavailable if no source answered, BadInput if nothing can be asked about."""
+        longest = self._config.triage.longest
+        asked = replace(asked, groups=tuple(replace(each, alerts=of_late(each.alerts, longest)) for each in asked.groups))
         with self._observer.span("collect", asked.trace) as span:
             incident, telemetry, alerting = self._collected(asked)
             newest = newest_ns(telemetry)
@@ -141,9 +143,11 @@ class Asker:
         return Found(reports, lead.ranking.ranker, age_s), incident, telemetry
 
     def keep(self, incident: Incident, telemetry: Telemetry, trace: Mapping[str, str] | None = None) -> Kept:
-        """Put the incident into the store, over what was kept of it before."""
+        """Put the incident into the store, over what was kept of it before, unless people labelled another time of it."""
         try:
             with self._observer.span("store", trace), IncidentStore(self._home, who=_AUTHOR) as store:
+                if _labelled_before(store, incident):
+                    return Kept(None, "what was labelled stays in the store; telemetry of a later time is not kept in its place")
                 store.add(incident, telemetry, replace=True)
         except RcaError as error:
             _LOG.warning("%s: %s", incident.id, error)
@@ -197,6 +201,21 @@ class Asker:
         except (BadCheckpoint, BadGraph) as error:
             ranking, trouble = registry.create("floor").rank(case), _instead(error)
         return replace(ranking, notes=(*ranking.notes, trouble)) if trouble else ranking
+
+
+def of_late(alerts: Sequence[GroupAlert], longest_ns: int) -> tuple[GroupAlert, ...]:
+    """The alerts that one ranking can be about: those that began within that time of the last. A group may go on for days."""
+    last_ns = max((alert.starts_ns for alert in alerts), default=0)
+    return tuple(alert for alert in alerts if last_ns - alert.starts_ns < longest_ns)
+
+
+def _labelled_before(store: IncidentStore, incident: Incident) -> bool:
+    """Whether there is a label on another stretch of time of the incident."""
+    try:
+        stored = store.incident(incident.id)
+    except UnknownName:
+        return False
+    return bool(stored.labels) and not stored.window.interval().overlaps(incident.window.interval())
 
 
 def graph_id(graph: ServiceGraph) -> str:

@@ -70,7 +70,7 @@ class ServeConfig(Section):
     deadline: Annotated[DurationNs, Field(description="how long a ranking may take, from the question to the answer")] = (
         20 * SECOND_NS
     )
-    revise_after: Annotated[DurationNs, Field(description="how long after the first answer to look once more")] = 90 * SECOND_NS
+    revise_after: Annotated[DurationNs, Field(description="how long after an answer to look once more")] = 90 * SECOND_NS
     together: Annotated[
         DurationNs, Field(description="groups that wait at once are ranked together if their alerts began within this time")
     ] = 5 * MINUTE_NS

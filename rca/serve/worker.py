@@ -215,10 +215,9 @@ class Worker:
     ) -> None:
         report = found.reports.get(episode.incident_id) if found else None
         again = before is not None and before.state != episode.state  # it was said to be over, and goes on
-        task, due_ns = self._next(None if again else before, answered=report is not None)
-        now = self._wall_ns()
+        task, due_ns = self._next(episode, None if again else before, answered=report is not None)
         if before is not None and not again and report is None:
-            self._inbox.write(lambda file: file.looked_at(episode.number, now, task=task, due_ns=due_ns))
+            self._inbox.write(lambda file: self._looked_at(file, episode, task, due_ns))
             return
         model = found.model if found else ""
         notice = notice_of(episode, alerts, self._settings, report, before=before, trouble=trouble, model=model)
@@ -227,10 +226,21 @@ class Worker:
         if before is None:
             self._metrics.first_answer_seconds.observe((self._wall_ns() - episode.opened_ns) / SECOND_NS)
 
-    def _next(self, before: Notice | None, *, answered: bool) -> tuple[Task | None, int | None]:
-        """What the episode waits for now. Without a ranking, it is looked at again until there is one or it is over."""
-        once_more = before is None or (before.report is None and not answered)
-        return ("revise", self._wall_ns() + self._settings.revise_after) if once_more else (None, None)
+    def _next(self, episode: Episode, before: Notice | None, *, answered: bool) -> tuple[Task | None, int | None]:
+        """What the episode waits for now: another look after the first one, and after alerts have joined.
+
+        Without a ranking, it is looked at again until there is one or it is over.
+        """
+        once_more = before is None or _joined(episode, before) or (before.report is None and not answered)
+        return ("revise", self._later()) if once_more else (None, None)
+
+    def _later(self) -> int:
+        return self._wall_ns() + self._settings.revise_after
+
+    def _looked_at(self, file: InboxFile, episode: Episode, task: Task | None, due_ns: int | None) -> None:
+        """Note what it waits for; alerts that joined while it was looked at are looked at later."""
+        file.looked_at(episode.number, self._wall_ns(), task=task, due_ns=due_ns)
+        file.look_again(episode.number, self._later(), seen=episode.alerts)
 
     def _close(self, file: InboxFile, episode: Episode) -> None:
         """Say that it is over, with what was said last."""
@@ -246,6 +256,7 @@ class Worker:
 
         def told(file: InboxFile) -> None:
             file.answered(episode.number, notice.revision, notice.state, gist, body, sinks, now, task=task, due_ns=due_ns)
+            file.look_again(episode.number, self._later(), seen=episode.alerts)
 
         self._inbox.write(told)
         if sinks or not self._sinks:
@@ -269,6 +280,11 @@ class Worker:
 def _judged_elsewhere(store: IncidentStore, episode: Episode, bundle: str) -> bool:
     """Whether people labelled it with other telemetry than that: theirs stays, or its page would no longer show their labels."""
     return episode.bundle not in (None, bundle) and bool(labels_of(store, episode))
+
+
+def _joined(episode: Episode, before: Notice) -> bool:
+    """Whether alerts joined since the answer before."""
+    return episode.alerts + episode.truncated > len(before.alerts) + before.more_alerts
 
 
 def _began(file: InboxFile, episode: Episode) -> int:
