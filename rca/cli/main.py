@@ -24,6 +24,7 @@ from rca.cli import (
     imports,
     incidents,
     init,
+    report,
     serve,
     shop,
     simulate,
@@ -60,6 +61,7 @@ app.add_typer(incidents.app, name="incidents")
 app.command("import")(imports.import_)
 app.command()(evaluate.evaluate)
 app.command()(train.train)
+app.add_typer(report.app, name="report")
 app.add_typer(shop.app, name="shop")
 app.add_typer(gameday.app, name="gameday")
 app.command()(simulate.simulate)
