@@ -6,7 +6,6 @@ import contextlib
 import logging
 import multiprocessing
 import os
-import signal
 import threading
 import time
 from multiprocessing.connection import Connection
@@ -17,13 +16,12 @@ from rca.collectors.config import Config
 from rca.errors import RcaError, Unavailable
 from rca.observe import observing
 from rca.serve.asking import Asked, Asker, Found, Kept, Ranks
+from rca.serve.child import begin
 from rca.telemetry import SECOND_NS
 
 _LOG: Final = logging.getLogger(__name__)
 _START_S: Final = 60.0
 _KEEP_S: Final = 60.0
-_NICER: Final = 10
-"""The answer to a sender comes before the ranking."""
 
 
 class AskingProcess:
@@ -126,22 +124,6 @@ class _Raised:
 
 def _late(asked: Asked) -> str:
     return f"no ranking within {asked.deadline_ns / SECOND_NS:g} s ([serve] deadline)"
-
-
-def begin(parent: int) -> None:
-    """What a process of ours does first: it leaves signals to its parent, stands back behind it, and ends when it does."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the parent decides
-    with contextlib.suppress(OSError):
-        os.nice(_NICER)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    """End when the parent has, also in the middle of a ranking."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
 
 
 def _serve(line: Connection, config: Config, home: Path, parent: int) -> None:

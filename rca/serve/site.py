@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import os
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Annotated, Final
 from urllib.parse import urlsplit
 
@@ -21,12 +15,10 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from rca.drawing.similar import Gist, similar_to
-from rca.errors import RcaError, Unavailable, UnknownName
+from rca.errors import RcaError, UnknownName
 from rca.incidents.inbox import Episode, InboxFile, StoredNotice
 from rca.incidents.incident import Incident, IntervalModel
 from rca.incidents.store import AuditEntry, IncidentStore
-from rca.pipeline import case_of
-from rca.report import TriageReport
 from rca.serve.api import bundle_of
 from rca.serve.app import Desk, answer_to
 from rca.serve.auth import Role, Who
@@ -35,17 +27,14 @@ from rca.serve.notices import loaded
 from rca.serve.pages.labelling import CSRF_FIELD, judgement_of
 from rca.serve.pages.listing import Known, Query, list_view
 from rca.serve.pages.rendering import HEADERS, render, render_list, render_message
-from rca.serve.pages.view import Looker, Scene, Stage, scene_of, view_of
-from rca.serve.process import begin
+from rca.serve.pages.view import Looker, Stage, view_of
+from rca.serve.scenes import Scenes
 from rca.serve.schemas import INCIDENT_ID
-from rca.sinks.notice import Notice
 from rca.telemetry import SECOND_NS, EntityId
 
 _LOG: Final = logging.getLogger(__name__)
 _MOST_LISTED: Final = 2000
 """Incidents that the list and the search look through, the newest."""
-_SCENES: Final = 32
-_SCENE_S: Final = 20.0
 _Id = Annotated[str, PathParameter(pattern=INCIDENT_ID)]
 
 
@@ -210,69 +199,3 @@ def _judge(desk: Desk, scenes: Scenes, incident_id: str, who: Who, request: Requ
         return _incident(desk, scenes, incident_id, who, problem=str(error), status=422 if status == 404 else status)
     desk.labelled(given.verdict, given.label, notice, changed=changed)
     return RedirectResponse(f"../{incident_id}?said", 303)
-
-
-# --- what telemetry shows -----------------------------------------------------------------------------------------------
-
-
-class Scenes:
-    """What the telemetry of incidents shows, the last few kept.
-
-    It is read in a process of its own, for that keeps a core busy; one at a time, and its memory is given back.
-    """
-
-    def __init__(self, home: Path) -> None:
-        self._home = home
-        self._turn = threading.Lock()
-        self._kept: OrderedDict[tuple[str, int, int], Scene] = OrderedDict()
-
-    def of(self, episode: Episode, written: int, notice: Notice | None) -> Scene | None:
-        """The scene of an incident whose telemetry was written at that change; None where it cannot be read."""
-        key = (episode.incident_id, written, episode.revision)
-        if (kept := self._kept.get(key)) is not None:
-            return kept
-        with self._turn:
-            if key in self._kept:
-                return self._kept[key]
-            try:
-                scene = self._read(episode.bundle or "", notice.report if notice else None)
-            except (RcaError, EOFError, OSError) as error:
-                _LOG.warning("%s: its telemetry cannot be shown: %s", episode.incident_id, error)
-                return None
-            self._kept[key] = scene
-            while len(self._kept) > _SCENES:
-                self._kept.popitem(last=False)
-            return scene
-
-    def _read(self, bundle: str, report: TriageReport | None) -> Scene:
-        """Raises RcaError; EOFError if the process ended."""
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe(duplex=False)
-        arguments = (theirs, os.getpid(), self._home, bundle, report)
-        process = context.Process(target=_read_scene, args=arguments, name="rca page", daemon=True)
-        process.start()
-        theirs.close()
-        try:
-            if not ours.poll(_SCENE_S):
-                raise Unavailable(f"not read within {_SCENE_S:g} s")
-            found = ours.recv()
-        finally:
-            process.kill()
-            process.join()
-            ours.close()
-        if isinstance(found, str):
-            raise Unavailable(found)
-        scene: Scene = found
-        return scene
-
-
-def _read_scene(line: Connection, parent: int, home: Path, bundle: str, report: TriageReport | None) -> None:
-    """In the other process: says the scene, or why there is none."""
-    begin(parent)
-    try:
-        with IncidentStore(home) as store:
-            incident, telemetry = store.get(bundle)
-        case = case_of(incident, telemetry, report.ranking.window if report is not None else None)
-        line.send(scene_of(incident, case, report))
-    except RcaError as error:
-        line.send(str(error))
