@@ -13,8 +13,11 @@ from typing import Any
 import pytest
 import requests
 
+from rca.collectors.config import load_config
+from rca.errors import BadInput
 from rca.incidents.inbox import InboxFile
 from rca.incidents.store import IncidentStore
+from rca.sinks.destinations import sinks_at
 from tests.servers.otlp import Observed, attributes, observed
 from tests.servers.prometheus import alertmanager, free_port
 from tests.servers.receiver import Receiver, receiving
@@ -165,8 +168,10 @@ def test_kill_9_in_the_middle_of_a_replay_loses_nothing(tmp_path: Path) -> None:
         killed = False
         while waiting:
             if len(acknowledged) >= len(waiting) and not killed:
+                children = ranking_children(server.process.pid if server.process else 0)
                 server.kill()
                 killed = True
+                until(lambda: children and not any(Path(f"/proc/{child}").exists() for child in children))  # noqa: B023
                 server.start()
             try:
                 answer = session.post(f"{server.url}/v1/alertmanager", json=one_alert(*waiting[0]), timeout=20)
@@ -233,16 +238,8 @@ def test_a_sink_that_was_down_hears_of_everything(tmp_path: Path) -> None:
         assert not entities & {message["alerts"][0]["entity"] for message in receiver.messages.values()}
 
 
-def test_the_process_that_ranks_ends_with_its_parent(tmp_path: Path) -> None:
-    nowhere = f"http://127.0.0.1:{free_port()}"
-    with receiving() as receiver, serve_process(tmp_path, free_port(), prometheus=nowhere, receiver=receiver.url) as server:
-        assert server.process is not None
-        children = until(lambda: ranking_children(server.process.pid if server.process else 0))
-        server.kill()
-        until(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
-
-
 def ranking_children(parent: int) -> list[int]:
+    """Processes that were started by that one; they are to end with it."""
     if not Path(f"/proc/{parent}/task/{parent}/children").exists():
         pytest.skip("this kernel does not tell of children")
     tasks = [Path(f"/proc/{parent}/task/{task.name}/children") for task in Path(f"/proc/{parent}/task").iterdir()]
@@ -254,18 +251,24 @@ def ranking_children(parent: int) -> list[int]:
     [
         ("[serve]\naddress = '0.0.0.0:0'", "expected access_file"),
         ("[serve]\naddres = 'x'", "did you mean 'address'"),
-        ("[serve]\naddress = '127.0.0.1:0'", "expected at least one source"),
         ("[prometheus]\nurl = 'http://a'\n[serve]\naddress = '127.0.0.1:0'\n[sinks.slak]\n", "slack"),
         ("[serve]\nlimits = { body = '1GiB' }", "limits.pending"),
     ],
 )
 def test_mistakes_in_the_configuration_are_named(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "rca.toml").write_text(text)
+    with pytest.raises(BadInput) as raised:
+        sinks_at(tmp_path, load_config(tmp_path / "rca.toml").sinks)
+    assert message in str(raised.value)
+
+
+def test_a_server_without_a_source_ends_and_says_why(tmp_path: Path) -> None:
+    (tmp_path / "rca.toml").write_text("[serve]\naddress = '127.0.0.1:0'")
     command = [sys.executable, "-m", "rca", "serve", "--config", str(tmp_path / "rca.toml"), "--store", str(tmp_path / "home")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 2, done.stderr
-    assert message in done.stderr
     assert done.stderr.startswith("error: ")
+    assert "expected at least one source" in done.stderr
 
 
 def test_help_and_triage_load_no_web_server() -> None:
