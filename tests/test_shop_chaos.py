@@ -281,8 +281,9 @@ def test_a_volume_is_full_and_slow_when_its_settings_say_so(tmp_path: Path) -> N
 # --- PostgreSQL ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def database() -> Iterator[Postgres]:
+    """Whoever stops it starts it again."""
     with postgres() as server:
         yield server
 

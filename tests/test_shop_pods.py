@@ -46,14 +46,15 @@ class World:
         self.kubelet = Kubelet(self.cluster)
         self.ports = Ports()
         self.fewest_ready = 0
-        self.hindrance: Exception | None = None
+        self.hindrances: list[Exception] = []
+        self.hindered: dict[str, Exception] = {}
         self.deployment = Deployment(plan.WORKLOADS[workload], self.cluster, self.kubelet, self._new_pod, random.Random(1))
         self.deployment.show()
 
     def _new_pod(self, deployment: Deployment, replica_set: ReplicaSet, name: str, node: str) -> Pod:
-        async def connect(_pod: Pod) -> int:
-            if self.hindrance is not None:
-                raise self.hindrance
+        async def connect(pod: Pod) -> int:
+            if self.hindrances:
+                raise self.hindered.setdefault(pod.name, self.hindrances[len(self.hindered) % len(self.hindrances)])
             return 9
 
         program = Service(self.folder, self.ports, replica_set.release, dict(os.environ), standin.command, connect)
@@ -145,24 +146,30 @@ def test_a_killed_container_comes_back_with_growing_delays(tmp_path: Path) -> No
     _play(tmp_path, scenario)
 
 
-@pytest.mark.parametrize("error", [OSError("no space left"), Unavailable("no port is free"), KeyError("a mistake")])
 def test_whatever_keeps_a_container_from_starting_is_told_and_tried_again(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, error: Exception
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario(world: World) -> None:
-        world.hindrance = error
-        await world.until(lambda: any(pod.delay_s >= 2 for pod in world.deployment.pods), "second attempt")
-        pod = next(pod for pod in world.deployment.pods if pod.delay_s >= 2)
-        assert pod.phase == "RunContainerError"
-        shown = next(body for body in world.objects("pods") if body["metadata"]["name"] == pod.name)["status"]
-        waiting = {"reason": "RunContainerError", "message": str(error)}
-        assert shown["containerStatuses"][0]["state"]["waiting"] == waiting
+        world.hindrances = [OSError("no space left"), Unavailable("no port is free"), KeyError("a mistake")]
+        world.deployment.replicas = len(world.hindrances)
+        await world.until(lambda: sum(pod.delay_s >= 2 for pod in world.deployment.pods) == 3, "second attempts")
+        tried_twice = list(world.deployment.pods)
+        assert {pod.phase for pod in tried_twice} == {"RunContainerError"}
         told = [body for body in world.objects("events") if body["reason"] == "Failed"]
-        assert {body["message"] for body in told} == {f"Error: {error}"}
-        assert max(body["count"] for body in told) == 2
-        assert 'reason="RunContainerError"' in exporters.kube_state([pod], [world.deployment], [])
-        assert ("does not start" in caplog.text) == isinstance(error, KeyError)
-        world.hindrance = None
+        for pod in tried_twice:
+            error = world.hindered[pod.name]
+            shown = next(body for body in world.objects("pods") if body["metadata"]["name"] == pod.name)["status"]
+            waiting = {"reason": "RunContainerError", "message": str(error)}
+            assert shown["containerStatuses"][0]["state"]["waiting"] == waiting
+            about = [body for body in told if body["involvedObject"]["name"] == pod.name]
+            assert {body["message"] for body in about} == {f"Error: {error}"}
+            assert max(body["count"] for body in about) >= 2
+        assert 'reason="RunContainerError"' in exporters.kube_state(tried_twice, [world.deployment], [])
+        mistaken = [record.getMessage() for record in caplog.records if "does not start" in record.getMessage()]
+        (of_a_mistake,) = [pod.name for pod in tried_twice if isinstance(world.hindered[pod.name], KeyError)]
+        assert mistaken
+        assert all(of_a_mistake in words for words in mistaken)
+        world.hindrances = []
         await world.settled()
         assert {pod.phase for pod in world.deployment.pods} == {"Running"}
 

@@ -73,14 +73,14 @@ def an_order_goes_through(shop: Pods) -> None:
 
 
 def customers_are_served(shop: Pods) -> None:
-    load, end = Load(f"http://127.0.0.1:{shop.ports['gateway']}", rate=6, seed=3), threading.Event()
+    load, end = Load(f"http://127.0.0.1:{shop.ports['gateway']}", rate=12, seed=3), threading.Event()
     customers = threading.Thread(target=load.run, args=(end,))
     customers.start()
-    time.sleep(8)
+    time.sleep(4)
     end.set()
     customers.join(10)
-    time.sleep(3)
-    line = json.loads(load.statistics.line(6))
+    load._workers.shutdown()  # it waits for the answers
+    line = json.loads(load.statistics.line(12))
     assert line["sent"] > 20
     assert line["ok"] >= 0.9 * line["sent"], line
     assert line["p50"] < line["p95"]
