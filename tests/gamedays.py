@@ -113,6 +113,9 @@ class FakeSystem:
         }
         return incident.model_copy(update=update), shifted(telemetry, by)
 
+    def check_machine(self, start: float, end: float) -> None:
+        self._does("check_machine")
+
     def alerts(self, start_ns: int, end_ns: int) -> Sequence[Alert]:
         self._does("alerts")
         at = [

@@ -79,6 +79,17 @@ def test_what_is_spoilt_is_tried_again_at_the_end_once(tmp_path: Path) -> None:
     assert day.injections[0].injection.start_ns > day.injections[1].injection.start_ns
 
 
+def test_what_a_busy_machine_may_have_spoilt_can_be_kept(tmp_path: Path) -> None:
+    busy = [Spoilt("the machine was saturated")]
+    day, _ = run(tmp_path, FakeSystem(fails={"check_machine": busy.copy()}))
+    assert day.attempts == {1: 1}
+    (tmp_path / "other").mkdir()
+    plan = PLAN.replace("settle", 'busy = "kept"\nsettle')
+    day, said = run(tmp_path / "other", FakeSystem(fails={"check_machine": busy.copy()}), plan)
+    assert (day.attempts, day.injections[0].incident_id, day.injections[0].trouble) == ({}, LATENCY, "the machine was saturated")
+    assert said[2].endswith(f"kept as {LATENCY}, no alert (the machine was saturated)")
+
+
 def test_a_fault_ends_when_somebody_fixes_it(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "gamedays" / "tuesday")
     system = FakeSystem(at={265: lambda: journal.add("fixed", number=2, who="ada")})

@@ -95,6 +95,10 @@ class Plan(Section):
     quiet: Annotated[
         _DurationOrNone, Field(description="quiet watch before each fault, which false alarms are measured on; 0s for none")
     ] = MINUTE_NS
+    busy: Annotated[
+        Literal["again", "kept"],
+        Field(description='what a busy machine may have spoilt is made "again" at the end, once, or "kept" with the reason'),
+    ] = "again"
     lasting: Annotated[DurationNs, Field(le=_LONGEST_NS, description="how long a fault lasts")] = 90 * SECOND_NS
     injection: Annotated[tuple[PlannedInjection, ...], Field(min_length=1, description="the faults")]
     abort: Annotated[tuple[Abort, ...], Field(description="conditions under which everything ends")] = ()

@@ -200,6 +200,7 @@ class Runner:
     def _keep(self, task: Task, start: float, ended: float) -> None:
         planned, settle_s = task.planned, self._plan.settle // SECOND_NS
         end = max(ended // _WHOLE_S * _WHOLE_S, start + _SHORTEST_S)
+        doubt = self._machine_trouble(start, end)
         incident, telemetry = self._system.observe(start, end, settle_s)
         culprit = self._system.culprit(planned.fault, planned.target)
         injection = Injection(
@@ -207,12 +208,23 @@ class Runner:
         )
         name = keep(self._store, self._day.name, [injection], incident, telemetry)
         began = Interval(_ns(start), _ns(end + settle_s))
-        first_ns, over_ns, trouble = self._alerts(task.number, began)
+        first_ns, over_ns, unknown = self._alerts(task.number, began)
+        trouble = "; ".join(filter(None, (doubt, unknown)))
         self._keep_watch(task, incident, telemetry)
         facts: dict[str, Any] = {"until_ns": began.end_ns, "alerts_ns": first_ns, "over_ns": over_ns, "trouble": trouble}
         self._journal.add("kept", number=task.number, incident_id=name, **facts)
-        alerted = f"first alert after {(first_ns - began.start_ns) / SECOND_NS:.0f} s" if first_ns else trouble or "no alert"
-        self._say(task, f"kept as {name}, {alerted}")
+        alerted = f"first alert after {(first_ns - began.start_ns) / SECOND_NS:.0f} s" if first_ns else "no alert"
+        self._say(task, f"kept as {name}, {alerted}{f' ({trouble})' if trouble else ''}")
+
+    def _machine_trouble(self, start: float, end: float) -> str:
+        """How busy the machine was, where it was too busy. Raises Spoilt unless the plan keeps such incidents."""
+        try:
+            self._system.check_machine(start, end)
+        except Spoilt as error:
+            if self._plan.busy == "again":
+                raise
+            return str(error)
+        return ""
 
     def _keep_watch(self, task: Task, incident: Incident, telemetry: Telemetry) -> None:
         """The quiet time before it, where that is long enough after what it is compared with."""

@@ -97,12 +97,15 @@ class ShopSystem:
         self._is_clean = True
 
     def observe(self, start: float, end: float, after_s: int) -> tuple[Incident, Telemetry]:
-        """As rca.gameday.system says. A saturated machine, a slow disk and a baseline in which much failed spoil it."""
-        if self._host is not None:
-            check_machine(self._host, start - self._observer.baseline_s, start, end)
+        """As rca.gameday.system says. A baseline in which much failed spoils it."""
         incident, telemetry = self._observer.collect(start, end, after_s)
         check_baseline(incident, telemetry)
         return incident, telemetry
+
+    def check_machine(self, start: float, end: float) -> None:
+        """As rca.gameday.system says: too few CPUs, or a slow disk."""
+        if self._host is not None:
+            check_machine(self._host, start - self._observer.baseline_s, start, end)
 
     def alerts(self, start_ns: int, end_ns: int) -> Sequence[Alert]:
         """Alerts that Prometheus saw begin."""

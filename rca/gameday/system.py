@@ -62,6 +62,10 @@ class System(Protocol):
         """
         ...
 
+    def check_machine(self, start: float, end: float) -> None:
+        """Raises Spoilt where the machine that it runs on was too busy in this time, or in the baseline before it."""
+        ...
+
     def alerts(self, start_ns: int, end_ns: int) -> Sequence[Alert]:
         """Alerts that began in this time. Raises Unavailable, Rejected."""
         ...
