@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from rca.cli.gameday import app
 from rca.collectors.alerts import Alert
 from rca.errors import BadInput, RcaError, Unavailable, UnknownName
-from rca.gameday.folder import load
+from rca.gameday.folder import load, make_folder
 from rca.gameday.running import Runner
 from rca.incidents.store import IncidentStore
 from rca.telemetry import SECOND_NS
@@ -98,3 +98,12 @@ def test_a_day_is_listed_and_shown(run: Run, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="found it is complete"):
         run("guess", "tuesday", "cart")
     assert [guess.who for guess in load(tmp_path, "tuesday").guesses] == ["ada", "bob"]
+
+
+def test_a_day_that_cannot_be_read_does_not_hide_the_others(run: Run, tmp_path: Path) -> None:
+    make_folder(a_day(tmp_path))
+    make_folder(a_day(tmp_path, name="wednesday"))
+    (tmp_path / "gamedays/tuesday/journal.jsonl").write_text("nonsense\n")
+    out = run("list")
+    assert "tuesday cannot be read: " in out
+    assert "wednesday" in out

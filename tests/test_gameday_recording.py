@@ -14,8 +14,8 @@ from rca.cli.gameday import app
 from rca.collectors.alerts import Alert
 from rca.collectors.config import Config, LiveSettings
 from rca.errors import BadInput, Rejected, Unavailable
-from rca.gameday.flagd import Flags
-from rca.gameday.folder import INJECTIONS_FILE, GameDay, load
+from rca.gameday.flagd import Change, Flags
+from rca.gameday.folder import INJECTIONS_FILE, GameDay, load, make_folder
 from rca.gameday.recording import Recording
 from rca.gameday.seen import Seen, read_injections
 from rca.gameday.telling import note_guess
@@ -23,6 +23,7 @@ from rca.incidents.store import IncidentStore
 from rca.telemetry import MINUTE_NS, SECOND_NS, EntityId, Telemetry
 from tests.gamedays import a_day, recorded
 from tests.recorded import RecordedSource, failing
+from tests.serving import until
 from tests.test_gameday_elsewhere import FlagFile
 
 INCIDENT, TELEMETRY = recorded()
@@ -178,6 +179,18 @@ def test_names_are_those_of_telemetry(tmp_path: Path) -> None:
     assert day.injections[0].injection.culprit is None
 
 
+class Counted(Flags):
+    """Flags that say how often they were looked at."""
+
+    looks = 0
+
+    def look(self, now_ns: int) -> Change:
+        try:
+            return super().look(now_ns)
+        finally:
+            self.looks += 1
+
+
 def test_flags_are_followed_and_nothing_is_lost(tmp_path: Path) -> None:
     file, clock, said = FlagFile(tmp_path), Clock(START - 20 * SECOND_NS), list[str]()
     turns = {
@@ -191,15 +204,20 @@ def test_flags_are_followed_and_nothing_is_lost(tmp_path: Path) -> None:
 
     def sleep(seconds: float) -> None:
         clock.sleep(seconds)
+        if not any(when <= clock.now for when in turns):
+            return
         for when in [when for when in turns if when <= clock.now]:
             turns.pop(when)()
+        looks = flags.looks
+        until(lambda: flags.looks >= looks + 2)
 
+    flags = Counted(str(file.path))
     with IncidentStore(tmp_path) as store:
         source = RecordedSource("store", TELEMETRY)
         recording = Recording(tmp_path, "friday", CONFIG, [source], store, told=said.append, now_ns=clock, sleep=sleep)
         with recording.alone():
             recording.begin([EntityId("service", "payment")])
-            recording.follow(Flags(str(file.path)), 5 * MINUTE_NS)
+            recording.follow(flags, 5 * MINUTE_NS, every_s=0.005)
             kept_on_the_way = [each.incident_id for each in load(tmp_path, "friday").injections]
             recording.collect()
         day = recording.end()
@@ -216,7 +234,7 @@ def test_flags_are_followed_and_nothing_is_lost(tmp_path: Path) -> None:
 
 
 def test_a_day_with_a_plan_is_not_recorded_into(tmp_path: Path) -> None:
-    a_day(tmp_path)
+    make_folder(a_day(tmp_path))
     with IncidentStore(tmp_path) as store:
         with pytest.raises(BadInput, match="which has a plan"):
             Recording(tmp_path, "tuesday", CONFIG, [], store)

@@ -12,7 +12,7 @@ from rca.collectors.alerts import Alert
 from rca.errors import BadInput, Rejected, Unavailable, UnknownName
 from rca.faults import NO_FAULT
 from rca.gameday.aborting import Aborted
-from rca.gameday.folder import JOURNAL_FILE, GameDay, Journal, at_work, events_of, load, names
+from rca.gameday.folder import JOURNAL_FILE, GameDay, Journal, at_work, events_of, load, make_folder, names
 from rca.gameday.running import Runner, remaining
 from rca.incidents.store import IncidentStore
 from rca.shop.observing import Spoilt
@@ -134,6 +134,7 @@ def test_a_condition_that_passes_ends_nothing(tmp_path: Path) -> None:
 def test_a_query_that_is_none_is_told_before_anything_begins(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"abort: query up\{: expected PromQL, found parse error"):
         run(tmp_path, FakeSystem(), PLAN + ABORT.format('query = "up{"\nabove = 1'))
+    assert not names(tmp_path)
 
 
 def test_an_interrupted_run_leaves_nothing_behind_and_goes_on(tmp_path: Path) -> None:
@@ -224,6 +225,7 @@ def test_guesses_are_kept_with_their_time(tmp_path: Path) -> None:
 
 def test_a_line_that_was_being_written_is_no_mistake(tmp_path: Path) -> None:
     day = a_day(tmp_path)
+    make_folder(day)
     path = day.folder / JOURNAL_FILE
     journal = Journal(day.folder)
     journal.add("begun", source="shop", entities=[])
@@ -249,13 +251,14 @@ def test_a_line_that_was_being_written_is_no_mistake(tmp_path: Path) -> None:
 )
 def test_a_journal_that_is_damaged_is_told(tmp_path: Path, line: str, message: str) -> None:
     day = a_day(tmp_path)
+    make_folder(day)
     (day.folder / JOURNAL_FILE).write_text(line + "\n", encoding="utf-8")
     with pytest.raises(BadInput, match=message):
         load(tmp_path, "tuesday")
 
 
 def test_several_processes_add_to_a_journal(tmp_path: Path) -> None:
-    a_day(tmp_path)
+    make_folder(a_day(tmp_path))
     code = "import sys; from pathlib import Path; from rca.gameday.folder import Journal\n"
     code += "for turn in range(20): Journal(Path(sys.argv[1])).add('guess', number=turn, who='x' * 3000)"
     folder = tmp_path / "gamedays" / "tuesday"

@@ -154,28 +154,25 @@ def record(
 @app.command("list")
 def list_(store: _Store = None, *, json: _Json = False) -> None:
     """List game days, the latest last."""
+    from rca.errors import BadInput
     from rca.gameday.folder import load, names
 
-    days = sorted((load(store, name) for name in names(store)), key=_began)
+    days: list[GameDay] = []
+    unreadable: list[str] = []
+    for name in names(store):
+        try:
+            days.append(load(store, name))
+        except BadInput as error:
+            unreadable.append(f"{name} cannot be read: {error}")
+    days.sort(key=_began)
     if json:
         print_json({"schema_version": "1", "game_days": [_body(day) for day in days]})
-        return
-    if not days:
+    elif days:
+        print_rows(("game day", "start (UTC)", "state", "injections", "kept", "guesses"), [_day_row(day) for day in days])
+    elif not unreadable:
         typer.echo("no game days", err=True)
-        return
-    head = ("game day", "start (UTC)", "state", "injections", "kept", "guesses")
-    rows = [
-        (
-            day.name,
-            clock(_began(day), date=True)[:16] if day.injections else "-",
-            day.state,
-            str(len(day.injections)),
-            str(sum(each.incident_id is not None for each in day.injections)),
-            str(len(day.guesses)),
-        )
-        for day in days
-    ]
-    print_rows(head, rows)
+    for line in unreadable:
+        typer.echo(printable(line), err=True)
 
 
 @app.command()
@@ -272,6 +269,12 @@ def _print_plan(plan: Plan) -> None:
 
 def _began(day: GameDay) -> int:
     return min((each.injection.start_ns for each in day.injections), default=0)
+
+
+def _day_row(day: GameDay) -> tuple[str, ...]:
+    start = clock(_began(day), date=True)[:16] if day.injections else "-"
+    kept = sum(each.incident_id is not None for each in day.injections)
+    return day.name, start, day.state, str(len(day.injections)), str(kept), str(len(day.guesses))
 
 
 def _injected_row(each: Injected) -> tuple[str, ...]:

@@ -7,10 +7,13 @@ is on https://opentelemetry.io/docs/demo/feature-flags/.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from queue import SimpleQueue
+from typing import Any, Final, NamedTuple
 
 import requests
 
@@ -101,8 +104,17 @@ def _fetched(url: str) -> str:
     return body.decode(errors="replace")
 
 
+class Change(NamedTuple):
+    """Injections that began and that ended, as seen at a time (ns), and remarks."""
+
+    at_ns: int
+    begun: list[Seen]
+    ended: list[Seen]
+    remarks: list[str]
+
+
 class Flags:
-    """Follows the flags. `begun` and `ended` are what the last look found."""
+    """Follows the flags."""
 
     def __init__(self, source: str) -> None:
         """Looks once; what is on already began at a time that nobody knows. Raises as `variants_of`."""
@@ -115,14 +127,14 @@ class Flags:
         """Flags that were on before anybody watched."""
         return sorted(name for name, variant in self._before.items() if variant != OFF and flag_of(name))
 
-    def look(self, now_ns: int) -> tuple[list[Seen], list[Seen], list[str]]:
-        """Injections that began and that ended since the last look, and remarks. A source that fails is told of once."""
+    def look(self, now_ns: int) -> Change:
+        """What changed since the last look. A source that fails is told of once."""
         try:
             variants = variants_of(self.source)
         except RcaError as error:
             remarks = [] if self._is_silent else [f"flags cannot be read: {error}; watching goes on"]
             self._is_silent = True
-            return [], [], remarks
+            return Change(now_ns, [], [], remarks)
         self._is_silent = False
         begun, ended, remarks = list[Seen](), list[Seen](), list[str]()
         for name in sorted({*variants, *self._before}):
@@ -141,10 +153,33 @@ class Flags:
             self._on[name] = Seen(flag.fault_kind, target, now_ns, None, "flagd", note=f"flag {name}, {now}", names=flag.services)
             begun.append(self._on[name])
         self._before = variants
-        return begun, ended, remarks
+        return Change(now_ns, begun, ended, remarks)
 
     def stop(self, now_ns: int) -> list[Seen]:
         """Nobody watches any longer: what is on ends here, as far as is known."""
         ended = [replace(seen, end_ns=now_ns, note=f"{seen.note}, still on when watching ended") for seen in self._on.values()]
         self._on.clear()
         return ended
+
+
+@contextmanager
+def watching(flags: Flags, now_ns: Callable[[], int], every_s: float) -> Iterator[SimpleQueue[Change]]:
+    """Looks at the flags in the background until the context is left; the queue has what changed."""
+    changes: SimpleQueue[Change] = SimpleQueue()
+    ended = threading.Event()
+
+    def watch() -> None:
+        while True:
+            change = flags.look(now_ns())
+            if change.begun or change.ended or change.remarks:
+                changes.put(change)
+            if ended.wait(every_s):
+                return
+
+    thread = threading.Thread(target=watch, name="flags", daemon=True)
+    thread.start()
+    try:
+        yield changes
+    finally:
+        ended.set()
+        thread.join()

@@ -108,6 +108,8 @@ class GameDay:
     watches: tuple[Watch, ...] = ()
     entities: tuple[EntityId, ...] = ()
     source: str = ""
+    plan_text: str = ""
+    """What its plan.toml is to hold, of one that has no folder yet."""
     attempts: dict[int, int] = field(default_factory=dict)
     """How often each injection was spoilt."""
     current: int | None = None
@@ -137,6 +139,18 @@ def day_folder(home: Path | None, name: str) -> Path:
         expected = "up to 64 letters, digits, dots, dashes and underscores, a letter or digit first"
         raise BadInput("name of the game day", expected=expected, found=repr(name))
     return gamedays(home) / name
+
+
+def make_folder(day: GameDay) -> None:
+    """Give a new game day its folder, with its plan and an empty journal; one that has a journal stays as it is.
+
+    Raises StorageFull, BadInput.
+    """
+    if day.plan_text and not (day.folder / JOURNAL_FILE).exists():
+        with storage(day.folder):
+            day.folder.mkdir(parents=True, exist_ok=True)
+            (day.folder / PLAN_FILE).write_text(day.plan_text, encoding="utf-8")
+        Journal(day.folder).begin()
 
 
 def names(home: Path | None = None) -> list[str]:

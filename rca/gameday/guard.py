@@ -53,7 +53,7 @@ class Guard:
         """Let it go. If `stand_down` was not called it clears the shop first."""
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait(_PATIENCE_S + 10)
+        self._process.wait()
         if self._log.exists() and not self._log.stat().st_size:
             self._log.unlink()
 

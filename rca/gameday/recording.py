@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Final
 
 from rca.bins import BIN_NS
@@ -15,7 +16,7 @@ from rca.collectors.live import Question, collect_incident
 from rca.contracts import Collector
 from rca.errors import BadInput, RcaError, Rejected, Unavailable
 from rca.faults import is_no_fault
-from rca.gameday.flagd import Flags
+from rca.gameday.flagd import Change, Flags, watching
 from rca.gameday.folder import (
     INJECTIONS_FILE,
     JOURNAL_FILE,
@@ -43,6 +44,7 @@ _SHORTEST_NS: Final = 3 * BIN_NS
 _WATCH_NS: Final = MINUTE_NS
 _LOOKED_AT_NS: Final = 5 * MINUTE_NS
 _LOOK_S: Final = 1.0  # between looks at flags
+_STEP_S: Final = 1.0
 
 Told = Callable[[str], None]
 
@@ -135,7 +137,9 @@ class Recording:
         )
         return known_entities(incident, telemetry)
 
-    def follow(self, flags: Flags, watch_ns: int, shown: Callable[[str], None] = lambda _text: None) -> None:
+    def follow(
+        self, flags: Flags, watch_ns: int, shown: Callable[[str], None] = lambda _text: None, *, every_s: float = _LOOK_S
+    ) -> None:
         """Note what flags begin and end, and collect each once it has settled; until Ctrl-C, or for so long unless that is 0.
 
         Nothing is lost where this process dies: the file of injections is written with every change.
@@ -145,29 +149,37 @@ class Recording:
                 f"flag {name} is on already; since when is not known, so it is left out until it is turned off and on again"
             )
         until = self._now_ns() + watch_ns if watch_ns else None
-        try:
-            while until is None or self._now_ns() < until:
-                now = self._now_ns()
-                begun, ended, remarks = flags.look(now)
-                for line in remarks:
-                    self._told(line)
-                for seen in (*ended, *begun):
-                    number = self.note(seen)
-                    self._told(f"{clock(now)}  {number} {seen.note}: {'began' if seen.end_ns is None else 'ended'}")
-                self.collect(now - self._config.triage.lag - self._settle_ns)
-                shown(f"{len(self._seen)} injections")
-                self._sleep(_LOOK_S)
-        except KeyboardInterrupt:
-            self._told("watching ends; what was injected is collected now, Ctrl-C again leaves that for later")
+        with watching(
+            flags, self._now_ns, every_s
+        ) as changes:  # beside us: collecting takes seconds, which a flag's time must not lack
+            try:
+                while until is None or self._now_ns() < until:
+                    self._take(changes)
+                    self.collect(self._now_ns() - self._config.triage.lag - self._settle_ns)
+                    shown(f"{len(self._seen)} injections")
+                    self._sleep(_STEP_S)
+            except KeyboardInterrupt:
+                self._told("watching ends; what was injected is collected now, Ctrl-C again leaves that for later")
+        self._take(changes)
         for seen in flags.stop(self._now_ns()):
             self.note(seen)
         self._wait_for_telemetry()
+
+    def _take(self, changes: SimpleQueue[Change]) -> None:
+        """Note what was seen since the last time."""
+        while not changes.empty():
+            at_ns, begun, ended, remarks = changes.get()
+            for line in remarks:
+                self._told(line)
+            for seen in (*ended, *begun):
+                number = self.note(seen)
+                self._told(f"{clock(at_ns)}  {number} {seen.note}: {'began' if seen.end_ns is None else 'ended'}")
 
     def _wait_for_telemetry(self) -> None:
         """Until telemetry of the last injection can be complete."""
         last = max((seen.end_ns or 0 for seen in self._seen.values()), default=0)
         while (left := last + self._config.triage.lag + BIN_NS - self._now_ns()) > 0:
-            self._sleep(min(left / SECOND_NS, _LOOK_S))
+            self._sleep(min(left / SECOND_NS, _STEP_S))
 
     # --- what telemetry says of it ------------------------------------------------------------------------------------
 
@@ -176,23 +188,27 @@ class Recording:
 
         With a time: those that ended before it and were not tried yet.
         """
-        kept = {each.injection.number for each in self.so_far().injections if each.incident_id is not None}
         numbers = {seen.identity: number for number, seen in self._seen.items()}
         groups = grouped(list(self._seen.values()))
-        for place, group in enumerate(groups):
-            mine = [numbers[seen.identity] for seen in group]
-            lasts = any(seen.end_ns is None for seen in group) and until_ns is not None
-            if set(mine) <= kept or lasts:
+        due = [place for place, group in enumerate(groups) if until_ns is None or self._is_due(group, until_ns)]
+        mine = {place: [numbers[seen.identity] for seen in groups[place]] for place in due}
+        if until_ns is not None:
+            due = [place for place in due if not self._tried.issuperset(mine[place])]
+        kept = {each.injection.number for each in self.so_far().injections if each.incident_id is not None} if due else set()
+        for place in due:
+            if kept.issuperset(mine[place]):
                 continue
-            if until_ns is not None and (self._ends(group) > until_ns or self._tried.issuperset(mine)):
-                continue
-            self._tried.update(mine)
+            self._tried.update(mine[place])
             before = self._ends(groups[place - 1]) if place else None
             try:
-                self._collect(mine, group, before)
+                self._collect(mine[place], groups[place], before)
             except (Spoilt, Unavailable, Rejected, BadInput) as error:
-                for number, seen in zip(mine, group, strict=True):
+                for number, seen in zip(mine[place], groups[place], strict=True):
                     self._spoilt(number, seen, error)
+
+    def _is_due(self, group: Sequence[Seen], until_ns: int) -> bool:
+        """Whether all of a group ended before a time."""
+        return all(seen.end_ns is not None for seen in group) and self._ends(group) <= until_ns
 
     def _ends(self, group: Sequence[Seen]) -> int:
         """When the last injection of a group ends, as far as anybody knows."""

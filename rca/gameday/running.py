@@ -5,7 +5,6 @@ Whatever ends a run, the faults end with it: the runner clears them, and a guard
 
 from __future__ import annotations
 
-import shutil
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,12 +13,23 @@ from typing import Any, Final, Protocol
 
 from rca.errors import BadInput, RcaError, Rejected, Unavailable, UnknownName
 from rca.gameday.aborting import Aborted, Conditions
-from rca.gameday.folder import PLAN_FILE, GameDay, Journal, at_work, day_folder, entity_json, events_of, load, told_by
+from rca.gameday.folder import (
+    JOURNAL_FILE,
+    PLAN_FILE,
+    GameDay,
+    Journal,
+    at_work,
+    day_folder,
+    entity_json,
+    events_of,
+    load,
+    make_folder,
+    told_by,
+)
 from rca.gameday.injections import QUIET, Injection, incident_id
 from rca.gameday.keeping import check_free, keep, keep_watch
 from rca.gameday.plan import PlannedInjection, load_plan
 from rca.gameday.system import Meanwhile, System
-from rca.incidents.bundle import storage
 from rca.incidents.incident import Incident
 from rca.incidents.store import IncidentStore
 from rca.shop.observing import Spoilt
@@ -50,7 +60,7 @@ class Task:
 
 
 def prepare(plan_file: Path, home: Path | None, name: str | None = None, *, resume: bool = False) -> GameDay:
-    """The game day that a plan's file begins, its folder made, or the one that goes on.
+    """The game day that a plan's file begins, which leaves nothing on the disk yet, or the one that goes on.
 
     Raises BadInput where there is one of that name already, or none to go on with, or one of another plan.
     """
@@ -58,14 +68,10 @@ def prepare(plan_file: Path, home: Path | None, name: str | None = None, *, resu
     name = name or plan.name
     folder = day_folder(home, name)
     if not resume:
-        if folder.exists():
+        if (folder / JOURNAL_FILE).exists():
             expected = "a name that is free (--name), or --resume"
             raise BadInput(f"game day {name}", expected=expected, found=f"{folder}, which exists")
-        with storage(folder):
-            folder.mkdir(parents=True)
-            shutil.copyfile(plan_file, folder / PLAN_FILE)
-        Journal(folder).begin()
-        return GameDay(name, folder, plan)
+        return GameDay(name, folder, plan, plan_text=plan_file.read_text(encoding="utf-8"))
     day = load(home, name)
     if day.plan != plan:
         raise BadInput(f"game day {name}", expected=f"the plan that it began with, {folder / PLAN_FILE}", found=str(plan_file))
@@ -125,6 +131,7 @@ class Runner:
         self._told(f"complete: {self._in_short()}")
 
     def _begin(self) -> None:
+        make_folder(self._day)
         first = next(events_of(self._journal.path), None)
         if first is None:
             self._journal.add("begun", source="shop", entities=[entity_json(each) for each in self._system.entities()])
@@ -260,8 +267,12 @@ class Runner:
     def _wait_for_alerts(self) -> None:
         deadline = self._system.now() + _LAST_ALERTS_S
         while self._open and self._system.now() < deadline:
-            self._system.wait_until(self._system.now() + _WHOLE_S, lambda: self._shown("alerts of the last one"))
+            self._system.wait_until(self._system.now() + _WHOLE_S, self._show_end)
             self._close_alerts()
+
+    def _show_end(self) -> None:
+        whole = len(self._plan.injection)
+        self._shown("waits until the last alerts end", whole, whole)
 
     # --- while time passes --------------------------------------------------------------------------------------------
 
