@@ -25,8 +25,9 @@ from rca.serve.pages.listing import Known, Query, list_view
 from rca.serve.pages.rendering import render, render_list
 from rca.serve.pages.view import Scene, scene_of, view_of
 from rca.shop import manifest
+from rca.sinks.notice import AlertLine, Links
 from rca.telemetry import Telemetry
-from tests.pages import ADDRESS, ENGINEER, Alert, Links, Told, Visit, alerts_of, large, visiting
+from tests.pages import ADDRESS, ENGINEER, Visit, alerts_of, large, telling, visiting
 
 HERE: Final = Path(__file__).resolve().parent.parent
 RECORDED: Final = HERE / "incidents"
@@ -83,15 +84,15 @@ def pages() -> dict[str, str]:
             .sort("time_unix_nano")
             .select("name", "entity", "time_unix_nano")
         )
-        alerts = tuple(Alert(alert, entity=entity, starts_ns=at) for alert, entity, at in fired.iter_rows())
+        alerts = tuple(AlertLine(alert, entity=entity, starts_ns=at) for alert, entity, at in fired.iter_rows())
         past = [(other.incident, other.gist) for other in known]
-        told = Told(report, state="firing" if alerts else "resolved", alerts=alerts, links=links)
+        told = telling(report, state="firing" if alerts else "resolved", alerts=alerts, links=links)
         similar = similar_to(incident, gist_of(report), past)
         unlabelled = incident.model_copy(update={"labels": ()})
         made[name] = render(view_of(unlabelled, told, _scene(incident, telemetry, report), similar=similar, looker=ENGINEER))
     incident = by_id[_SHOWN].incident
     why = "Prometheus at prometheus.example did not answer within 10 s, and no telemetry was stored of that time."
-    trouble = Told(None, trouble=why, alerts=alerts_of(incident, "HighErrorRatio"))
+    trouble = telling(None, trouble=why, alerts=alerts_of(incident, "HighErrorRatio"))
     unjudged = incident.model_copy(update={"labels": ()})
     other = large()
     quiet, report, telemetry = _ranked(RECORDED / "shop-099-no-fault.tar.zst")
@@ -100,7 +101,7 @@ def pages() -> dict[str, str]:
         "/incidents/large": render(other.view()),
         "/incidents/pending": render(view_of(unjudged, None, None)),
         "/incidents/failed": render(view_of(unjudged, trouble, None, looker=ENGINEER)),
-        "/incidents/quiet": render(view_of(quiet, Told(report, state="resolved"), _scene(quiet, telemetry, report))),
+        "/incidents/quiet": render(view_of(quiet, telling(report, state="resolved"), _scene(quiet, telemetry, report))),
         "/incidents": render_list(list_view(known, Query(), ENGINEER)),
         "/incidents-found": render_list(list_view(known, Query("network"), ENGINEER)),
     }

@@ -18,6 +18,7 @@ from rca.report import TriageReport
 from rca.serve.pages.rendering import HEADERS
 from rca.serve.pages.view import ANYBODY, IncidentView, Looker, Scene, scene_of, view_of
 from rca.simulator.simulating import simulate
+from rca.sinks.notice import AlertLine, Notice, State
 from rca.telemetry import SECOND_NS, Telemetry
 
 ADDRESS: Final = "http://rca.example"
@@ -29,38 +30,9 @@ HOSTILE: Final = (
 )
 
 
-@dataclass(frozen=True)
-class Alert:
-    name: str
-    severity: str = ""
-    entity: str = ""
-    summary: str = ""
-    starts_ns: int = 0
-    ends_ns: int | None = None
-    status: str = "firing"
-
-
-@dataclass(frozen=True)
-class Links:
-    traces: tuple[tuple[str, str], ...] = ()
-    dashboards: tuple[tuple[str, str], ...] = ()
-    runbooks: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True)
-class Told:
-    """A notice, of the shape that rca.serve.pages.told asks for."""
-
-    report: TriageReport | None = None
-    revision: int = 1
-    state: str = "firing"
-    title: str = ""
-    trouble: str = ""
-    alerts: tuple[Alert, ...] = ()
-    more_alerts: int = 0
-    links: Links = field(default_factory=Links)
-    model: str = ""
-    news: tuple[str, ...] = ()
+def telling(report: TriageReport | None = None, revision: int = 1, state: State = "firing", **more: Any) -> Notice:
+    """A notice; without a title, a page shows the incident's."""
+    return Notice(incident_id="shop-1", group_key="g", revision=revision, state=state, report=report, **{"title": "", **more})
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,9 +43,9 @@ class Ranked:
     report: TriageReport
     scene: Scene
 
-    def view(self, looker: Looker = ANYBODY, told: Told | None = None, **given: Any) -> IncidentView:
+    def view(self, looker: Looker = ANYBODY, told: Notice | None = None, **given: Any) -> IncidentView:
         """Its page; `told` stands in for a notice that tells the report."""
-        return view_of(self.incident, told or Told(self.report), self.scene, looker=looker, **given)
+        return view_of(self.incident, told or telling(self.report), self.scene, looker=looker, **given)
 
 
 def ranked(incident: Incident, telemetry: Telemetry) -> Ranked:
@@ -94,13 +66,13 @@ def large(services: int = 60, seed: int = 3) -> Ranked:
     return ranked(*simulate(seed, 0, kind="exception", services=(services, services)))
 
 
-def alerts_of(incident: Incident, *names: str) -> tuple[Alert, ...]:
+def alerts_of(incident: Incident, *names: str) -> tuple[AlertLine, ...]:
     """Alerts on what alerted, as Alertmanager would have told them."""
     at = incident.detected_ns or incident.window.start_ns
     entities = [entity.name for entity in incident.alerting] or [""]
     levels = ("critical", *("warning" for _ in names))
     return tuple(
-        Alert(name, levels[i], entities[i % len(entities)], f"{name} for more than 20 s", at + i * 10 * SECOND_NS)
+        AlertLine(name, levels[i], entities[i % len(entities)], f"{name} for more than 20 s", at + i * 10 * SECOND_NS)
         for i, name in enumerate(names)
     )
 

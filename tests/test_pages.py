@@ -33,8 +33,9 @@ from rca.serve.pages.labelling import entity_of, judgement_of, value_of
 from rca.serve.pages.listing import PER_PAGE, Known, Query, list_view
 from rca.serve.pages.rendering import HEADERS, STYLE, render, render_list, render_message
 from rca.serve.pages.view import IncidentView, Looker, view_of
+from rca.sinks.notice import AlertLine, Links, Notice
 from rca.telemetry import MINUTE_NS, EntityId
-from tests.pages import ENGINEER, HOSTILE, LONG, Alert, Links, Told, alerts_of, example, large, ranked
+from tests.pages import ENGINEER, HOSTILE, LONG, alerts_of, example, large, ranked, telling
 
 
 def parsed(text: str) -> Any:
@@ -61,10 +62,10 @@ def test_the_verdict_comes_first_and_names_the_cause_its_certainty_and_the_stron
     ("told", "expected"),
     [
         (None, "The ranking is being made"),
-        (Told(None, trouble="Prometheus did not answer"), "No ranking could be made Prometheus did not answer"),
+        (telling(None, trouble="Prometheus did not answer"), "No ranking could be made Prometheus did not answer"),
     ],
 )
-def test_without_a_ranking_the_page_says_why(told: Told | None, expected: str) -> None:
+def test_without_a_ranking_the_page_says_why(told: Notice | None, expected: str) -> None:
     incident = example().incident
     text = words_of(render(view_of(incident, told, None, looker=ENGINEER)))
     assert expected in text
@@ -74,7 +75,7 @@ def test_without_a_ranking_the_page_says_why(told: Told | None, expected: str) -
 def test_nothing_stands_out() -> None:
     found = example()
     report = replace(found.report, confidence=Confidence("nothing", "Nothing stands out: none strays."), path=None, map=None)
-    view = view_of(found.incident, Told(report), replace(found.scene, charts=()), looker=ENGINEER)
+    view = view_of(found.incident, telling(report), replace(found.scene, charts=()), looker=ENGINEER)
     assert view.verdict.heading == "Nothing stands out"
     assert view.forms is not None
     assert view.forms.confirm is None
@@ -85,20 +86,20 @@ def test_an_empty_window_has_nothing_to_rank() -> None:
     found = example()
     empty = Ranking("floor", found.report.ranking.window, ())
     report = replace(found.report, ranking=empty, confidence=Confidence("nothing", "There is no telemetry."), path=None, map=None)
-    assert "There was nothing to rank" in words_of(render(view_of(found.incident, Told(report), None)))
+    assert "There was nothing to rank" in words_of(render(view_of(found.incident, telling(report), None)))
 
 
 def test_perhaps_no_fault() -> None:
     found = example()
     doubtful = replace(found.report.ranking, no_fault=1.0)
     report = replace(found.report, ranking=doubtful, confidence=Confidence("unsure", "Perhaps no fault at all (60 %)."))
-    view = found.view(told=Told(report))
+    view = found.view(told=telling(report))
     assert (view.verdict.eyebrow, view.verdict.heading) == ("Most likely", "No fault at all")
 
 
 def test_a_revision_says_what_changed_and_a_resolved_incident_that_it_is() -> None:
     found = example()
-    text = words_of(render(found.view(told=Told(found.report, 3, "resolved", news=("redis was first before",)))))
+    text = words_of(render(found.view(told=telling(found.report, 3, "resolved", news=("redis was first before",)))))
     assert "revision 3" in text
     assert "redis was first before" in text
     assert "resolved" in text
@@ -107,7 +108,7 @@ def test_a_revision_says_what_changed_and_a_resolved_incident_that_it_is() -> No
 def test_what_was_missing_is_told_and_cut() -> None:
     found = example()
     report = replace(found.report, missing=tuple(f"source {i} did not answer" for i in range(30)))
-    view = found.view(told=Told(report))
+    view = found.view(told=telling(report))
     assert (len(view.missing), view.more_missing) == (20, 10)
     assert "and 10 more" in words_of(render(view))
 
@@ -119,8 +120,8 @@ def test_forms_are_for_the_role_label_alone_and_carry_the_token() -> None:
     found = example()
     label = Label(entity=EntityModel(name="redis"), provenance="confirmed", author="bo")
     labelled = found.incident.model_copy(update={"labels": (label,)})
-    reader = render(view_of(labelled, Told(found.report), found.scene, looker=Looker("read", "bo", "secret")))
-    engineer = render(view_of(labelled, Told(found.report), found.scene, looker=ENGINEER))
+    reader = render(view_of(labelled, telling(found.report), found.scene, looker=Looker("read", "bo", "secret")))
+    engineer = render(view_of(labelled, telling(found.report), found.scene, looker=ENGINEER))
     assert "<form" not in reader
     assert "secret" not in reader
     forms = parsed(engineer).findall(".//form")
@@ -290,7 +291,7 @@ def test_no_call_no_map() -> None:
 
 def test_the_timeline_has_alerts_changes_and_events_in_order() -> None:
     found = example()
-    told = Told(found.report, alerts=alerts_of(found.incident, "SlowRequests", "HighErrorRatio"))
+    told = telling(found.report, alerts=alerts_of(found.incident, "SlowRequests", "HighErrorRatio"))
     timeline = found.view(told=told).timeline
     times = [entry.at_ns for entry in timeline.entries if entry.at_ns is not None]
     assert times == sorted(times)
@@ -300,8 +301,8 @@ def test_the_timeline_has_alerts_changes_and_events_in_order() -> None:
 
 def test_ten_thousand_alerts_are_counted_not_listed() -> None:
     found = example()
-    alerts = tuple(Alert(f"Alert{i}", starts_ns=found.incident.window.start_ns) for i in range(10_000))
-    view = found.view(told=Told(found.report, alerts=alerts, more_alerts=5))
+    alerts = tuple(AlertLine(f"Alert{i}", starts_ns=found.incident.window.start_ns) for i in range(10_000))
+    view = found.view(told=telling(found.report, alerts=alerts, more_alerts=5))
     assert len(view.timeline.entries) == MOST_ENTRIES
     assert view.timeline.more > 9_900
     assert view.more_alerts == 10_000 - len(view.alerts) + 5
@@ -313,14 +314,14 @@ def test_alerts_without_a_time_and_ends_before_starts_are_harmless() -> None:
     end = found.incident.window.start_ns
     year_1 = -62135596800 * 10**9
     alerts = (
-        Alert("A", starts_ns=0),
-        Alert("A", starts_ns=2**62, ends_ns=-(2**63)),
-        Alert("B", starts_ns=end, ends_ns=1),
-        Alert("C", starts_ns=end, ends_ns=year_1),
+        AlertLine("A", starts_ns=0),
+        AlertLine("A", starts_ns=2**62, ends_ns=-(2**63)),
+        AlertLine("B", starts_ns=end, ends_ns=1),
+        AlertLine("C", starts_ns=end, ends_ns=year_1),
     )
     timeline = timeline_of(found.incident, alerts, (), None)
     assert timeline.entries[-1].when == "some time"
-    parsed(render(found.view(told=Told(found.report, alerts=alerts))))
+    parsed(render(found.view(told=telling(found.report, alerts=alerts))))
 
 
 # --- similar incidents ------------------------------------------------------------------------------------------------------
@@ -411,11 +412,11 @@ def hostile_view(text: str) -> IncidentView:
     ]
     ranking = replace(found.report.ranking, candidates=tuple(candidates), ranker=text, notes=(text,))
     report = replace(found.report, ranking=ranking, confidence=Confidence("clear", text), missing=(text,))
-    alert = Alert(text, text, text, text, incident.window.start_ns)
+    alert = AlertLine(text, text, text, text, incident.window.start_ns)
     links = Links(
         traces=((text, text),), dashboards=((text, "javascript:alert(1)"),), runbooks=((text, f"https://x.example/{text}"),)
     )
-    told = Told(report, 2, title=text, alerts=(alert,), links=links, model=text, news=(text,), trouble=text)
+    told = telling(report, 2, title=text, alerts=(alert,), links=links, model=text, news=(text,), trouble=text)
     audit = (AuditEntry(1, 0, text, incident.id, text, [], []),)
     versions = ((text, text),)
     looker = replace(ENGINEER, name=text)

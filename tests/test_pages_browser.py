@@ -20,7 +20,8 @@ from rca.serve.pages.labelling import judgement_of
 from rca.serve.pages.listing import Query, list_view
 from rca.serve.pages.rendering import render, render_list, render_message
 from rca.serve.pages.view import view_of
-from tests.pages import ADDRESS, ENGINEER, HOSTILE, Links, Told, Visit, alerts_of, example, large, visiting
+from rca.sinks.notice import Links
+from tests.pages import ADDRESS, ENGINEER, HOSTILE, Visit, alerts_of, example, large, telling, visiting
 from tests.test_pages import earlier, hostile_view, known
 
 AXE = Path(__file__).parent / "node" / "node_modules" / "axe-core" / "axe.min.js"
@@ -38,7 +39,7 @@ def pages() -> dict[str, str]:
     )
     past = [(earlier(incident, 2, labels=(label,)), gist_of(report))]
     links = Links(runbooks=(("SlowRequests", "https://runbooks.example/slow"),), dashboards=(("Shop", "javascript:alert(1)"),))
-    told = Told(report, 2, alerts=alerts_of(incident, "SlowRequests", "HighErrorRatio"), links=links, news=("cart was first",))
+    told = telling(report, 2, alerts=alerts_of(incident, "SlowRequests", "HighErrorRatio"), links=links, news=("cart was first",))
     judged = incident.model_copy(update={"labels": (label,)})
     nothing = replace(report, confidence=Confidence("nothing", "Nothing stands out."), path=None, map=None)
     similar = similar_to(incident, gist_of(report), past)
@@ -49,9 +50,9 @@ def pages() -> dict[str, str]:
         "/incidents/large": render(large().view(ENGINEER)),
         "/incidents/pending": render(view_of(incident, None, None, looker=ENGINEER)),
         "/incidents/failed": render(
-            view_of(incident, Told(None, trouble="nobody answered"), None, looker=ENGINEER, problem="No.")
+            view_of(incident, telling(None, trouble="nobody answered"), None, looker=ENGINEER, problem="No.")
         ),
-        "/incidents/nothing": render(view_of(incident, Told(nothing), replace(found.scene, charts=()), looker=ENGINEER)),
+        "/incidents/nothing": render(view_of(incident, telling(nothing), replace(found.scene, charts=()), looker=ENGINEER)),
         "/incidents/hostile": render(hostile_view(HOSTILE)),
         "/incidents/zalgo": render(hostile_view("Z\u0335\u0321\u0322\u0327" * 300)),
         "/incidents": render_list(list_view(known(60), Query("catalogue"), ENGINEER)),

@@ -316,7 +316,7 @@ def test_any_json_is_read_or_told(wrapped: bool) -> None:
 
     with faulty(respond) as server:
 
-        @settings(max_examples=60, deadline=None)
+        @settings(max_examples=25, deadline=None)
         @given(_JSON)
         def try_it(body: Any) -> None:
             told["data"] = {"result": [body]} if wrapped else body

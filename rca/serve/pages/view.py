@@ -18,15 +18,15 @@ from rca.drawing.charts import Chart, charts_of
 from rca.drawing.foreign import NAME, address, moment, name_of, plain
 from rca.drawing.servicemap import ServiceMap, map_of
 from rca.drawing.similar import Similar
-from rca.drawing.timeline import Alert, Entry, Timeline, recorded_entries, timeline_of
+from rca.drawing.timeline import Entry, Timeline, recorded_entries, timeline_of
 from rca.faults import FAMILIES, FAULT_KINDS, family_of, is_no_fault
 from rca.incidents.incident import Incident, Label
 from rca.incidents.store import AuditEntry
 from rca.ranking import RankedCandidate, Ranking
 from rca.report import Certainty, Health, Map, TriageReport
 from rca.serve.pages.labelling import value_of
-from rca.serve.pages.told import Notice
 from rca.signals import NODE_COLUMN, NODE_SIGNALS
+from rca.sinks.notice import AlertLine, Notice
 from rca.telemetry import CANDIDATE_KINDS, EntityId
 from rca.wording import clock, count, listed, number, probability, seconds
 
@@ -290,7 +290,7 @@ def view_of(
 ) -> IncidentView:
     """The page of an incident as values.
 
-    `notice` is what was told last of it (rca.sinks.notice.Notice), None while its first ranking is being made; `scene` is None
+    `notice` is what was told last of it, None while its first ranking is being made; `scene` is None
     where there is no telemetry to read. `versions` are further rows of what made the answer; `said` and `problem` tell somebody
     who has just used a form how that went.
     """
@@ -373,7 +373,7 @@ def _window(start_ns: int, end_ns: int) -> str:
     return f"{day} to {end if end[:10] != day[:10] else end[11:]} UTC, {seconds((end_ns - start_ns) / 1e9)}"
 
 
-def _alert(alert: Alert) -> AlertRow:
+def _alert(alert: AlertLine) -> AlertRow:
     since, ended = moment(alert.starts_ns), moment(alert.ends_ns)
     return AlertRow(
         plain(alert.name, NAME),
