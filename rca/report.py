@@ -19,7 +19,7 @@ from rca.features import FLOOR_FEATURE, heard_signals
 from rca.graph import CALL_RELATIONS, ServiceGraph
 from rca.ranking import Evidence, Ranking, rounded
 from rca.signals import NODE_COLUMN, NODE_SIGNALS
-from rca.telemetry import EntityId, Interval
+from rca.telemetry import ENTITY_KINDS, EntityId, Interval
 from rca.window import INCIDENT, Window
 from rca.wording import alike, clock, count, number, printable, probability, seconds, together
 
@@ -173,10 +173,10 @@ def confidence_of(ranking: Ranking) -> Confidence:
     name, share = shown(first.entity), probability(first.probability)
     second = rest[0] if rest else None
     if not any(candidate.evidence for candidate in ranking.candidates):
-        return Confidence("nothing", "Nothing stands out: no candidate strays from quiet times. The order below means nothing.")
+        return Confidence("nothing", "Nothing stands out: no candidate strays from quiet times.")
     if ranking.no_fault > first.probability:
         return Confidence("unsure", f"Perhaps no fault at all ({probability(ranking.no_fault)}); {name} comes next with {share}.")
-    if second is not None and second.probability * 1.5 > first.probability:
+    if second is not None and second.probability * 1.5 > first.probability and first.probability + second.probability >= 0.5:
         runner_up = f"{shown(second.entity)} ({probability(second.probability)})"
         return Confidence("close", f"A close call between {name} ({share}) and {runner_up}: check both.")
     behind = f", the runner-up {shown(second.entity)} {probability(second.probability)}" if second else ""
@@ -322,18 +322,13 @@ def _missing_baseline(window: Window) -> Iterator[str]:
 
 
 def _missing_kinds(window: Window) -> Iterator[str]:
-    kinds = {
-        "spans": window.bins.counts,
-        "metrics": window.metrics,
-        "logs": window.logs,
-        "events": window.events,
-        "alerts": window.alerts,
-    }
-    absent = [name for name, frame in kinds.items() if frame.is_empty()]
-    if absent:
-        yield f"no {_listed(absent, 'or', most=len(absent))} at all"
-    for name in ("spans", "metrics", "logs"):
-        frame = kinds[name]
+    steady = {"spans": window.bins.counts, "metrics": window.metrics, "logs": window.logs}
+    rare = {"events": window.events, "alerts": window.alerts}  # none may also be good news
+    for kinds, when in ((steady, "at all"), (rare, "in that time")):
+        absent = [name for name, frame in kinds.items() if frame.is_empty()]
+        if absent:
+            yield f"no {_listed(absent, 'or', most=len(absent))} {when}"
+    for name, frame in steady.items():
         if not frame.is_empty() and INCIDENT not in frame["interval"]:
             yield f"no {name} in the incident, though there were some before"
 
@@ -495,6 +490,8 @@ def _candidates(report: TriageReport, top: int) -> RenderableType:
         )
     left = len(report.ranking.candidates) - top
     tail = [f"{count(left, 'more candidate')}" if left > 0 else ""]
+    if report.confidence.level == "nothing":
+        tail.append("their order means nothing")
     if report.ranking.no_fault:
         tail.append(f"no fault, or outside the map: {probability(report.ranking.no_fault)}")
     return _section("Candidates", table, Text("; ".join(words for words in tail if words), style="dim"))
@@ -588,6 +585,12 @@ def shown(entity: EntityId) -> str:
     """Name of an entity for people: its namespace and, unless it is a service, its kind with it."""
     name = printable(f"{entity.namespace}/{entity.name}" if entity.namespace else entity.name)
     return name if entity.kind == "service" else f"{entity.kind} {name}"
+
+
+def shown_text(text: str) -> str:
+    """The same of an entity that is written as text: `service:shop/cart` is shop/cart, `pod:shop/cart-1` is pod shop/cart-1."""
+    kind, _, name = text.partition(":")
+    return text if kind not in ENTITY_KINDS or not name else name if kind == "service" else f"{kind} {name}"
 
 
 def _listed(names: Sequence[str], joint: str = "and", most: int = 4) -> str:

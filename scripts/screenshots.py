@@ -122,7 +122,7 @@ def _known() -> list[Known]:
     known = []
     for i, path in enumerate(manifest.files_of(RECORDED, "train")):
         incident, report, _ = _ranked(path)
-        labels = [label.model_copy(update={"provenance": "confirmed", "author": "anna"}) for label in incident.labels]
+        labels = [label.model_copy(update={"provenance": "confirmed", "author": "oncall"}) for label in incident.labels]
         incident = incident.model_copy(update={"labels": tuple(labels) if i % 2 else ()})
         known.append(Known(incident, gist_of(report), state="firing" if "093" in incident.id else "resolved"))
     return known

@@ -22,7 +22,7 @@ from rca.sinks.notice import AlertLine, Notice, State
 from rca.telemetry import SECOND_NS, Telemetry
 
 ADDRESS: Final = "http://rca.example"
-ENGINEER: Final = Looker("label", "anna", "7f3a-token")
+ENGINEER: Final = Looker("label", "oncall", "7f3a-token")
 LONG: Final = 1 << 20
 HOSTILE: Final = (
     "<script>alert(1)</script>\"'><img src=//evil.example/x onerror=alert(2)> {{ 7 * 7 }} "

@@ -11,7 +11,7 @@ from typing import Any
 import html5lib
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rca.drawing.charts import trace_of, y_ticks
@@ -79,7 +79,7 @@ def test_nothing_stands_out() -> None:
     assert view.verdict.heading == "Nothing stands out"
     assert view.forms is not None
     assert view.forms.confirm is None
-    assert "the order means nothing" in words_of(render(view))
+    assert "The order means nothing" in words_of(render(view))
 
 
 def test_an_empty_window_has_nothing_to_rank() -> None:
@@ -299,6 +299,16 @@ def test_the_timeline_has_alerts_changes_and_events_in_order() -> None:
     assert timeline.more == 0
 
 
+def test_an_alert_is_named_as_people_name_it_and_stands_there_once() -> None:
+    found = example()
+    recorded = next(entry for entry in found.scene.happened if entry.sort == "alert")
+    same = Alert(recorded.what, entity=f"service:{recorded.about}", starts_ns=recorded.at_ns or 0)
+    told = Told(found.report, alerts=(same, Alert("PodNotReady", entity="pod:shop/cart-1", starts_ns=same.starts_ns)))
+    view = found.view(told=told)
+    assert [alert.entity for alert in view.alerts] == [recorded.about, "pod shop/cart-1"]
+    assert [entry.about for entry in view.timeline.entries if entry.what == recorded.what] == [recorded.about]
+
+
 def test_ten_thousand_alerts_are_counted_not_listed() -> None:
     found = example()
     alerts = tuple(AlertLine(f"Alert{i}", starts_ns=found.incident.window.start_ns) for i in range(10_000))
@@ -390,6 +400,7 @@ def test_the_list_has_pages_that_keep_the_query() -> None:
     parsed(render_list(view))
 
 
+@settings(deadline=None)  # a machine that runs other tests takes its time
 @given(st.dictionaries(st.sampled_from(["q", "system", "state", "labelled", "page"]), st.text()))
 def test_no_address_breaks_the_list(parameters: dict[str, str]) -> None:
     parsed(render_list(list_view(known(1), Query.of(parameters))))

@@ -152,7 +152,7 @@ def test_an_empty_window_is_stated(run: Run, bundle: Path, tmp_path: Path) -> No
     jsonschema.validate(body, SCHEMA)
     assert body["ranking"]["candidates"] == []
     assert body["path"] is body["map"] is None
-    assert body["missing"] == ["no spans, metrics, logs, events or alerts at all"]
+    assert body["missing"] == ["no spans, metrics or logs at all", "no events or alerts in that time"]
 
 
 def test_another_window_of_the_same_telemetry(run: Run, bundle: Path) -> None:
@@ -291,18 +291,19 @@ def test_hubs_are_cut_and_say_so() -> None:
 
 
 def test_confidence_in_words() -> None:
-    names = services("a", "b", "c")
+    names = services(*"abcdefghijklm")
     case = case_of(INCIDENT, TELEMETRY)
     evidence = report_on(INCIDENT, TELEMETRY, create("floor")).ranking.candidates[0].evidence
 
     def words(*scores: float, no_fault: float | None = None) -> str:
-        given = [evidence] * 3
-        ranking = rank_by_score("r", case.window.incident, names, np.log(scores), no_fault_score=no_fault, evidence=given)
+        given, ranked = [evidence] * len(scores), names[: len(scores)]
+        ranking = rank_by_score("r", case.window.incident, ranked, np.log(scores), no_fault_score=no_fault, evidence=given)
         return f"{confidence_of(ranking).level}: {confidence_of(ranking).words}"
 
     assert words(0.9, 0.08, 0.02) == "clear: a stands out: 90 %, the runner-up b 8 %."
     assert words(0.6, 0.3, 0.1) == "likely: a is likely, not certain: 60 %, the runner-up b 30 %."
     assert words(0.45, 0.4, 0.15) == "close: A close call between a (45 %) and b (40 %): check both."
+    assert words(*[0.07] * 13) == "unsure: Weak evidence: a leads with only 8 %, the runner-up b 8 %."
     assert words(0.2, 0.1, 0.1, no_fault=np.log(0.6)).startswith("unsure: Perhaps no fault at all (60 %)")
 
 

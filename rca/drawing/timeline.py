@@ -9,6 +9,7 @@ from typing import Final, Literal, Protocol
 from rca.contracts import Case
 from rca.drawing.foreign import LINE, NAME, moment, name_of, plain
 from rca.incidents.incident import Incident
+from rca.report import shown_text
 from rca.telemetry import ENTITY_KINDS, SECOND_NS, EntityId, Interval
 from rca.wording import clock, listed, seconds
 
@@ -131,7 +132,7 @@ def _moments(incident: Incident, *, resolved: bool) -> Iterator[Entry]:
 def _told(alerts: Sequence[Alert], cause: EntityId | None) -> Iterator[Entry]:
     """Alerts of the notice."""
     for alert in alerts:
-        about = plain(alert.entity, NAME)
+        about = plain(shown_text(alert.entity), NAME)
         yield Entry(
             moment(alert.starts_ns),
             "alert",
@@ -140,7 +141,7 @@ def _told(alerts: Sequence[Alert], cause: EntityId | None) -> Iterator[Entry]:
             plain(alert.summary, LINE),
             plain(alert.severity, 24),
             moment(alert.ends_ns),
-            of_cause=cause is not None and cause.name in (about, alert.entity),
+            of_cause=cause is not None and about in (name_of(cause), cause.name),
         )
 
 

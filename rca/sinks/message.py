@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from rca.ranking import RankedCandidate
-from rca.report import TriageReport, shown
+from rca.report import TriageReport, shown, shown_text
 from rca.sinks.markup import Markup, is_address, line
 from rca.sinks.notice import AlertLine, Notice
-from rca.telemetry import ENTITY_KINDS, SECOND_NS
+from rca.telemetry import SECOND_NS
 from rca.wording import clock, count, probability, seconds
 
 MOST_CANDIDATES: Final = 3
@@ -148,7 +148,7 @@ def _name(candidate: RankedCandidate) -> str:
 
 def _alert(alert: AlertLine) -> str:
     """An alert on one line; what it lacks is left out."""
-    where = f" on {line(_entity(alert.entity), _LONGEST_NAME)}" if alert.entity else ""
+    where = f" on {line(shown_text(alert.entity), _LONGEST_NAME)}" if alert.entity else ""
     ended = "resolved" if alert.status == "resolved" else ""
     about = ", ".join(part for part in (line(alert.severity, _LONGEST_WORDS), ended, _when(alert)) if part)
     summary = f": {line(alert.summary, _LONGEST_SENTENCE // 2)}" if alert.summary else ""
@@ -161,12 +161,6 @@ def _when(alert: AlertLine) -> str:
     if alert.ended_ns is None:
         return f"since {clock(alert.began_ns)}"
     return f"{clock(alert.began_ns)} to {clock(alert.ended_ns)}, {seconds((alert.ended_ns - alert.began_ns) / SECOND_NS)}"
-
-
-def _entity(text: str) -> str:
-    """The text of an entity as reports have it: `service:shop/cart` is shop/cart, `pod:shop/cart-1` is pod shop/cart-1."""
-    kind, _, name = text.partition(":")
-    return text if kind not in ENTITY_KINDS or not name else name if kind == "service" else f"{kind} {name}"
 
 
 def _links(notice: Notice) -> tuple[tuple[tuple[str, str], ...], int]:

@@ -23,7 +23,7 @@ from rca.faults import FAMILIES, FAULT_KINDS, family_of, is_no_fault
 from rca.incidents.incident import Incident, Label
 from rca.incidents.store import AuditEntry
 from rca.ranking import RankedCandidate, Ranking
-from rca.report import Certainty, Health, Map, TriageReport
+from rca.report import Certainty, Health, Map, TriageReport, shown_text
 from rca.serve.pages.labelling import value_of
 from rca.signals import NODE_COLUMN, NODE_SIGNALS
 from rca.sinks.notice import AlertLine, Notice
@@ -378,7 +378,7 @@ def _alert(alert: AlertLine) -> AlertRow:
     return AlertRow(
         plain(alert.name, NAME),
         plain(alert.severity, 24),
-        plain(alert.entity, NAME),
+        plain(shown_text(alert.entity), NAME),
         plain(alert.summary, 200),
         clock(since) if since is not None else "",
         clock(ended) if ended is not None else "",
