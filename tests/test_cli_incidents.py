@@ -88,6 +88,10 @@ def test_filters(run: Run, bundle: Path) -> None:
     run("import", bundle)
     assert ID in run("list", "--state", "labelled", "--fault", "cpu_contention", "--system", "example-shop")
     assert run("list", "--state", "unlabelled") == "no incidents\n"
+    assert run("list", "--fault", "slow_io") == "no incidents\n"
+    for option, name in (("--system", "exampleshop"), ("--fault", "cpu_contentoin")):
+        with pytest.raises(UnknownName, match=f"{option}: expected a known name.*did you mean"):
+            run("list", option, name)
     with pytest.raises(UnknownName, match="labelled"):
         run("list", "--state", "labeled")
 

@@ -553,6 +553,15 @@ def test_a_message_that_cannot_be_noted_is_not_sent_twice(tmp_path: Path) -> Non
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
+def test_the_log_shows_that_a_sender_is_set_up_wrongly_and_does_not_fill_up(
+    idle: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(3):
+        assert post(idle, {**notification(), "version": "3"}).status_code == 422
+    shown = [record.getMessage() for record in caplog.records if "was refused" in record.getMessage()]
+    assert shown == ["a notification from 127.0.0.1 was refused (422): version: expected \"4\", found '3'"]
+
+
 @pytest.fixture(scope="module")
 def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server whose sources are down, so that nothing keeps it busy."""
@@ -846,7 +855,10 @@ def test_who_has_no_certificate_is_not_let_in_where_one_is_asked_for(tmp_path: P
 @pytest.mark.parametrize(
     ("settings_of", "message"),
     [
-        (lambda home: {"tls": {"cert_file": home / "none", "key_file": home / "none"}}, "a certificate and its key"),
+        (
+            lambda home: {"tls": {"cert_file": home / "none", "key_file": home / "none"}},
+            "its key, found .*/none, which cannot be",
+        ),
         (lambda home: {"access_file": home / "none"}, "a file of those to let in"),
         (lambda home: {"audit_file": home / "no" / "such" / "folder"}, "audit log cannot be written"),
         (lambda home: {"address": "localhost:99999"}, "up to 65535"),

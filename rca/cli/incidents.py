@@ -34,8 +34,19 @@ def list_(
     json: _Json = False,
 ) -> None:
     """List incidents, oldest first."""
+    from rca.errors import UnknownName
+    from rca.faults import FAULT_KINDS
+
     with _store() as store:
         incidents = store.list(system=system, state=state, fault_kind=fault)  # type: ignore[arg-type]  # the store checks it
+        if not incidents:  # a name that nothing has looks like good news
+            everything = store.list()
+            for option, name, known in (
+                ("--system", system, {incident.system for incident in everything}),
+                ("--fault", fault, {*FAULT_KINDS, *(label.fault_kind for one in everything for label in one.labels)}),
+            ):
+                if name is not None and name not in known and everything:
+                    raise UnknownName(option, name, known)
     if json:
         print_json({"schema_version": "1", "incidents": [incident.model_dump(mode="json") for incident in incidents]})
         return

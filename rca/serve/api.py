@@ -47,6 +47,7 @@ from rca.telemetry import SECOND_NS
 
 _LOG: Final = logging.getLogger(__name__)
 _MOST_ALERTS: Final = 1000
+_MINUTE_S: Final = 60.0
 _LARGE: Final = 64 * 2**10  # bytes; a larger notification is not read where others wait for their turn
 _TYPES: Final = ("application/json", "")
 
@@ -82,6 +83,7 @@ def _may(desk: Desk, role: Role) -> Any:
 
 
 def _add_alerts(router: APIRouter, desk: Desk) -> None:
+    refusals = _Refusals()
     reference = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Webhook"}}}, "required": True}
 
     @router.post(
@@ -99,9 +101,25 @@ def _add_alerts(router: APIRouter, desk: Desk) -> None:
         outcome = {200: "stored", 401: "unauthorized", 403: "unauthorized", 503: "told to wait"}.get(status, "refused")
         desk.metrics.notifications.add(outcome)
         desk.metrics.acknowledgement_seconds.observe(time.perf_counter() - began)
+        if 400 <= status < 500 and refusals.first(status, time.monotonic()):
+            sender = request.client.host if request.client else "somewhere"
+            _LOG.warning("a notification from %s was refused (%d): %s", sender, status, body["detail"])
         return JSONResponse(body, status, headers)
 
     _ = take
+
+
+class _Refusals:
+    """Which refusals the log shows: the first of a kind in a minute, for a sender that is set up wrongly tries all night."""
+
+    def __init__(self) -> None:
+        self._shown: dict[int, float] = {}
+
+    def first(self, status: int, now_s: float) -> bool:
+        if now_s - self._shown.get(status, -_MINUTE_S) < _MINUTE_S:
+            return False
+        self._shown[status] = now_s
+        return True
 
 
 async def _taken(desk: Desk, request: Request) -> tuple[int, dict[str, Any], dict[str, str]]:

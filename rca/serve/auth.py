@@ -114,7 +114,8 @@ def _entry(where: str, line: str) -> _Entry:
     known = [role for role in get_args(Role) if role in roles]
     if not known or len(known) != len(roles) or len(words) != 3:
         expected = "ROLE NAME SECRET with a role of send, read or label (or several, with commas)"
-        raise BadInput(where, expected=expected, found=f"{len(words)} words")
+        found = f"{len(words)} words" if len(words) != 3 else "another role"
+        raise BadInput(where, expected=expected, found=found)
     if len(words[2]) < 16:
         raise BadInput(where, expected="a secret of 16 characters or more", found=f"{len(words[2])}")
     return _Entry(Who(words[1], frozenset().union(*(_MAY[role] for role in known))), _digest(words[2]))

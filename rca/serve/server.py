@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 import ssl
 import threading
@@ -169,6 +170,9 @@ class Server:
             ssl_ca_certs=str(tls.client_ca_file) if tls and tls.client_ca_file else None,
             ssl_cert_reqs=ssl.CERT_REQUIRED if tls and tls.client_ca_file else ssl.CERT_NONE,
         )
+        for path in (tls.cert_file, tls.key_file, tls.client_ca_file) if tls else ():
+            if path is not None and not os.access(path, os.R_OK):
+                raise BadInput("serve.tls", expected="a certificate and its key", found=f"{path}, which cannot be read")
         try:
             config.load()
         except OSError as error:  # ssl.SSLError is one
