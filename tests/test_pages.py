@@ -302,8 +302,8 @@ def test_the_timeline_has_alerts_changes_and_events_in_order() -> None:
 def test_an_alert_is_named_as_people_name_it_and_stands_there_once() -> None:
     found = example()
     recorded = next(entry for entry in found.scene.happened if entry.sort == "alert")
-    same = Alert(recorded.what, entity=f"service:{recorded.about}", starts_ns=recorded.at_ns or 0)
-    told = Told(found.report, alerts=(same, Alert("PodNotReady", entity="pod:shop/cart-1", starts_ns=same.starts_ns)))
+    same = AlertLine(recorded.what, entity=f"service:{recorded.about}", starts_ns=recorded.at_ns or 0)
+    told = telling(found.report, alerts=(same, AlertLine("PodNotReady", entity="pod:shop/cart-1", starts_ns=same.starts_ns)))
     view = found.view(told=told)
     assert [alert.entity for alert in view.alerts] == [recorded.about, "pod shop/cart-1"]
     assert [entry.about for entry in view.timeline.entries if entry.what == recorded.what] == [recorded.about]
