@@ -31,6 +31,7 @@ from rca.incidents.inbox import GroupAlert, InboxFile
 from rca.incidents.incident import IntervalModel, Label
 from rca.incidents.store import IncidentStore
 from rca.models.rules.floor import Floor
+from rca.serve import site
 from rca.serve.asking import Asked, AskedGroup, Asker, of_late, usable_ranker
 from rca.serve.auth import Access, Audit, Sites
 from rca.serve.config import ServeConfig, ServeLimits
@@ -943,6 +944,28 @@ def test_shed_requests_of_others_are_no_shed_notifications(tmp_path: Path) -> No
             assert post(server, body()).status_code == 503
         text = until(lambda: (found := requests.get(f"{server.url}/metrics", timeout=20)).ok and found.text)
         assert 'rca_serve_notifications_total{outcome="told to wait"} 1\n' in text
+
+
+def test_pages_that_take_long_keep_no_notification_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+    shown = site._list
+
+    def slowly(*given: Any) -> Any:
+        over.wait(60)
+        return shown(*given)
+
+    monkeypatch.setattr(site, "_list", slowly)
+    with serving(tmp_path, sources=DOWN) as server, ThreadPoolExecutor(60) as people:
+        try:
+            pages = [people.submit(requests.get, f"{server.url}/incidents", timeout=60) for _ in range(60)]
+            large = notification(alerts=300)
+            assert len(json.dumps(large)) > 64 * 2**10, "large enough to be read in a thread"
+            assert post(server, large).status_code == 200
+            assert requests.get(f"{server.url}/readyz", timeout=20).status_code in (200, 503)
+            assert not any(page.done() for page in pages)
+        finally:
+            over.set()
+        assert {page.result().status_code for page in pages} == {200}
 
 
 def test_ten_thousand_alerts_at_once_are_one_message(tmp_path: Path) -> None:
