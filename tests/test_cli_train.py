@@ -79,7 +79,8 @@ def test_training_goes_on_from_a_model(bundles: Path, tmp_path: Path, monkeypatc
     monkeypatch.setenv("RCA_HOME", str(tmp_path / "home"))
     CliRunner().invoke(app, [*options(bundles, tmp_path / "first", 2), "--strength", "1"], catch_exceptions=False)
     words = ["train", "--bundles", str(bundles), "--from", str(tmp_path / "first"), "--out", str(tmp_path / "second")]
-    done = CliRunner().invoke(app, [*words, "--epochs", "2", "--strength", "1"], catch_exceptions=False)
+    small = ["--epochs", "2", "--strength", "1", "--invented", "8", "--no-onnx"]
+    done = CliRunner().invoke(app, [*words, *small], catch_exceptions=False)
     assert done.exit_code == 0
     first, second = NetworkRanker.load(tmp_path / "first"), NetworkRanker.load(tmp_path / "second")
     assert second.width == 16
@@ -93,7 +94,7 @@ def test_training_goes_on_from_a_model(bundles: Path, tmp_path: Path, monkeypatc
 
 def test_a_model_is_pretrained_on_simulated_incidents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RCA_HOME", str(tmp_path / "home"))
-    words = ["train", "--simulate", "2", "--out", str(tmp_path / "mine"), "--epochs", "1", "--width", "16"]
+    words = ["train", "--simulate", "2", "--out", str(tmp_path / "mine"), "--epochs", "1", "--width", "16", "--no-onnx"]
     done = CliRunner().invoke(app, words, catch_exceptions=False)
     assert done.exit_code == 0
     assert "from 2 simulated incidents (2 more held out)" in done.stdout
