@@ -16,6 +16,7 @@ import pytest
 from rca.collectors.alert_labels import Firing, alerts_frame, entity_of, source_of
 from rca.collectors.alertmanager.collector import AlertmanagerCollector
 from rca.collectors.alertmanager.config import AlertmanagerConfig
+from rca.collectors.alerts import AlertHistory
 from rca.collectors.gathering import gather, merged
 from rca.collectors.live import find_alert
 from rca.collectors.prometheus.collector import PrometheusCollector
@@ -207,6 +208,24 @@ def test_a_past_alert_is_found_with_its_end(past: tuple[str, int]) -> None:
     assert _prometheus(url).find_alert("Slow").start_ns == (end - 300) * SECOND_NS
     with pytest.raises(UnknownName, match="alerts that fired in the last day"):
         _prometheus(url).find_alert('no "such"\\alert')
+
+
+def test_alerts_of_a_time_are_told_with_their_ends(past: tuple[str, int], alerting: tuple[str, str]) -> None:
+    url, end = past
+    prometheus = _prometheus(url)
+    assert isinstance(prometheus, AlertHistory)
+    found = prometheus.alerts_between((end - 3600) * SECOND_NS, (end - 200) * SECOND_NS)
+    told = [(one.name, str(one.entity), one.start_ns // SECOND_NS - end, (one.end_ns or 0) // SECOND_NS - end) for one in found]
+    assert told == [
+        ("Slow", "service:pay", -1200, -900),
+        ("Slow", "pod:shop/cart-1", -600, 0),
+        ("Slow", "service:pay", -300, -60),
+    ]
+    now = time.time_ns()
+    (fires,) = _prometheus(alerting[0]).alerts_between(now - 5 * MINUTE_NS, now)
+    assert (fires.name, fires.end_ns) == ("PayIsSlow", None)
+    with pytest.raises(Rejected, match="parse error"):
+        PrometheusCollector(PrometheusConfig(url=url, selector="cluster=eu")).alerts_between(now - MINUTE_NS, now)
 
 
 def test_a_selector_that_is_no_promql_is_refused(past: tuple[str, int]) -> None:

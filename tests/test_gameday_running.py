@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rca.collectors.alerts import Alert
-from rca.errors import BadInput, Rejected, Unavailable, UnknownName
+from rca.errors import BadInput, RcaError, Rejected, Unavailable, UnknownName
 from rca.faults import NO_FAULT
 from rca.gameday.aborting import Aborted
 from rca.gameday.folder import JOURNAL_FILE, GameDay, Journal, at_work, events_of, load, make_folder, names
@@ -20,6 +23,7 @@ from rca.telemetry import SECOND_NS, EntityId
 from tests.gamedays import PLAN, T0, WORKS, FakeSystem, a_day
 
 LATENCY, DATABASE = "tuesday-01-latency-payment", "tuesday-02-slow-database-shop-db"
+ONE = PLAN.partition('[[injection]]\nfault = "slow_database"')[0]
 ABORT = '\n[[abort]]\n{}\nlasting = "20s"\n'
 
 
@@ -162,6 +166,34 @@ def test_an_interrupted_run_leaves_nothing_behind_and_goes_on(tmp_path: Path) ->
     assert later.did.index("clear") < later.did.index("inject")
     with pytest.raises(BadInput, match="found one that is complete"):
         run(tmp_path, FakeSystem(), resume=True)
+
+
+_ERRORS = (KeyboardInterrupt(), Unavailable("no answer"), Spoilt("busy"), Rejected("no"), RuntimeError("a mistake"))
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    st.sampled_from(["baseline", "inject", "keep_up", "observe", "check_machine", "alerts", "clear"]),
+    st.integers(0, 2),
+    st.sampled_from(_ERRORS),
+)
+def test_whatever_goes_wrong_whenever_nothing_stays_injected_and_the_rest_can_be_made(
+    tmp_path_factory: pytest.TempPathFactory, where: str, turn: int, error: BaseException
+) -> None:
+    home = tmp_path_factory.mktemp("home")
+    system = FakeSystem(fails={where: [*([WORKS] * turn), error]})
+    day = a_day(home, ONE)
+    with IncidentStore(home) as store:
+        with contextlib.suppress(KeyboardInterrupt, RcaError, RuntimeError):
+            Runner(day, system, store, told=str).run()
+        assert not system.active
+        day = load(home, "tuesday")
+        assert day.state in ("complete", "aborted", "interrupted")
+        assert day.current is None
+        if day.state != "complete":
+            Runner(a_day(home, ONE, resume=True), FakeSystem(time=system.time + 10), store, told=str).run()
+    day = load(home, "tuesday")
+    assert (day.state, [each.incident_id for each in day.injections]) == ("complete", [LATENCY])
 
 
 def test_a_system_that_is_gone_ends_it(tmp_path: Path) -> None:

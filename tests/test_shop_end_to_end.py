@@ -1,7 +1,8 @@
 """The shop from up to down: two faults injected, telemetry collected live from every source, the culprits ranked.
 
 The first fault goes all the way: its alerts from a real Prometheus rule through a real Alertmanager to `rca serve`, whose message
-names the culprit and links to a page, on which somebody confirms it in a real browser.
+names the culprit and links to a page, on which somebody confirms it in a real browser. The second is a game day's: a person
+guesses it and fixes it, and it is kept as a labelled incident.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -23,10 +24,12 @@ import pytest
 import requests
 import yaml
 
+from rca.gameday.folder import load, names
 from rca.incidents.bundle import read_bundle
 from rca.incidents.store import IncidentStore
 from rca.shop.client import Shop
 from rca.shop.installed import binary
+from rca.telemetry import SECOND_NS, EntityId
 from tests.servers.browser import confirmed, opened
 from tests.servers.prometheus import free_port
 from tests.servers.receiver import Receiver, receiving
@@ -34,8 +37,21 @@ from tests.servers.serve import SECRET, ServeProcess
 from tests.serving import until
 
 ROOT: Final = Path(__file__).parents[1]
-QUIET_S, FAULT_S, SETTLE_S = 60, 40, 20
-FAULTS: Final = (("crash_loop", "recommendation"), ("latency", "payment"))
+QUIET_S, FAULT_S = 60, 40
+GAME_DAY: Final = """
+name = "evening"
+settle = "10s"
+baseline = "1m"
+quiet = "0s"
+busy = "kept"
+
+[[injection]]
+fault = "latency"
+target = "payment"
+strength = 0.9
+lasting = "2m"
+until = "fixed"
+"""
 
 _SERVE: Final = """
 [serve]
@@ -148,32 +164,73 @@ def _answered_and_confirmed(receiver: Receiver, server: ServeProcess, target: st
 
 
 def test_two_faults_are_found_from_live_telemetry(shop: Shop, tmp_path: Path) -> None:
-    config = str(shop.folder.config_file)
-    for number, (fault, target) in enumerate(FAULTS):
-        with receiving() as receiver, serving(shop, tmp_path / "serve", receiver) if number == 0 else nullcontext() as server:
-            began = time.time()
-            injected = rca("shop", "inject", fault, target, "--strength", "0.9", "--run", str(shop.folder.path))
-            assert injected.returncode == 0, injected.stderr
+    with receiving() as receiver, serving(shop, tmp_path / "serve", receiver) as server:
+        began = time.time()
+        injected = rca("shop", "inject", "crash_loop", "recommendation", "--strength", "0.9", "--run", str(shop.folder.path))
+        assert injected.returncode == 0, injected.stderr
+        time.sleep(FAULT_S)
+        _check_found(shop, began, "recommendation", tmp_path / "first")
+        _answered_and_confirmed(receiver, server, "recommendation")
+    cleared = rca("shop", "clear", "--run", str(shop.folder.path))
+    assert cleared.returncode == 0, cleared.stderr
+    shop.wait_ready(120)
+    _check_game_day(shop, tmp_path)
+
+
+def _check_found(shop: Shop, began: float, target: str, saved: Path) -> None:
+    """What began at a time is found, from all that every source tells."""
+    report = _ask(shop, began, "--save", str(saved))
+    assert target in _first_two(report), json.dumps(report["ranking"]["candidates"][:3], indent=1)
+    _, telemetry = read_bundle(saved)
+    for frame in ("bin_counts", "bin_durations", "metrics", "events", "logs", "topology"):
+        assert not telemetry.frames()[frame].is_empty(), frame
+
+
+def _check_game_day(shop: Shop, folder: Path) -> None:
+    """A fault of a plan is found, guessed, fixed, and kept with its label; nothing of it stays."""
+    home, plan = folder / "home", folder / "evening.toml"
+    plan.write_text(GAME_DAY, encoding="utf-8")
+    run = [sys.executable, "-m", "rca", "gameday", "run", str(plan), "--run", str(shop.folder.path), "--store", str(home)]
+    with subprocess.Popen(run, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
+        try:
+            began = until(lambda: _injected_at(home, running), 300)
             time.sleep(FAULT_S)
-            saved = tmp_path / f"saved-{number}"
-            report = _ask(shop, began, "--save", str(saved))
-            assert target in _first_two(report), json.dumps(report["ranking"]["candidates"][:3], indent=1)
-            _, telemetry = read_bundle(saved)
-            for frame in ("bin_counts", "bin_durations", "metrics", "events", "logs", "topology"):
-                assert not telemetry.frames()[frame].is_empty(), frame
-            if server is not None:
-                _answered_and_confirmed(receiver, server, target)
-        if number == 1:
+            _check_found(shop, began, "payment", folder / "second")
             start = time.monotonic()
-            quick = rca("triage", "--config", config, "--last", "10m", "--json")
+            quick = rca("triage", "--config", str(shop.folder.config_file), "--last", "10m", "--json")
             assert quick.returncode == 0, quick.stderr
             if not os.environ.get("PYTEST_XDIST_WORKER"):  # a machine that runs other tests tells nothing about time
                 assert time.monotonic() - start < 5
-        cleared = rca("shop", "clear", "--run", str(shop.folder.path))
-        assert cleared.returncode == 0, cleared.stderr
-        shop.wait_ready(120)
-        if number + 1 < len(FAULTS):
-            time.sleep(SETTLE_S)
+            for words in (["guess", "evening", "payment"], ["fixed", "evening"]):
+                said = rca("gameday", *words, "--who", "ada", "--store", str(home))
+                assert said.returncode == 0, said.stderr
+            output, _ = running.communicate(timeout=240)
+        finally:
+            running.kill()
+    assert running.returncode == 0, output
+    day = load(home, "evening")
+    (injected,) = day.injections
+    assert (day.state, injected.incident_id) == ("complete", "evening-01-latency-payment"), output
+    assert injected.injection.culprit == EntityId("service", "payment")
+    assert injected.fixed_ns is not None
+    assert injected.alerts_ns is not None, output
+    assert [(guess.number, guess.entity.name) for guess in day.guesses] == [(1, "payment")]
+    with IncidentStore(home) as store:
+        incident, telemetry = store.get("evening-01-latency-payment")
+    assert [(label.name(), label.provenance) for label in incident.labels] == [("payment", "injected")]
+    assert injected.injection.start_ns < injected.alerts_ns < incident.window.end_ns
+    assert telemetry.bin_counts["time_unix_nano"].max() >= incident.window.end_ns  # type: ignore[operator]
+    ports = [pod.admin_port for pod in shop.status().pods_of("payment")]
+    assert [requests.get(f"http://127.0.0.1:{port}/chaos", timeout=5).json() for port in ports] == [[]]
+
+
+def _injected_at(home: Path, running: subprocess.Popen[str]) -> float:
+    """When the fault of the game day began; 0 if it has not."""
+    assert running.poll() is None, running.communicate()[0]
+    if "evening" not in names(home):
+        return 0
+    day = load(home, "evening")
+    return day.injections[0].injection.start_ns / SECOND_NS if day.injections else 0
 
 
 def test_all_sources_of_the_shop_work(shop: Shop) -> None:

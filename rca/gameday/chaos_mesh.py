@@ -115,7 +115,7 @@ def resources_of(config: KubernetesConfig) -> Resources:
             except Rejected as error:
                 refusals.append(error)
     if len(refusals) == len(CHAOS) * len(namespaces):
-        raise refusals[0]
+        raise Rejected(f"no resource of Chaos Mesh can be read: {refusals[0]}")
     for resource in (*WORKLOADS, REPLICA_SETS, PODS):
         for namespace in namespaces:
             try:

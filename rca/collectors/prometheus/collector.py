@@ -107,7 +107,10 @@ class PrometheusCollector:
         return Alert(name, found.firing.start_ns, entity_of(found.firing.labels), end_ns, summary, pending_ns=pending)
 
     def alerts_between(self, start_ns: int, end_ns: int) -> Sequence[Alert]:
-        """Alerts that began to fire in [start, end), in order; `end_ns` is None while one fires. Raises Unavailable, Rejected."""
+        """Alerts on entities that began to fire in [start, end), in order; `end_ns` is None while one fires.
+
+        Raises Unavailable, Rejected.
+        """
         now_s = -(-time.time_ns() // SECOND_NS)
         with Client(self.config) as client:
             answers = alerts.asked(client, start_ns // SECOND_NS - alerts.LOOK_BACK_S, now_s, selector=self._selector)
@@ -117,9 +120,11 @@ class PrometheusCollector:
         found = []
         for stretch in alerts.stretches(answers):
             firing, last_ns = stretch.firing, stretch.last_ns
-            if start_ns <= firing.start_ns < end_ns and firing.name != OWN_ALERT:
-                fires = _seen_lately(last_ns, now_s) if told is None else alerts.active(told, firing) is not None
-                found.append(Alert(firing.name, firing.start_ns, entity_of(firing.labels), None if fires else last_ns))
+            entity = entity_of(firing.labels)
+            if entity is not None and start_ns <= firing.start_ns < end_ns and firing.name != OWN_ALERT:
+                seen_lately = _seen_lately(last_ns, now_s)
+                fires = seen_lately and (told is None or alerts.active(told, firing) is not None)
+                found.append(Alert(firing.name, firing.start_ns, entity, None if fires else last_ns))
         return sorted(found, key=lambda alert: (alert.start_ns, alert.name))
 
     def check(self) -> Sequence[Finding]:
