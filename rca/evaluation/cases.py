@@ -169,11 +169,11 @@ def case_for(recorded: Recorded, transform_name: str = NONE, home: Path | None =
 
 
 def _labelled(case: Case, incident: Incident) -> LabelledCase:
-    causes = tuple(_rolled_up(incident.causes(), case.graph))
+    causes = tuple(rolled_up(incident.causes(), case.graph))
     return LabelledCase(case, incident.id, incident.system, causes, incident.fault_kind())
 
 
-def _rolled_up(causes: Sequence[EntityId], graph: ServiceGraph) -> list[EntityId]:
+def rolled_up(causes: Sequence[EntityId], graph: ServiceGraph) -> list[EntityId]:
     """Causes as the graph calls them, pods replaced by the service that runs them, as spans or the topology say."""
     causes = [standing_for(cause, graph.rows) for cause in causes]
     rows = {cause: graph.rows.get(cause) for cause in causes}

@@ -102,6 +102,29 @@ def estimate_share(values: Values, groups: Sequence[object], *, seed: int = 0) -
     return Estimate(1.0, bound, 1.0) if found.value else Estimate(0.0, 0.0, 1.0 - bound)
 
 
+def estimate_of(
+    statistic: Callable[[npt.NDArray[np.int64]], float],
+    clusters: Sequence[object],
+    *,
+    seed: int = 0,
+    rounds: int = BOOTSTRAP_ROUNDS,
+) -> Estimate:
+    """A statistic of rows (P,) that is no mean, such as a median, with the same bootstrap; it is given the rows drawn."""
+    everything = np.arange(len(clusters), dtype=np.int64)
+    if not len(everything):
+        return Estimate(float("nan"), None, None)
+    value = float(statistic(everything))
+    places = {cluster: place for place, cluster in enumerate(dict.fromkeys(clusters))}
+    if len(places) < 2:
+        return Estimate(value, None, None)
+    rows = np.array([places[cluster] for cluster in clusters])
+    members = [everything[rows == place] for place in range(len(places))]
+    drawn = np.random.default_rng(seed).integers(len(places), size=(rounds, len(places)))  # (B, G)
+    found = [float(statistic(np.concatenate([members[place] for place in places_drawn]))) for places_drawn in drawn]
+    low, high = np.percentile(found, [2.5, 97.5])
+    return Estimate(value, float(low), float(high))
+
+
 def paired_difference(metric: str, ours: Sequence[Prediction], theirs: Sequence[Prediction], *, seed: int = 0) -> Estimate:
     """Mean of (ours - theirs) over the incidents that both answered, with a clustered interval."""
     other = {(p.truth.system, p.truth.incident_id): p for p in theirs}
