@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rca.cli import gameday_scores
 from rca.cli.shop_faults import Run, interruptible
 from rca.cli.terminal import print_json, print_rows, progress
 from rca.wording import clock, printable
@@ -216,6 +217,10 @@ def fixed(name: _Name, store: _Store = None, *, who: _Who = "") -> None:
     from rca.gameday.telling import note_fixed
 
     typer.echo(f"{name}: injection {note_fixed(store, name, who)} is fixed; its fault ends")
+
+
+app.command()(gameday_scores.score)
+app.command()(gameday_scores.report)
 
 
 def _seen(settings: Config, injections: Path | None, chaos_mesh: bool, chaos_mesh_file: Path | None) -> list[Seen]:

@@ -45,6 +45,8 @@ from rca.telemetry import EntityId, Interval, Telemetry
 BASELINES: Final = ("floor", "max-z", "simple-rca", "pagerank-z", "prism-additive")
 """What a model is compared with unless others are asked for: the label-free score, and the rules that do best on recordings."""
 CACHE_FOLDER: Final = "cache/answers"
+_ANSWERED_BY: Final = ("models", "collectors/live.py", "collectors/gathering.py", "gameday/replay.py")
+"""Code that answers hang on, beside that which makes cases."""
 
 Told = Callable[[str, int, int], None]
 """Called with what is being asked about, how many injections are done, and of how many."""
@@ -228,7 +230,7 @@ class Contest:
         """What every ranker says to one question; it is put only if somebody's answer is not kept yet."""
         kept = Kept(self.home)
         settings = (self.config.triage.model_dump_json(), sorted(self.config.names.items()))
-        asked = digest_of(*what, *settings, *about, code_digest("models", "collectors/live.py", "gameday/replay.py"))
+        asked = digest_of(*what, *settings, *about, code_digest(*_ANSWERED_BY))
         keys = {who.label: digest_of(asked, who.digest) for who in self.rankers}
         found = {label: kept.get(key) for label, key in keys.items()}
         if any(answer is None for answer in found.values()):
@@ -256,8 +258,8 @@ def _standing(injected: Injected, game: GameDay, store: IncidentStore) -> Played
     """The injection, how it counts, and whom the label in the store, and the injections that overlap it, blame."""
     injection = injected.injection
     own = (injection.culprit,) if injection.culprit else ()
-    if injected.trouble or injected.incident_id is None:
-        return Played(injected, "not collected", injected.trouble or "no incident was recorded of it", causes=own)
+    if injected.incident_id is None:
+        return Played(injected, "not collected", injected.trouble or "no incident was kept of it", causes=own)
     try:
         incident = store.incident(injected.incident_id)
     except UnknownName:
@@ -266,7 +268,7 @@ def _standing(injected: Injected, game: GameDay, store: IncidentStore) -> Played
     theirs = [other.injection.culprit for other in others if other.injection.culprit is not None]
     numbers = tuple(other.injection.number for other in others)
     causes = tuple(dict.fromkeys([*incident.causes(), *theirs]))
-    base = Played(injected, "scored", "", incident.system, causes, numbers)
+    base = Played(injected, "scored", injected.trouble, incident.system, causes, numbers)
     if incident.causes():
         return base
     if not incident.is_no_fault():

@@ -138,12 +138,9 @@ def noticed(telemetry: Telemetry, start_ns: int, alert_ns: int | None, over_ns: 
     if alert_ns is None:
         return Noticed(start_ns)
     fired = telemetry.alerts.filter(pl.col("time_unix_nano") == alert_ns)
-    named = fired.sort(pl.col("entity").is_null(), "name", "entity", maintain_order=True).select(
-        "name", "entity_kind", "entity", "namespace"
-    )
+    named = fired.sort("name", "entity", maintain_order=True).select("name", "entity_kind", "entity", "namespace")
     for name, kind, entity, namespace in named.iter_rows():
-        about = EntityId(kind, entity, namespace or "") if entity else None
-        return Noticed(alert_ns, Alert(name, alert_ns, about), over_ns)
+        return Noticed(alert_ns, Alert(name, alert_ns, EntityId(kind, entity, namespace or "")), over_ns)
     return Noticed(alert_ns, Alert("", alert_ns), over_ns)
 
 
@@ -239,19 +236,23 @@ def answer_of(ranker: Ranker, case: Case, asked_about: Sequence[EntityId] = ()) 
         ranking = ranker.rank(case)
     except Exception as error:
         return Answer(names=names, failure=f"{type(error).__name__}: {error}".splitlines()[0][:300])
-    return _answer(explained(ranking, case, _TOP), names)
-
-
-def _answer(ranking: Ranking, names: tuple[tuple[EntityId, EntityId], ...]) -> Answer:
     ranked = ranking.candidates
     return Answer(
         tuple(candidate.entity for candidate in ranked),
         tuple(round(candidate.score, 6) for candidate in ranked),
         tuple(round(candidate.probability, 6) for candidate in ranked),
         round(ranking.no_fault, 6),
-        confidence_of(ranking).level,
+        _level(ranking, case),
         names,
     )
+
+
+def _level(ranking: Ranking, case: Case) -> Certainty:
+    """How sure the report on this ranking is. Whether one of the first has evidence decides, and mostly the very first has."""
+    with_first = explained(ranking, case, 1)
+    if any(candidate.evidence for candidate in with_first.candidates[:1]):
+        return confidence_of(with_first).level
+    return confidence_of(explained(ranking, case, _TOP)).level
 
 
 def _names(case: Case, entities: Sequence[EntityId]) -> tuple[tuple[EntityId, EntityId], ...]:

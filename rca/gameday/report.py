@@ -14,10 +14,10 @@ from rca.gameday import figures
 from rca.gameday.folder import GameDay
 from rca.gameday.replay import BLAMING
 from rca.gameday.scores import Figure as Number
-from rca.gameday.scores import InjectionScore, Person, RankerScore, Said, Scores
+from rca.gameday.scores import InjectionScore, Person, Point, RankerScore, Said, Scores
 from rca.settings import duration_text
 from rca.telemetry import SECOND_NS
-from rca.wording import clock, count, listed, number, percent, probability, seconds
+from rca.wording import clock, count, listed, number, probability, seconds
 
 Rows = tuple[tuple[str, ...], Sequence[tuple[str, ...]]]
 """Head and rows of a table."""
@@ -93,22 +93,26 @@ def _headline(scores: Scores) -> Iterator[str]:
         yield "No injection of this game day can be scored, so it says nothing about how often the tool is right."
         return
     yield (
-        f"Of {count(len(scored), 'injected fault')}, the tool had named the cause first in {_of(tool.accuracy['ac1'])} when the "
-        f"incident was over{_soon(scores)}."
+        f"When the incident was over, the tool had named the cause first for {_of(tool.accuracy['ac1'], ' injected faults')}"
+        f"{_soon(scores)}."
     )
     best, quiet = best_rule(scores), _quiet_words(tool)
     if best is None:
         yield f"{quiet[:1].upper()}{quiet[1:]}."
     else:
-        yield f"The best of the simple rules beside it, {best.label}, had in {_of(best.accuracy['ac1'])}; {quiet}."
+        yield f"The best of the simple rules beside it, {best.label}, had for {_of(best.accuracy['ac1'])}; {quiet}."
 
 
 def _soon(scores: Scores) -> str:
     minutes = scores.in_use.settled.value
     if minutes is None:
         return ""
-    since = "it was noticed" if any(one.counted_from == "injection" for one in scores.standing("scored")) else "the first alert"
-    return f", in half of these {seconds(minutes * 60)} after {since} or sooner"
+    if minutes <= 0:
+        return ", in half of these at once"
+    since = (
+        "when it was noticed" if any(one.counted_from == "injection" for one in scores.standing("scored")) else "the first alert"
+    )
+    return f", in half of these within {seconds(minutes * 60)} of {since}"
 
 
 def _quiet_words(tool: RankerScore) -> str:
@@ -132,7 +136,7 @@ def _few(n: int) -> str:
     if not 0 < n < _FEW:
         return ""
     return (
-        f"These are few: of {count(n, 'injection')}, one that is right or wrong by chance moves a share by {percent(1 / n)}. "
+        f"These are few: of {count(n, 'injection')}, one that is right or wrong by chance moves a share by {probability(1 / n)}. "
         "Differences that lie within the intervals say nothing."
     )
 
@@ -190,7 +194,7 @@ def _done_row(one: InjectionScore) -> tuple[str, ...]:
         clock(one.start_ns),
         seconds((one.end_ns - one.start_ns) / SECOND_NS) if one.end_ns else "not known",
         _noticed(one),
-        "; ".join(filter(None, [_COUNTS[one.standing], one.trouble, _overlaps(one)])) or "counts",
+        "; ".join(filter(None, [": ".join(filter(None, [_COUNTS[one.standing], one.trouble])), _overlaps(one)])) or "counts",
     )
 
 
@@ -287,7 +291,7 @@ def _accuracy(scores: Scores) -> Section:
             "The answer that stood when the incident was over is counted. Ties count against the ranker. In brackets stand 95 % "
             "intervals, in which repetitions of one injection count as one."
         ),
-        _table(accuracy_table(scores), f"Share of {count(n, 'injection')} whose cause stood first, or so near the top", _SCORES),
+        _table(accuracy_table(scores), f"Where the cause of {count(n, 'injection')} stood", _SCORES),
         _table(_differences(scores), "The same with times known, and the model in use beside each", _SCORES),
         Text(
             "Times known: of the recorded window, which begins with the fault, as rca evaluate measures it. Everything else "
@@ -309,7 +313,7 @@ def accuracy_table(scores: Scores) -> Rows:
     ]
     chance = scores.in_use.chance
     if any(value is not None for value in chance.values()):
-        shuffled = [percent(chance[key] or 0.0) for key in _TITLES]
+        shuffled = [probability(chance[key] or 0.0) for key in _TITLES]
         rows.append(("candidates shuffled", *shuffled, f"{chance['mrr']:.2f}"))
     return ("ranker", *_TITLES.values(), "MRR"), rows
 
@@ -354,14 +358,15 @@ def _minutes(scores: Scores) -> Section:
         f"{hits(last.share)}. The band is its 95 % interval. An incident that is over keeps its last answer."
     )
     misled = (
-        f"Wrong and yet clear or likely, which is what sends people astray, were {hits(first.misled)} answers at the first "
-        f"alert, and {hits(last.misled)} in the end."
+        f"Wrong and yet called clear or likely, which sends people astray: {hits(first.misled)} answers at the first alert, "
+        f"{hits(last.misled)} in the end."
     )
     curve = figures.curve_of(rankers, words)
     blocks: list[Block] = [
         Figure(figures.drawn_curve(curve), words, "Accuracy against minutes", _SCORES),
         Text(misled, _SCORES),
-        _table(_curve_table(tool, rankers), f"Share right first at each minute, n = {first.share.n}", _SCORES),
+        _table(_curve_table(rankers, lambda point: point.share), f"Right first at each minute, n = {first.share.n}", _SCORES),
+        _table(_curve_table(rankers, lambda point: point.misled), "Wrong and yet called clear or likely", _SCORES),
         _table(_settled_table(rankers), "From when on the answer was right and stayed right", _SCORES),
     ]
     unnoticed = [one.number for one in scores.standing("scored") if one.counted_from == "injection"]
@@ -371,17 +376,12 @@ def _minutes(scores: Scores) -> Section:
     return Section(heading, tuple(blocks), key)
 
 
-def _curve_table(tool: RankerScore, rankers: Sequence[RankerScore]) -> Rows:
-    head = ("minute", *(ranker.label for ranker in rankers), f"{tool.label}, wrong but clear or likely")
+def _curve_table(rankers: Sequence[RankerScore], of: Callable[[Point], Number]) -> Rows:
     rows = [
-        (
-            _plain(point.minute),
-            *(share_words(ranker.curve[place].share) for ranker in rankers),
-            share_words(point.misled),
-        )
-        for place, point in enumerate(tool.curve)
+        (_plain(points[0].minute), *(share_words(of(point)) for point in points))
+        for points in zip(*(ranker.curve for ranker in rankers), strict=True)
     ]
-    return head, rows
+    return ("minute", *(ranker.label for ranker in rankers)), rows
 
 
 def _settled_table(rankers: Sequence[RankerScore]) -> Rows:
@@ -608,22 +608,27 @@ def _count(figure: Number) -> int:
     return round((figure.value or 0.0) * figure.n)
 
 
-def _of(figure: Number) -> str:
+def _of(figure: Number, noun: str = "") -> str:
     """A share with its counts and interval, in a sentence."""
-    share = f"{_count(figure)} of {figure.n} ({percent(figure.value or 0.0)}"
+    share = f"{_count(figure)} of {figure.n}{noun} ({probability(figure.value or 0.0)}"
     if figure.low is None or figure.high is None:
         return f"{share})"
-    return f"{share}, 95 % interval {percent(figure.low)} to {percent(figure.high)})"
+    return f"{share}, 95 % interval {probability(figure.low)} to {probability(figure.high)})"
 
 
 def share_words(figure: Number) -> str:
     """A share in percent with its interval, in a table."""
-    return "-" if figure.value is None else percent(figure.value) + _interval(figure, _percent, " ")
+    return "-" if figure.value is None else probability(figure.value) + _interval(figure, _percent, " ")
 
 
 def hits(figure: Number) -> str:
     """A share as counts with its interval in percent."""
-    return "none" if figure.value is None else f"{_count(figure)} of {figure.n}{_interval(figure, _percent, ' ')}"
+    if figure.value is None:
+        return "none"
+    counts = f"{_count(figure)} of {figure.n}"
+    return (
+        counts if figure.low is None or figure.high is None else f"{counts} [{_percent(figure.low)} to {_percent(figure.high)} %]"
+    )
 
 
 def _points(figure: Number) -> str:
@@ -644,7 +649,7 @@ def _median(figure: Number) -> str:
 
 
 def _percent(share: float) -> str:
-    return percent(share).removesuffix(" %")
+    return probability(share).removesuffix(" %")
 
 
 def _plain(value: float | None) -> str:
