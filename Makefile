@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 # OpenTelemetry's exporters for Node, which the receiver is tested with; without npm those tests are skipped.
 NODE_STAMP := $(if $(shell command -v npm),tests/node/node_modules/.package-lock.json)
 
-.PHONY: demo test lint bench soak docs models simulated wheel clean
+.PHONY: demo test lint bench soak docs gameday models simulated wheel clean
 
 $(BASE): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -45,6 +45,13 @@ soak: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python -m scripts.docs
+
+# Scores of a game day of the shop that was run (rca shop up; rca gameday run shop: an hour), and its report in docs/gameday.
+GAMEDAY ?= shop
+RCA_HOME ?= $(HOME)/.local/share/rca
+gameday: $(STAMP)
+	$(BIN)/rca gameday score $(GAMEDAY) --store $(RCA_HOME) --config $(RCA_HOME)/shop/rca.toml
+	$(BIN)/rca gameday report $(GAMEDAY) --store $(RCA_HOME) --out docs/gameday
 
 # The models of models/, anew. `general` takes minutes, `simulated` half an hour: the second is made by `make simulated` alone.
 RULES := floor random max-z nsigma baro most-alerts simple-rca prism-additive prism-conjunctive microrca pagerank-z hypothesis-test

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rca.bins import BIN_NS, frames_of
+from rca.collectors.alerts import Alert
 from rca.collectors.config import Config, LiveSettings
 from rca.errors import BadInput, UnknownName
 from rca.evaluation import metrics
@@ -38,7 +39,7 @@ from rca.gameday.replay import (
 from rca.gameday.scores import Figure, Scores, read_scores, write_scores
 from rca.gameday.scoring import newest, scores_of, settled
 from rca.incidents.example import example_incident
-from rca.incidents.incident import Incident, IntervalModel
+from rca.incidents.incident import Incident, IntervalModel, Label
 from rca.incidents.store import IncidentStore
 from rca.models import registry
 from rca.pipeline import case_of
@@ -84,7 +85,8 @@ def injected(number: int, kind: str = "latency", culprit: EntityId | None = CART
 def played(number: int, *said: Answer, kind: str = "latency", causes: tuple[EntityId, ...] = (CART,), **known: Any) -> Played:
     """An injection whose first alert fired after a minute, asked at that moment and every half minute from then on."""
     one = injected(number, kind, causes[0] if causes else None, **known)
-    seen = Noticed(one.injection.start_ns + MINUTE_NS, None)
+    from_ns = one.injection.start_ns + MINUTE_NS
+    seen = Noticed(from_ns, Alert("Slow", from_ns, CART))
     times = tuple(seen.from_ns + place * 30 * SECOND_NS for place in range(len(said)))
     standing = "scored" if causes else "nobody"
     return Played(one, standing, "", "shop", causes, (), seen, times, {"model": said, "rule": said[::-1]}, {  # type: ignore[arg-type]
@@ -296,19 +298,19 @@ def test_newest_answer_at_a_moment() -> None:
 @settings(max_examples=20, deadline=None)
 def test_bootstrapped_medians_lie_where_the_values_do(rows: list[tuple[float, int]], seed: int) -> None:
     values, clusters = np.array([value for value, _ in rows]), [cluster for _, cluster in rows]
-    found = metrics.estimate_of(lambda drawn: float(np.median(values[drawn])), clusters, seed=seed, rounds=50)
+    found = metrics.estimate_of(lambda drawn: np.median(values[drawn], axis=1), clusters, seed=seed, rounds=50)
     assert found.value == float(np.median(values))
     if len(set(clusters)) > 1:
         assert values.min() <= (found.low or 0.0) <= (found.high or 0.0) <= values.max()
     else:
         assert found.low is None
-    again = metrics.estimate_of(lambda drawn: float(np.median(values[drawn])), clusters, seed=seed, rounds=50)
+    again = metrics.estimate_of(lambda drawn: np.median(values[drawn], axis=1), clusters, seed=seed, rounds=50)
     assert found == again
 
 
 def test_a_bootstrapped_mean_is_that_of_estimate() -> None:
     values, clusters = np.arange(20.0), [i // 4 for i in range(20)]
-    mine = metrics.estimate_of(lambda rows: float(values[rows].mean()), clusters, rounds=4000)
+    mine = metrics.estimate_of(lambda rows: values[rows].mean(axis=1), clusters, rounds=4000)
     theirs = metrics.estimate(values, clusters, rounds=4000)
     assert mine.value == theirs.value
     assert math.isclose(mine.low or 0.0, theirs.low or 0.0, abs_tol=0.6)
@@ -492,6 +494,8 @@ def recordings() -> tuple[tuple[Incident, Telemetry], ...]:
         }
         baseline = incident.baselines[0].model_copy(update={"start_ns": first, "end_ns": start})
         window = IntervalModel(start_ns=start, end_ns=end)
+        if kind == "no_fault":
+            incident = incident.model_copy(update={"labels": (Label(fault_kind=kind, provenance="injected"),)})
         update = {"id": f"friday-{number}-{kind}", "window": window, "baselines": (baseline,)}
         found.append(moved((incident.model_copy(update=update), Telemetry(**frames)), number * 10 * MINUTE_NS))
     return tuple(found)
@@ -585,6 +589,13 @@ def test_a_surge_beside_a_fault_is_nobodys_and_somebodys(tmp_path: Path) -> None
     at_once = moved(quiet, one[0].window.start_ns - quiet[0].window.start_ns)
     _, surge = standings(tmp_path, load(tmp_path, game_day(tmp_path, [one, at_once])))
     assert (surge.standing, surge.trouble) == ("unlabelled", "nobody is to blame for it, but another fault was on")
+
+
+def test_what_was_kept_with_trouble_counts_and_tells_it(tmp_path: Path) -> None:
+    day = a_day(tmp_path)
+    first = replace(day.injections[0], trouble="telemetry covers 3 of 12 bins")
+    one, _ = standings(tmp_path, replace(day, injections=(first, day.injections[1])))
+    assert (one.standing, one.trouble) == ("scored", "telemetry covers 3 of 12 bins")
 
 
 def test_contenders() -> None:

@@ -103,24 +103,31 @@ def estimate_share(values: Values, groups: Sequence[object], *, seed: int = 0) -
 
 
 def estimate_of(
-    statistic: Callable[[npt.NDArray[np.int64]], float],
+    statistic: Callable[[npt.NDArray[np.int64]], Values],
     clusters: Sequence[object],
     *,
     seed: int = 0,
     rounds: int = BOOTSTRAP_ROUNDS,
 ) -> Estimate:
-    """A statistic of rows (P,) that is no mean, such as a median, with the same bootstrap; it is given the rows drawn."""
+    """A statistic of rows (P,) that is no mean, such as a median, with the same bootstrap.
+
+    It is given the rows of many draws of one length, (B, L), and returns a value for each, (B,).
+    """
     everything = np.arange(len(clusters), dtype=np.int64)
     if not len(everything):
         return Estimate(float("nan"), None, None)
-    value = float(statistic(everything))
+    value = float(statistic(everything[None, :])[0])
     places = {cluster: place for place, cluster in enumerate(dict.fromkeys(clusters))}
     if len(places) < 2:
         return Estimate(value, None, None)
-    rows = np.array([places[cluster] for cluster in clusters])
-    members = [everything[rows == place] for place in range(len(places))]
+    at = np.array([places[cluster] for cluster in clusters])
+    members = [everything[at == place] for place in range(len(places))]
     drawn = np.random.default_rng(seed).integers(len(places), size=(rounds, len(places)))  # (B, G)
-    found = [float(statistic(np.concatenate([members[place] for place in places_drawn]))) for places_drawn in drawn]
+    lengths = np.bincount(at)[drawn].sum(axis=1)
+    found = np.empty(rounds)
+    for length in np.unique(lengths):
+        alike = np.flatnonzero(lengths == length)
+        found[alike] = statistic(np.stack([np.concatenate([members[place] for place in drawn[draw]]) for draw in alike]))
     low, high = np.percentile(found, [2.5, 97.5])
     return Estimate(value, float(low), float(high))
 

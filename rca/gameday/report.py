@@ -31,7 +31,7 @@ _COUNTS: Final = {
     "not collected": "was not collected",
     "unlabelled": "counts for nothing",
     "nobody": "nobody to blame",
-    "scored": "",
+    "scored": "counts",
 }
 _TITLES: Final = {"ac1": "first", "ac3": "top 3", "ac5": "top 5"}
 _MOST_LISTED: Final = 20
@@ -109,16 +109,15 @@ def _soon(scores: Scores) -> str:
         return ""
     if minutes <= 0:
         return ", in half of these at once"
-    since = (
-        "when it was noticed" if any(one.counted_from == "injection" for one in scores.standing("scored")) else "the first alert"
-    )
+    since = "being noticed" if any(one.counted_from == "injection" for one in scores.standing("scored")) else "the first alert"
     return f", in half of these within {seconds(minutes * 60)} of {since}"
 
 
 def _quiet_words(tool: RankerScore) -> str:
     if not tool.quiet.n:
         return "whether it blames somebody while nothing is wrong was not measured"
-    return f"asked {count(tool.quiet.n, 'time')} while nothing was wrong, the tool blamed somebody {_times(tool.quiet)}"
+    asked = {1: "once", 2: "twice"}.get(tool.quiet.n, f"{tool.quiet.n} times")
+    return f"asked {asked} while nothing was wrong, the tool blamed somebody {_times(tool.quiet)}"
 
 
 def _times(figure: Number) -> str:
@@ -150,7 +149,7 @@ def _counted(scores: Scores) -> Iterator[str]:
     if unknown:
         yield f"{_were(len(unknown), 'injection')} left out, for nobody knows who is to blame."
     if nobody:
-        yield f"{_were(len(nobody), 'injection')} of a kind that nobody is to blame for: they count as chances of a false alarm."
+        yield f"{_were(len(nobody), 'injection')} of a kind that nobody is to blame for, which tells of false alarms alone."
 
 
 def _were(n: int, noun: str) -> str:
@@ -194,7 +193,7 @@ def _done_row(one: InjectionScore) -> tuple[str, ...]:
         clock(one.start_ns),
         seconds((one.end_ns - one.start_ns) / SECOND_NS) if one.end_ns else "not known",
         _noticed(one),
-        "; ".join(filter(None, [": ".join(filter(None, [_COUNTS[one.standing], one.trouble])), _overlaps(one)])) or "counts",
+        "; ".join(filter(None, [": ".join(filter(None, [_COUNTS[one.standing], one.trouble])), _overlaps(one)])),
     )
 
 

@@ -288,12 +288,13 @@ def calibration_of(last: Sequence[Prediction], seed: int) -> Calibration:
                 Bin(low=number / _BINS, high=(number + 1) / _BINS, n=len(mine), confidence=round(mean, _DIGITS), right=inside)
             )
 
-    def error(rows: npt.NDArray[np.int64]) -> float:
-        gaps = np.bincount(place[rows], weights=(right - confidence)[rows], minlength=_BINS)
-        return float(np.abs(gaps).sum() / len(rows))
+    def errors(rows: npt.NDArray[np.int64]) -> Floats:
+        gaps = [np.where(place[rows] == number, (right - confidence)[rows], 0.0).sum(axis=1) for number in range(_BINS)]
+        found: Floats = np.abs(gaps).sum(axis=0) / rows.shape[1]
+        return found
 
     return Calibration(
-        ece=figure(metrics.estimate_of(error, groups, seed=seed), groups),
+        ece=figure(metrics.estimate_of(errors, groups, seed=seed), groups),
         brier=figure(metrics.estimate((confidence - right) ** 2, groups, seed=seed), groups),
         bins=tuple(bins),
     )
@@ -377,7 +378,7 @@ def median(values: Sequence[float | None], groups: Sequence[object], seed: int) 
     there = [(value, group) for value, group in zip(values, groups, strict=True) if value is not None]
     known = np.array([value for value, _ in there], dtype=np.float64)
     clusters = [group for _, group in there]
-    return figure(metrics.estimate_of(lambda rows: float(np.median(known[rows])), clusters, seed=seed), clusters)
+    return figure(metrics.estimate_of(lambda rows: np.median(known[rows], axis=1), clusters, seed=seed), clusters)
 
 
 def figure(estimate: Estimate, groups: Sequence[object]) -> Figure:
