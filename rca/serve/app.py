@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import anyio
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -69,7 +68,7 @@ class Desk:
     """Parts of the server that do not stand well enough to be ready, and how."""
     pending: int = field(default=0)
     """Bytes of notifications that are held in memory."""
-    pages: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(_PAGES))
+    pages: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_PAGES))
     """Room for pages that are made at once: others wait, and neither notifications nor /readyz wait with them."""
 
     def reading(self) -> Any:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Final
 from urllib.parse import urlsplit
 
-import anyio.to_thread
 from fastapi import APIRouter, Request
 from fastapi import Path as PathParameter
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -75,7 +75,8 @@ async def _page(desk: Desk, request: Request, role: Role, answer: Callable[[Who]
     who = None
     try:
         who = desk.allowed(request, role)
-        return await anyio.to_thread.run_sync(answer, who, limiter=desk.pages)
+        async with desk.pages:
+            return await run_in_threadpool(answer, who)
     except HTTPException as error:
         return _message(desk, who, error.status_code, str(error.detail), dict(error.headers or {}))
     except RcaError as error:
