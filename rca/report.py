@@ -162,6 +162,14 @@ def is_empty(window: Window) -> bool:
     return all(INCIDENT not in frame["interval"] for frame in frames)
 
 
+PATH_TITLES: Final = {
+    "alert": "From the alert to the cause",
+    "symptoms": "From the entry to the cause",
+    "unknown": "From the alert to the cause",
+}
+"""What the way to the cause is called, by how the incident was noticed."""
+
+
 # --- how sure -----------------------------------------------------------------------------------------------------------
 
 
@@ -514,12 +522,7 @@ def _path(report: TriageReport) -> RenderableType | None:
     path = report.path
     if path is None:
         return None
-    title = {
-        "alert": "From the alert to the cause",
-        "symptoms": "From the entry to the cause",
-        "unknown": "From the alert to the cause",
-    }
-    return _section(title[path.noticed_by], _indented(path.words))
+    return _section(PATH_TITLES[path.noticed_by], _indented(path.words))
 
 
 def _surroundings(report: TriageReport) -> RenderableType | None:

@@ -86,7 +86,7 @@ def pages() -> dict[str, str]:
         )
         alerts = tuple(AlertLine(alert, entity=entity, starts_ns=at) for alert, entity, at in fired.iter_rows())
         past = [(other.incident, other.gist) for other in known]
-        told = telling(report, state="firing" if alerts else "resolved", alerts=alerts, links=links)
+        told = telling(report, state="firing" if alerts else "resolved", alerts=alerts, links=links if alerts else Links())
         similar = similar_to(incident, gist_of(report), past)
         unlabelled = incident.model_copy(update={"labels": ()})
         made[name] = render(view_of(unlabelled, told, _scene(incident, telemetry, report), similar=similar, looker=ENGINEER))

@@ -8,10 +8,14 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.servers.history import STEP_S, shop
 from tests.servers.kubernetes_api import KubernetesApi
 from tests.servers.prometheus import prometheus
+
+settings.register_profile("rca", deadline=None)  # a machine that runs other tests takes its time
+settings.load_profile("rca")
 
 
 @pytest.fixture(scope="session")

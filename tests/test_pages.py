@@ -11,7 +11,7 @@ from typing import Any
 import html5lib
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rca.drawing.charts import trace_of, y_ticks
@@ -33,6 +33,8 @@ from rca.serve.pages.labelling import entity_of, judgement_of, value_of
 from rca.serve.pages.listing import PER_PAGE, Known, Query, list_view
 from rca.serve.pages.rendering import HEADERS, STYLE, render, render_list, render_message
 from rca.serve.pages.view import IncidentView, Looker, view_of
+from rca.sinks.markup import CHAT
+from rca.sinks.message import in_text, message_of
 from rca.sinks.notice import AlertLine, Links, Notice
 from rca.telemetry import MINUTE_NS, EntityId
 from tests.pages import ENGINEER, HOSTILE, LONG, alerts_of, example, large, ranked, telling
@@ -279,6 +281,16 @@ def test_boxes_never_overlap_whoever_calls_whom(seed: int, size: int, calls: int
     assert drawing == drawn(range(size), pairs)
 
 
+def test_the_way_is_called_after_who_noticed() -> None:
+    found = example()
+    assert found.report.path is not None
+    for noticed_by, way in (("alert", "From the alert to the cause"), ("symptoms", "From the entry to the cause")):
+        path = replace(found.report.path, noticed_by=noticed_by, entities=(), words="it is itself where requests enter.")
+        report = replace(found.report, path=path)
+        assert f"{way} it is itself" in words_of(render(found.view(told=telling(report))))
+        assert way in in_text(message_of(telling(report)), CHAT)
+
+
 def test_no_call_no_map() -> None:
     found = example()
     incident, telemetry = example_incident(7, requests_per_second=1.5)
@@ -400,7 +412,6 @@ def test_the_list_has_pages_that_keep_the_query() -> None:
     parsed(render_list(view))
 
 
-@settings(deadline=None)  # a machine that runs other tests takes its time
 @given(st.dictionaries(st.sampled_from(["q", "system", "state", "labelled", "page"]), st.text()))
 def test_no_address_breaks_the_list(parameters: dict[str, str]) -> None:
     parsed(render_list(list_view(known(1), Query.of(parameters))))

@@ -303,6 +303,8 @@ class _Mapping:
             return f"Nothing that was seen depends on {name_of(self.cause)}."
         hit = [entity for entity in everybody if self.health[entity] == "disturbed"]
         named = f": {listed([name_of(entity) for entity in hit], _NAMED)}" if hit else ""
+        if len(everybody) == 1:
+            return f"The one that depends on {name_of(self.cause)} is {'' if hit else 'not '}disturbed: {name_of(everybody[0])}."
         are = "is" if len(hit) == 1 else "are"
         return f"{len(hit)} of {len(everybody)} that depend on {name_of(self.cause)} {are} disturbed{named}."
 

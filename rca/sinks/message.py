@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from rca.ranking import RankedCandidate
-from rca.report import TriageReport, shown, shown_text
+from rca.report import PATH_TITLES, TriageReport, shown, shown_text
 from rca.sinks.markup import Markup, is_address, line
 from rca.sinks.notice import AlertLine, Notice
 from rca.telemetry import SECOND_NS
@@ -49,6 +49,7 @@ class Message:
     verdict: str
     candidates: tuple[Candidate, ...] = ()
     path: str = ""
+    way: str = PATH_TITLES["alert"]
     news: tuple[str, ...] = ()
     alerts: tuple[str, ...] = ()
     more_alerts: int = 0
@@ -90,6 +91,7 @@ def message_of(notice: Notice) -> Message:
         verdict=line(verdict_of(notice), _LONGEST_SENTENCE),
         candidates=tuple(map(_candidate, ranked(report))),
         path=line(report.path.words, _LONGEST_SENTENCE) if report and report.path else "",
+        way=PATH_TITLES[report.path.noticed_by if report and report.path else "alert"],
         news=tuple(line(text, _LONGEST_SENTENCE) for text in notice.news[:_MOST_NEWS]),
         alerts=alerts,
         more_alerts=len(notice.alerts) - len(alerts) + notice.more_alerts,
@@ -245,7 +247,7 @@ def sections_of(message: Message, markup: Markup) -> tuple[Section, ...]:
     every = (
         Section("", _sentences([message.verdict], escape)),
         Section("Likely causes", tuple(_candidate_lines(message.candidates, markup))),
-        Section("From the alert to the cause", _sentences([message.path], escape)),
+        Section(message.way, _sentences([message.path], escape)),
         Section("What changed", _items(message.news, escape)),
         Section("Alerts", _items(_with_rest(message.alerts, message.more_alerts, "alert"), escape)),
         Section("What was missing", _items(_with_rest(message.missing, message.more_missing, "gap"), escape)),

@@ -23,7 +23,7 @@ from rca.faults import FAMILIES, FAULT_KINDS, family_of, is_no_fault
 from rca.incidents.incident import Incident, Label
 from rca.incidents.store import AuditEntry
 from rca.ranking import RankedCandidate, Ranking
-from rca.report import Certainty, Health, Map, TriageReport, shown_text
+from rca.report import PATH_TITLES, Certainty, Health, Map, TriageReport, shown_text
 from rca.serve.pages.labelling import value_of
 from rca.signals import NODE_COLUMN, NODE_SIGNALS
 from rca.sinks.notice import AlertLine, Notice
@@ -206,7 +206,7 @@ class IncidentView:
     links: tuple[Link, ...]
     path: tuple[str, ...]
     path_words: str
-    noticed_by: str
+    way: str
     candidates: tuple[Candidate, ...]
     others: tuple[tuple[str, str], ...]
     more_candidates: int
@@ -320,7 +320,7 @@ def view_of(
         links=_links(incident, notice),
         path=tuple(name_of(entity) for entity in path.entities) if path is not None else (),
         path_words=plain(path.words) if path is not None else "",
-        noticed_by=path.noticed_by if path is not None else "unknown",
+        way=PATH_TITLES[path.noticed_by if path is not None else "unknown"],
         candidates=tuple(_candidate(candidate) for candidate in candidates[:MOST_EXPLAINED]),
         others=tuple((name_of(c.entity), probability(c.probability)) for c in candidates[MOST_EXPLAINED:_MOST_SHOWN]),
         more_candidates=max(len(candidates) - _MOST_SHOWN, 0),
