@@ -70,7 +70,10 @@ def test_every_injection_becomes_a_labelled_incident(tmp_path: Path) -> None:
 
 def test_what_is_spoilt_is_tried_again_at_the_end_once(tmp_path: Path) -> None:
     system = FakeSystem(fails={"observe": [Spoilt("the machine was saturated"), WORKS, Spoilt("no traces were collected")]})
+    guess = {"number": 1, "who": "ada", "entity": {"kind": "service", "name": "cart", "namespace": ""}}
+    system.at[120] = lambda: Journal(tmp_path / "gamedays/tuesday").add("guess", **guess)  # type: ignore[arg-type]
     day, said = run(tmp_path, system)
+    assert day.guesses == ()  # of the first attempt, which is nothing any longer
     assert [(each.incident_id, each.trouble) for each in day.injections] == [(None, "no traces were collected"), (DATABASE, "")]
     assert (day.state, day.attempts, remaining(day)) == ("complete", {1: 2}, [])
     assert any("not kept (the machine was saturated), tried again at the end" in line for line in said)

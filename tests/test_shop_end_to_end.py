@@ -51,6 +51,18 @@ target = "payment"
 strength = 0.9
 lasting = "2m"
 until = "fixed"
+
+[[abort]]
+failed_requests = 0.99
+lasting = "5m"
+
+[[abort]]
+query = "sum(rate(http_server_request_duration_seconds_count[1m]))"
+below = 0
+
+[[abort]]
+unhealthy = true
+lasting = "5m"
 """
 
 _SERVE: Final = """

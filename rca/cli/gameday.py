@@ -191,7 +191,8 @@ def show(name: _Name, store: _Store = None, *, json: _Json = False) -> None:
         print_rows(head, [_injected_row(each) for each in day.injections])
     if day.quiet:
         seconds = sum(interval.seconds for interval in day.quiet)
-        typer.echo(f"{len(day.quiet)} quiet watches, {seconds / 60:.1f} min")
+        watches = "1 quiet watch" if len(day.quiet) == 1 else f"{len(day.quiet)} quiet watches"
+        typer.echo(f"{watches}, {seconds / 60:.1f} min")
     for guess in day.guesses:
         typer.echo(printable(f"{clock(guess.at_ns)}  {guess.who} on {guess.number}: {guess.entity}"))
 

@@ -210,7 +210,9 @@ def _after(day: GameDay, event: Json) -> GameDay:
         case "resumed":
             return replace(day, state="running", why="", current=None)
         case "injecting":
-            return replace(_with(day, Injected(_injection(event))), current=number)
+            again = event["source"] == "shop"  # made anew: what was guessed at the attempt before is nothing to compare with
+            guesses = tuple(guess for guess in day.guesses if not (again and guess.number == number))
+            return replace(_with(day, Injected(_injection(event))), current=number, guesses=guesses)
         case "injected":
             at = {"start_ns": event["start_ns"], "end_ns": event["end_ns"], "note": event["note"]}
             standing = day.injected(number)

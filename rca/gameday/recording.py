@@ -72,9 +72,8 @@ class Recording:
     ) -> None:
         self.folder = day_folder(home, name)
         if (self.folder / PLAN_FILE).exists():
-            raise BadInput(
-                f"game day {name}", expected="a name that is free, or a recorded day", found=f"{self.folder}, which has a plan"
-            )
+            expected = "a name that is free, or a recorded day"
+            raise BadInput(f"game day {name}", expected=expected, found=f"{self.folder}, which has a plan")
         self._name, self._config, self._sources, self._store = name, config, sources, store
         self._settle_ns, self._lasting_ns, self._told = settle_ns, lasting_ns, told
         self._now_ns, self._sleep = now_ns, sleep
@@ -92,8 +91,7 @@ class Recording:
     def begin(self, entities: Iterable[EntityId] = ()) -> None:
         """Begin the day, or go on with it."""
         self._journal.begin()
-        source = "another tool"
-        self._journal.add("begun", source=source, entities=[entity_json(entity) for entity in sorted(entities)])
+        self._journal.add("begun", source="another tool", entities=[entity_json(entity) for entity in sorted(entities)])
         day = self.so_far()
         for each in day.injections:
             injection = each.injection
@@ -145,13 +143,9 @@ class Recording:
         Nothing is lost where this process dies: the file of injections is written with every change.
         """
         for name in flags.already_on():
-            self._told(
-                f"flag {name} is on already; since when is not known, so it is left out until it is turned off and on again"
-            )
+            self._told(f"flag {name} is on already, nobody knows since when: it is left out until it is turned off and on again")
         until = self._now_ns() + watch_ns if watch_ns else None
-        with watching(
-            flags, self._now_ns, every_s
-        ) as changes:  # beside us: collecting takes seconds, which a flag's time must not lack
+        with watching(flags, self._now_ns, every_s) as changes:  # beside us: collecting takes seconds, and times must be right
             try:
                 while until is None or self._now_ns() < until:
                     self._take(changes)

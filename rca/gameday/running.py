@@ -107,6 +107,7 @@ class Runner:
         self._journal = Journal(day.folder)
         self._attempts = dict(day.attempts)
         self._conditions = Conditions(day.plan, system)
+        self._kept = sum(each.incident_id is not None for each in day.injections)
         self._looked, self._begun = 0.0, 0.0
         self._open: dict[int, Interval] = {}
         """Injections whose alerts had not all ended when they were kept, and the time in which those began."""
@@ -186,7 +187,7 @@ class Runner:
         start = self._system.wait_for_baseline(self._meanwhile(task, "quiet before it"))
         if planned.at is not None and self._begun + planned.at / SECOND_NS > start:
             start = -(-(self._begun + planned.at / SECOND_NS) // _WHOLE_S) * _WHOLE_S
-            self._system.wait_until(start, self._meanwhile(task, "waits for its time"))
+            self._system.wait_until(start, self._meanwhile(task, "waits for its time", start))
         self._close_alerts()
         self._say(task, "begins")
         self._journal.add("injecting", **self._facts(task))
@@ -194,7 +195,7 @@ class Runner:
         try:
             self._system.inject(planned)
             self._journal.add("injected", number=task.number, start_ns=_ns(start), end_ns=None, note="")
-            self._system.wait_until(ends, self._keeping_up(task))
+            self._system.wait_until(ends, self._keeping_up(task, ends))
         except _Fixed:
             why = "fixed"
         finally:
@@ -219,6 +220,7 @@ class Runner:
         trouble = "; ".join(filter(None, (doubt, unknown)))
         self._keep_watch(task, incident, telemetry)
         facts: dict[str, Any] = {"until_ns": began.end_ns, "alerts_ns": first_ns, "over_ns": over_ns, "trouble": trouble}
+        self._kept += 1
         self._journal.add("kept", number=task.number, incident_id=name, **facts)
         alerted = f"first alert after {(first_ns - began.start_ns) / SECOND_NS:.0f} s" if first_ns else "no alert"
         self._say(task, f"kept as {name}, {alerted}{f' ({trouble})' if trouble else ''}")
@@ -276,18 +278,21 @@ class Runner:
 
     # --- while time passes --------------------------------------------------------------------------------------------
 
-    def _meanwhile(self, task: Task, words: str) -> Meanwhile:
+    def _meanwhile(self, task: Task, words: str, until: float | None = None) -> Meanwhile:
+        """What is done while time passes, until a time where that is known."""
+
         def look() -> None:
             now = self._system.now()
             if now - self._looked >= _LOOK_S:
                 self._looked = now
                 self._conditions.check()
-            self._shown(f"{task.planned.name}: {words}", task.number - 1, len(self._plan.injection))
+            left = "" if until is None else f", {max(until - now, 0):.0f} s left"
+            self._shown(f"{task.planned.name}: {words}{left}", self._kept, len(self._plan.injection))
 
         return look
 
-    def _keeping_up(self, task: Task) -> Meanwhile:
-        look, kept_up = self._meanwhile(task, "injected"), self._system.now()
+    def _keeping_up(self, task: Task, ends: float) -> Meanwhile:
+        look, kept_up = self._meanwhile(task, "injected", ends), self._system.now()
 
         def keep_up() -> None:
             nonlocal kept_up
