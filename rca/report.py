@@ -130,6 +130,12 @@ class TriageReport:
     missing: tuple[str, ...]
     why_not: Contrast | None = None
 
+    @property
+    def leader(self) -> EntityId | None:
+        """Who is blamed first; None where nobody is."""
+        nobody = self.confidence.level == "nothing" or not self.ranking.candidates
+        return None if nobody else self.ranking.candidates[0].entity
+
     def to_json(self) -> dict[str, Any]:
         """Versioned JSON form; the ranking has its own version."""
         body = rounded(asdict(self))

@@ -36,6 +36,8 @@ from scripts.dashboards import DASHBOARDS, dashboard
 from scripts.incidents_page import incidents_page
 from scripts.model_card import card_page
 from scripts.notifications_page import notifications_page
+from scripts.postmortem_page import NAME as NAME_OF_EXAMPLE
+from scripts.postmortem_page import html_page, markdown_page
 from scripts.prometheus_page import prometheus_page
 from scripts.serve_rules import serve_rules
 from scripts.transfer_page import transfer_page
@@ -412,6 +414,8 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "docs/metrics.md": metrics_page,
     "docs/notice.schema.json": notice_schema,
     "docs/notifications.md": notifications_page,
+    f"docs/postmortem/{NAME_OF_EXAMPLE}.md": markdown_page,
+    f"docs/postmortem/{NAME_OF_EXAMPLE}.html": html_page,
     "docs/prometheus.md": prometheus_page,
     "docs/ranking.schema.json": report_schema,
     "docs/transfer.md": transfer_page,

@@ -56,6 +56,7 @@ def shown(tokens: list[Any]) -> list[str]:
     ]
 
 
+@settings(deadline=None)
 @given(FOREIGN)
 def test_markdown_shows_any_text_as_it_stands_at_the_beginning_of_a_line_and_inside(text: str) -> None:
     for before in ("", "so "):
@@ -71,6 +72,7 @@ def test_markdown_shows_any_text_in_a_table_and_a_list(text: str, other: str) ->
     assert told == ["t", "s", "a", "b", *filter(None, (plain(text), plain(other))), plain(f"x {text}")]
 
 
+@settings(deadline=None)
 @given(st.text(max_size=80), st.text(max_size=8))
 def test_nothing_ends_a_block_of_code_early(text: str, language: str) -> None:
     (token,) = parsed(str(fenced(text, language)))

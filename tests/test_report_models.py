@@ -32,8 +32,8 @@ from rca.models.reference import REFERENCE_FILE, reference_of, write_reference
 from rca.models.rules.floor import Floor
 from rca.pipeline import case_of, report_on
 from rca.serve.answered import kept_answers
-from rca.serve.notices import dumped, gist_of
-from rca.sinks.notice import Notice
+from rca.serve.notices import gist_of
+from rca.sinks.notice import Notice, dumped
 from rca.telemetry import SECOND_NS, EntityId
 from tests.cases import CULPRITS
 from tests.exported import shared_folder, trained_model

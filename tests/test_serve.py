@@ -38,13 +38,13 @@ from rca.serve.config import ServeConfig, ServeLimits
 from rca.serve.inbox import Inbox
 from rca.serve.labelling import judged
 from rca.serve.metrics import Metrics
-from rca.serve.notices import dumped, gist_of
+from rca.serve.notices import gist_of
 from rca.serve.payload import group_of
 from rca.serve.process import AskingProcess
 from rca.serve.sending import Sender, wait_s
 from rca.serve.server import Punctual, Server
 from rca.serve.worker import Worker
-from rca.sinks.notice import Notice
+from rca.sinks.notice import Notice, dumped
 from rca.telemetry import MINUTE_NS, SECOND_NS
 from tests.recorded import failing
 from tests.servers.certificates import self_signed

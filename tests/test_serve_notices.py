@@ -7,8 +7,9 @@ from dataclasses import replace
 from rca.incidents.inbox import Episode, GroupAlert
 from rca.report import TriageReport
 from rca.serve.config import ServeConfig, ServeLinks
-from rca.serve.notices import MOST_ALERTS, dumped, gist_of, links_of, loaded, notice_of, worth_telling
+from rca.serve.notices import MOST_ALERTS, gist_of, links_of, notice_of, worth_telling
 from rca.sinks.example import example_notices, hostile_notice, unranked_notice
+from rca.sinks.notice import dumped, loaded
 from rca.telemetry import SECOND_NS
 
 T0 = 1_768_471_800 * SECOND_NS

@@ -24,6 +24,7 @@ from rca.cli import (
     imports,
     incidents,
     init,
+    postmortem,
     report,
     serve,
     shop,
@@ -58,6 +59,7 @@ app.command()(backfill.backfill)
 app.command()(serve.serve)
 app.add_typer(sinks.app, name="sinks")
 app.add_typer(incidents.app, name="incidents")
+app.command()(postmortem.postmortem)
 app.command("import")(imports.import_)
 app.command()(evaluate.evaluate)
 app.command()(train.train)

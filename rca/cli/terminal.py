@@ -1,14 +1,18 @@
-"""What the commands share: times read from options, JSON, rows, and progress bars."""
+"""What the commands share: times and rankers read from options, JSON, rows, and progress bars."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import typer
 
 from rca.wording import printable
+
+if TYPE_CHECKING:
+    from rca.contracts import Ranker
 
 _WHOLE = 36
 """Cells of up to this width stay on one line where the terminal has room."""
@@ -84,6 +88,27 @@ def print_rows(head: tuple[str, ...] | None, rows: Sequence[tuple[str, ...]]) ->
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     console.print(table)
+
+
+def ranker_of(name: str | None, model: Path | None, engine: str | None) -> Ranker:
+    """What the options --ranker, --model and --engine ask for; without any, the default. Raises BadInput, UnknownName."""
+    from rca.errors import BadInput
+    from rca.models import registry
+
+    if name and model:
+        raise BadInput("options", expected="--ranker or --model", found="both")
+    if engine and not model:
+        raise BadInput("options", expected="--model beside --engine", found="--engine alone")
+    if model:
+        return registry.load(model, engine)
+    if name is None:
+        from rca.models.shipped import default_ranker
+
+        return default_ranker()
+    ranker = registry.create(name)
+    if ranker.learned:
+        raise BadInput("--ranker", expected="a ranker that needs no training, or --model", found=f"{name}, which needs training")
+    return ranker
 
 
 @contextmanager

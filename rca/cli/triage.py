@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rca.cli.terminal import moment_ns, print_json
+from rca.cli.terminal import moment_ns, print_json, ranker_of
 
 if TYPE_CHECKING:
     from rca.contracts import Ranker
@@ -72,7 +72,7 @@ def triage(
 
     Exits with 0 if candidates were ranked, 3 if there was nothing to rank, 2 if the input is wrong, 1 if no source answered.
     """
-    chosen = _ranker(ranker, model, engine)
+    chosen = ranker_of(ranker, model, engine)
     if incident is None:
         from rca.cli.live import LiveOptions, triage_live
 
@@ -137,26 +137,6 @@ def _load(text: str, home: Path | None) -> tuple[Incident, Telemetry]:
         raise UnknownName("bundle, or id of an incident in the store", text, ())
     with IncidentStore(home) as store:
         return store.get(text)
-
-
-def _ranker(name: str | None, model: Path | None, engine: str | None) -> Ranker:
-    from rca.errors import BadInput
-    from rca.models import registry
-
-    if name and model:
-        raise BadInput("options", expected="--ranker or --model", found="both")
-    if engine and not model:
-        raise BadInput("options", expected="--model beside --engine", found="--engine alone")
-    if model:
-        return registry.load(model, engine)
-    if name is None:
-        from rca.models.shipped import default_ranker
-
-        return default_ranker()
-    ranker = registry.create(name)
-    if ranker.learned:
-        raise BadInput("--ranker", expected="a ranker that needs no training, or --model", found=f"{name}, which needs training")
-    return ranker
 
 
 def _interval(incident: Incident, start: str | None, until: str | None, onset: str | None) -> Interval | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Literal
@@ -32,13 +32,17 @@ class Bullets:
 
 @dataclass(frozen=True)
 class Table:
-    """A table. `align` has one entry per column, or none at all: text stands left. `cites` stand behind the caption."""
+    """A table. `align` has one entry per column, or none at all: text stands left.
+
+    `cites` stand behind the caption, `row_cites` (one entry per row, or none at all) behind the last cell of each row.
+    """
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     caption: str = ""
     align: tuple[Align, ...] = ()
     cites: tuple[str, ...] = ()
+    row_cites: tuple[tuple[str, ...], ...] = ()
 
     kind: ClassVar[str] = "table"
 
@@ -46,6 +50,8 @@ class Table:
         wrong = next((row for row in self.rows if len(row) != len(self.header)), None)
         if wrong is not None or len(self.align) not in (0, len(self.header)):
             raise ValueError(f"expected {len(self.header)} columns in every row and in align, found {wrong or self.align}")
+        if len(self.row_cites) not in (0, len(self.rows)):
+            raise ValueError(f"expected row_cites of {len(self.rows)} rows or of none, found {len(self.row_cites)}")
 
 
 @dataclass(frozen=True)
@@ -99,11 +105,6 @@ class Section:
     blocks: tuple[Block, ...]
     key: str
 
-    @property
-    def asks(self) -> bool:
-        """True if a person has to write here."""
-        return any(isinstance(block, Question) for block in self.blocks)
-
 
 @dataclass(frozen=True)
 class Source:
@@ -133,7 +134,7 @@ class Document:
             twice = [key for key, times in Counter(keys).items() if times > 1]
             if twice:
                 raise ValueError(f"expected every {what} once, found {', '.join(twice)} twice")
-        unknown = sorted(set(_cites(self)) - {source.key for source in self.sources})
+        unknown = sorted(set(cites_of(self.sections)) - {source.key for source in self.sources})
         if unknown:
             raise ValueError(f"expected a source for everything that is cited, found none for {', '.join(unknown)}")
 
@@ -148,9 +149,12 @@ class Document:
         return {section.key: section for section in self.sections}
 
 
-def _cites(document: Document) -> Iterator[str]:
-    for section in document.sections:
+def cites_of(sections: Iterable[Section]) -> Iterator[str]:
+    """Keys of everything that sections cite, as often as they do, in the order in which it is read."""
+    for section in sections:
         for block in section.blocks:
             yield from getattr(block, "cites", ())
             for item in getattr(block, "items", ()):
                 yield from item.cites
+            for cites in getattr(block, "row_cites", ()):
+                yield from cites

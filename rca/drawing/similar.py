@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from rca.contracts import service_of
 from rca.drawing.foreign import NAME, name_of, plain
@@ -31,6 +31,16 @@ class Gist:
     level: Certainty = "nothing"
     family: str = ""
     signals: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, kept: Mapping[str, Any]) -> Gist:
+        """The gist of an answer as the inbox keeps it (rca.serve.notices.gist_of)."""
+        first = next(iter(kept["candidates"]), None)
+        if first is None:
+            return NO_GIST
+        entity = EntityId(first["kind"], first["name"], first["namespace"])
+        signals = tuple(kept.get("signals", ()))
+        return cls(entity, first["probability"], kept.get("level", "nothing"), first["family"], signals)
 
 
 NO_GIST: Final = Gist()

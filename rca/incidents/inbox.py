@@ -21,6 +21,7 @@ from typing import Any, Final, Literal
 
 from rca.errors import UnknownName
 from rca.incidents.database import Database, explained
+from rca.incidents.incident import Incident, IntervalModel
 from rca.telemetry import SECOND_NS
 
 INBOX_FILE: Final = "inbox.sqlite3"
@@ -164,6 +165,14 @@ class Episode:
     @property
     def state(self) -> Status:
         return "firing" if self.closed_ns is None else "resolved"
+
+    def incident(self, stored: Incident | None) -> Incident:
+        """The incident as the store has it, under the id of this episode; a bare one where it has none."""
+        if stored is not None:
+            return stored.model_copy(update={"id": self.incident_id, "title": self.title})
+        end_ns = max(self.closed_ns or self.heard_ns, self.opened_ns + SECOND_NS)
+        window = IntervalModel(start_ns=self.opened_ns, end_ns=end_ns)
+        return Incident(id=self.incident_id, system="", window=window, title=self.title, detected_ns=self.opened_ns)
 
 
 @dataclass(frozen=True)

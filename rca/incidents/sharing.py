@@ -6,8 +6,8 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -18,7 +18,7 @@ from rca.errors import BadInput
 from rca.incidents.bundle import bundle_files
 from rca.incidents.incident import EntityModel, GapModel, Incident, Label
 from rca.metrics import METRICS
-from rca.telemetry import Gap, Telemetry
+from rca.telemetry import EntityId, Gap, Telemetry
 
 # --- names -----------------------------------------------------------------------------------------------------------
 
@@ -63,6 +63,22 @@ _KIND_ORDER: Final = {kind: i for i, kind in enumerate(_KINDS)}
 _PREFIX: Final = {"service": "svc", "database": "db", "external": "host", "operation": "op", "namespace": "ns"}
 
 
+@dataclass(frozen=True, eq=False)
+class Redaction:
+    """An incident and its telemetry without names, and what replaces names in what else belongs to them."""
+
+    incident: Incident
+    telemetry: Telemetry
+    text: Callable[[str], str]
+    """A text with the names in it replaced; only those that the telemetry and the incident have are known."""
+    pseudonyms: Mapping[str, str]
+
+    def entity(self, entity: EntityId) -> EntityId | None:
+        """The entity under its pseudonym; None where telemetry and incident do not have it, so that it has none."""
+        name, namespace = (self.pseudonyms.get(part, "") for part in (entity.name, entity.namespace))
+        return EntityId(entity.kind, name, namespace) if name and bool(namespace) == bool(entity.namespace) else None
+
+
 def redacted(incident: Incident, telemetry: Telemetry, salt: bytes | None = None) -> tuple[Incident, Telemetry]:
     """Both with every name replaced by a pseudonym, the same one wherever it stands, in labels and log lines too.
 
@@ -70,12 +86,19 @@ def redacted(incident: Incident, telemetry: Telemetry, salt: bytes | None = None
     graph, trace ids, products ("postgresql"), canonical metrics and the remaining words of log templates stay.
     Title, links, authors, notes and the messages of events are dropped: people write what they like there.
     """
+    found = redaction_of(incident, telemetry, salt)
+    return found.incident, found.telemetry
+
+
+def redaction_of(incident: Incident, telemetry: Telemetry, salt: bytes | None = None) -> Redaction:
+    """What `redacted` makes, with the pseudonyms that it made it with."""
     names = _names(incident, telemetry)
     pseudonyms = _pseudonyms(names, salt or secrets.token_bytes(32))
     in_text = _replacer(pseudonyms)
     frames = {name: _renamed(name, frame, pseudonyms, in_text) for name, frame in telemetry.frames().items()}
     gaps = tuple(Gap(in_text(gap.source), in_text(gap.reason), gap.interval) for gap in telemetry.gaps)
-    return _renamed_incident(incident, pseudonyms, in_text), replace(telemetry, gaps=gaps, **frames)
+    shared = replace(telemetry, gaps=gaps, **frames)
+    return Redaction(_renamed_incident(incident, pseudonyms, in_text), shared, in_text, pseudonyms)
 
 
 def _names(incident: Incident, telemetry: Telemetry) -> dict[str, str]:

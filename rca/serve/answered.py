@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rca.evaluation.history import Kept
 from rca.incidents.inbox import INBOX_FILE, InboxFile
-from rca.serve.notices import loaded
+from rca.sinks.notice import loaded
 
 
 def kept_answers(home: Path) -> dict[str, Kept]:

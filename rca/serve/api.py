@@ -20,7 +20,7 @@ from rca.incidents.store import IncidentStore
 from rca.serve.app import ALERTS_PATH, Desk, answer_to
 from rca.serve.auth import Role, Who
 from rca.serve.labelling import judged, label_of, labels_of
-from rca.serve.notices import leader, loaded
+from rca.serve.notices import leader
 from rca.serve.payload import NotJson, group_of
 from rca.serve.schemas import (
     INCIDENT_ID,
@@ -43,6 +43,7 @@ from rca.serve.schemas import (
     RankingList,
     Taken,
 )
+from rca.sinks.notice import loaded
 from rca.telemetry import SECOND_NS
 
 _LOG: Final = logging.getLogger(__name__)

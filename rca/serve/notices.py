@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 from urllib.parse import quote
-
-from pydantic import TypeAdapter
 
 from rca.changes import changes
 from rca.collectors.alert_labels import entity_of
@@ -23,7 +20,6 @@ MOST_ALERTS: Final = 100
 """Alerts that a notice names; the others are counted."""
 _MOST_LINKS: Final = 5
 _TOP: Final = 5
-_NOTICE: Final = TypeAdapter(Notice)
 
 
 def notice_of(
@@ -53,21 +49,9 @@ def notice_of(
     )
 
 
-def dumped(notice: Notice) -> str:
-    """A notice as text that `loaded` reads."""
-    return json.dumps(_NOTICE.dump_python(notice, mode="json"))
-
-
-def loaded(text: str) -> Notice:
-    """The notice that `dumped` wrote."""
-    return _NOTICE.validate_python(json.loads(text))
-
-
 def leader(report: TriageReport | None) -> EntityId | None:
     """Who is blamed first; None where nobody is."""
-    if report is None or report.confidence.level == "nothing" or not report.ranking.candidates:
-        return None
-    return report.ranking.candidates[0].entity
+    return report.leader if report is not None else None
 
 
 def alert_line(alert: GroupAlert) -> AlertLine:

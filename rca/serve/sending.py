@@ -18,8 +18,7 @@ from rca.incidents.inbox import Delivery, InboxFile
 from rca.observe import Observer
 from rca.serve.inbox import Inbox
 from rca.serve.metrics import Metrics
-from rca.serve.notices import loaded
-from rca.sinks.notice import Sent, Sink
+from rca.sinks.notice import Sent, Sink, loaded
 from rca.telemetry import SECOND_NS
 
 _LOG: Final = logging.getLogger(__name__)

@@ -17,20 +17,19 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from rca.drawing.similar import Gist, similar_to
 from rca.errors import RcaError, UnknownName
 from rca.incidents.inbox import Episode, InboxFile, StoredNotice
-from rca.incidents.incident import Incident, IntervalModel
+from rca.incidents.incident import Incident
 from rca.incidents.store import AuditEntry, IncidentStore
 from rca.serve.api import bundle_of
 from rca.serve.app import Desk, answer_to
 from rca.serve.auth import Role, Who
 from rca.serve.labelling import judged
-from rca.serve.notices import loaded
 from rca.serve.pages.labelling import CSRF_FIELD, judgement_of
 from rca.serve.pages.listing import Known, Query, list_view
 from rca.serve.pages.rendering import HEADERS, render, render_list, render_message
 from rca.serve.pages.view import Looker, Stage, view_of
 from rca.serve.scenes import Scenes
 from rca.serve.schemas import INCIDENT_ID
-from rca.telemetry import SECOND_NS, EntityId
+from rca.sinks.notice import loaded
 
 _LOG: Final = logging.getLogger(__name__)
 _MOST_LISTED: Final = 2000
@@ -118,28 +117,8 @@ def _everything(file: InboxFile, stored: Mapping[str, Incident]) -> list[Known]:
 
 def _known(episode: Episode, notice: StoredNotice | None, stored: Mapping[str, Incident]) -> Known:
     stage: Stage = "ranking" if notice is None else "ranked" if "level" in notice.gist else "unranked"
-    gist = _gist(notice.gist) if notice is not None else Gist()
-    return Known(_about(episode, stored.get(episode.bundle or "")), gist, stage, episode.state, episode.revision)
-
-
-def _gist(gist: Mapping[str, object]) -> Gist:
-    candidates = gist["candidates"]
-    first = candidates[0] if isinstance(candidates, list) and candidates else None
-    if first is None:
-        return Gist()
-    entity = EntityId(first["kind"], first["name"], first["namespace"])
-    signals = gist.get("signals")
-    level = gist.get("level", "nothing")
-    return Gist(entity, first["probability"], level, first["family"], tuple(signals) if isinstance(signals, list) else ())  # type: ignore[arg-type]
-
-
-def _about(episode: Episode, stored: Incident | None) -> Incident:
-    """The incident as the store has it, under the id of this episode; a bare one while it has none."""
-    if stored is not None:
-        return stored.model_copy(update={"id": episode.incident_id, "title": episode.title})
-    end_ns = max(episode.closed_ns or episode.heard_ns, episode.opened_ns + SECOND_NS)
-    window = IntervalModel(start_ns=episode.opened_ns, end_ns=end_ns)
-    return Incident(id=episode.incident_id, system="", window=window, title=episode.title, detected_ns=episode.opened_ns)
+    gist = Gist.of(notice.gist) if notice is not None else Gist()
+    return Known(episode.incident(stored.get(episode.bundle or "")), gist, stage, episode.state, episode.revision)
 
 
 # --- one incident -------------------------------------------------------------------------------------------------------
@@ -158,7 +137,7 @@ def _incident(
                 stored, audit = store.incident(episode.bundle), store.audit(episode.bundle)
             except UnknownName:
                 _LOG.info("%s was removed from the store", episode.bundle)
-        incident = _about(episode, stored)
+        incident = episode.incident(stored)
         everything = {each.id: each for each in store.list()}
         past = [(one.incident, one.gist) for one in _everything(file, everything)]
     written = max((entry.number for entry in audit if entry.action in ("added", "replaced")), default=0)

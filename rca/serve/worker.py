@@ -21,8 +21,8 @@ from rca.serve.config import ServeConfig
 from rca.serve.inbox import Inbox
 from rca.serve.labelling import labels_of
 from rca.serve.metrics import Metrics
-from rca.serve.notices import MOST_ALERTS, dumped, gist_of, loaded, notice_of, worth_telling
-from rca.sinks.notice import Notice
+from rca.serve.notices import MOST_ALERTS, gist_of, notice_of, worth_telling
+from rca.sinks.notice import Notice, dumped, loaded
 from rca.telemetry import SECOND_NS
 
 _LOG: Final = logging.getLogger(__name__)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal, Protocol, runtime_checkable
+
+from pydantic import TypeAdapter
 
 from rca.report import TriageReport
 
@@ -87,6 +90,19 @@ class Notice:
         body |= {"alerts": [asdict(alert) for alert in self.alerts], "links": asdict(self.links)}
         report = self.report.to_json() if self.report is not None else None
         return {"schema_version": self.schema_version, "idempotency_key": self.idempotency_key, **body, "report": report}
+
+
+_NOTICE: Final = TypeAdapter(Notice)
+
+
+def dumped(notice: Notice) -> str:
+    """A notice as text that `loaded` reads."""
+    return json.dumps(_NOTICE.dump_python(notice, mode="json"))
+
+
+def loaded(text: str) -> Notice:
+    """The notice that `dumped` wrote."""
+    return _NOTICE.validate_python(json.loads(text))
 
 
 @dataclass(frozen=True)

@@ -236,9 +236,7 @@ class IncidentView:
 
 def cause_of(report: TriageReport | None) -> EntityId | None:
     """The first candidate, where anything stands out."""
-    if report is None or report.confidence.level == "nothing" or not report.ranking.candidates:
-        return None
-    return report.ranking.candidates[0].entity
+    return report.leader if report is not None else None
 
 
 def scene_of(incident: Incident, case: Case, report: TriageReport | None) -> Scene:
