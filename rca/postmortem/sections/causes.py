@@ -56,7 +56,7 @@ def _cause(account: Account) -> Iterator[Block]:
 def _trigger(account: Account, moments: Moments) -> Iterator[Block]:
     back = seconds((account.onset_ns - moments.looked_back_ns) / 1e9)
     if account.telemetry.events.is_empty():
-        yield Text("The telemetry has no events, so it does not say whether anything was changed before.", (sources.GAPS,))
+        yield Text("The telemetry has no event: either nothing was changed, or events were not collected.", (sources.GAPS,))
         yield Question("What was changed before it began: releases, settings, data, traffic, infrastructure?")
     elif not moments.before:
         yield Text(f"No change was recorded in the {back} before the onset or with it.", (sources.EVENTS,))
