@@ -76,10 +76,10 @@ def known() -> Reference:
 
 
 def test_the_index_by_hand() -> None:
-    # 40 is the smaller side: one value of 41 is shared evenly.
+    # Two bins and 40 units: one part of 41 is shared evenly.
     p, q = (0.5, 0.5), (30.5 / 41, 10.5 / 41)
     expected = sum((b - a) * math.log(b / a) for a, b in zip(p, q, strict=True))
-    assert stability_index(np.array([50.0, 50.0]), np.array([30.0, 10.0])) == pytest.approx(expected)
+    assert stability_index(np.array([50.0, 50.0]), np.array([30.0, 10.0]), 40) == pytest.approx(expected)
     assert expected == pytest.approx(0.2601, abs=1e-4)
 
 
@@ -92,8 +92,9 @@ def test_the_gap_by_hand() -> None:
 @given(COUNTS)
 def test_distances_keep_to_their_range(counts: tuple[list[int], list[int]]) -> None:
     training, now = (np.array(each, dtype=np.float64) for each in counts)
-    assert stability_index(training, now) >= 0
-    assert stability_index(training, training) == pytest.approx(0, abs=1e-12)
+    fewer = float(min(training.sum(), now.sum()))
+    assert stability_index(training, now, fewer) >= 0
+    assert stability_index(training, training, float(training.sum())) == pytest.approx(0, abs=1e-12)
     gap = largest_gap(training, now)
     assert gap is None or 0 <= gap <= 1
     if training.sum():
@@ -103,8 +104,8 @@ def test_distances_keep_to_their_range(counts: tuple[list[int], list[int]]) -> N
 @given(st.lists(st.integers(0, 500), min_size=2, max_size=12), st.integers(1, 9))
 def test_equal_shares_are_no_drift(counts: list[int], times: int) -> None:
     training = np.array(counts, dtype=np.float64)
-    assert stability_index(training, times * training) == pytest.approx(0, abs=1e-12)
-    assert stability_index(training, np.zeros(len(counts))) == 0  # nothing observed says nothing
+    assert stability_index(training, times * training, 5) == pytest.approx(0, abs=1e-12)
+    assert stability_index(training, np.zeros(len(counts)), 0) == 0  # nothing observed says nothing
 
 
 VALUES = st.lists(st.one_of(st.sampled_from([0.0, 1.0]), st.floats(-50, 50, width=16)), max_size=200)
@@ -136,7 +137,7 @@ def test_a_frequent_value_has_a_bin_to_itself() -> None:
     merged = np.add.reduceat(counts, starts)
     assert 60 in merged
     shifted = np.bincount(binned(np.full(100, 0.01, dtype=np.float16), cuts), minlength=len(counts))
-    assert stability_index(merged.astype(float), np.add.reduceat(shifted, starts).astype(float)) > 1
+    assert stability_index(merged.astype(float), np.add.reduceat(shifted, starts).astype(float), 100) > 1
 
 
 def test_a_constant_that_moves_is_seen() -> None:
@@ -146,7 +147,7 @@ def test_a_constant_that_moves_is_seen() -> None:
     for other in (0.999, 1.001):
         moved = np.bincount(binned(np.full(50, other, dtype=np.float16), cuts), minlength=len(counts))
         starts = coarse(counts)
-        index = stability_index(np.add.reduceat(counts, starts).astype(float), np.add.reduceat(moved, starts).astype(float))
+        index = stability_index(np.add.reduceat(counts, starts).astype(float), np.add.reduceat(moved, starts).astype(float), 50)
         assert index > 1
 
 
@@ -216,6 +217,12 @@ def test_few_graphs_of_one_system_raise_no_alarm_where_graphs_are_drawn() -> Non
     assert (one_system.unit, one_system.units) == ("graph", 40)
     for seed in range(30, 36):
         assert not compared(one_system, graphs(seed, 10, most=8), ["shop"] * 10).found
+
+
+def test_two_graphs_are_too_few_to_judge_by() -> None:
+    drift = compared(reference(graphs(1, 40), systems=["shop"] * 40), [louder(graph) for graph in graphs(2, 2)], ["shop"] * 2)
+    assert not drift.found
+    assert drift.sentence() == "features look like training data, as far as 2 graphs can tell"
 
 
 def louder(graph: ServiceGraph) -> ServiceGraph:

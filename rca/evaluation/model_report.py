@@ -54,8 +54,8 @@ class ModelReport:
     def _drift_words(self) -> str:
         if self.drift is None:
             return f"nothing can be said about drift: {self.why_not}"
-        few = "" if self.drift.found else f" ({count(self.drift.graphs, 'incident')} of {count(self.drift.systems, 'system')})"
-        return f"{self.drift.sentence()}{few}"
+        of = f" ({count(self.drift.graphs, 'incident')} of {count(self.drift.systems, 'system')})"
+        return self.drift.sentence() + (of if not self.drift.found and not self.drift.few else "")
 
     def _accuracy_words(self) -> str:
         overall = self.accuracy.overall
@@ -195,10 +195,15 @@ def _shift_blocks(drift: Drift, part: str, what: str) -> Iterator[Block]:
     drifted = drift.drifted(part)
     furthest = f", the furthest {number(drifted[0].excess)} times as far as that" if drifted else ""
     verdict = "more" if drift.alarms(part) else "no more"
+    unlucky = f"({number(drift.expected[part])}, and {number(max(drift.expected_excess[part], 1))} times)"
+    judged = (
+        "Five graphs are the fewest to judge by."
+        if drift.few
+        else (f"That is {verdict} than an unlucky draw of training data shows {unlucky}.")
+    )
     yield Text(
         f"{len(drifted)} of {len(shifts)} {what} drifted (a PSI above {MUCH} or a quarter more or less missing, and beyond what "
-        f"chance does with so few){furthest}. That is {verdict} than an unlucky draw of training data shows "
-        f"({number(drift.expected[part])}, and {number(max(drift.expected_excess[part], 1))} times)."
+        f"chance does with so few){furthest}. {judged}"
     )
     changed = [shift for shift in shifts if shift.level != "none"]
     named = sorted(changed, key=lambda shift: (-shift.excess, shift.name))[:MOST_SHIFTS]

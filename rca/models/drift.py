@@ -10,7 +10,7 @@ from typing import Final, Literal
 import numpy as np
 
 from rca.arrays import arrays_of
-from rca.graph import ServiceGraph
+from rca.graph import Indices, ServiceGraph
 from rca.models.measures import MODALITIES, Group, Measure, Measured, measured
 from rca.models.reference import (
     MUCH_MISSING,
@@ -25,12 +25,14 @@ from rca.models.reference import (
     section,
     stability_index,
 )
-from rca.wording import listed, percent
+from rca.wording import count, listed, percent
 
 Level = Literal["none", "some", "drift"]
 _LEAST_LIKELY: Final = 0.01
 _RARE: Final = 0.1
 _NAMED: Final = 3
+_FEWEST: Final = 5
+"""Of fewer graphs of systems that the model knows, the next one may well be of another kind of fault."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,8 @@ class Drift:
     expected_excess: Mapping[str, float]  # and how far the one goes that goes furthest
     strangers: tuple[str, ...]
     systems_training: int | None
+    few: bool
+    """Whether there are too few graphs to say that features or structure drifted."""
 
     def drifted(self, part: str) -> tuple[Shift, ...]:
         """Features or quantities of the structure that drifted, the furthest first."""
@@ -99,7 +103,7 @@ class Drift:
 
     def alarms(self, part: str) -> bool:
         """Whether more has drifted, or something further, than in the worst of a hundred draws of the training data itself."""
-        drifted = self.drifted(part)
+        drifted = () if self.few else self.drifted(part)
         furthest = max((shift.excess for shift in drifted), default=0.0)
         return len(drifted) > self.expected[part] or furthest > max(self.expected_excess[part], 1)
 
@@ -111,7 +115,10 @@ class Drift:
 
     def sentence(self) -> str:
         """What there is to say, in one plain sentence."""
-        return "; ".join(self._findings()) or "features look like training data"
+        alike = "features look like training data"
+        return "; ".join(self._findings()) or (
+            f"{alike}, as far as {count(self.graphs, 'graph')} can tell" if self.few else alike
+        )
 
     def _findings(self) -> Iterator[str]:
         for modality in self.modalities:
@@ -138,15 +145,16 @@ def drift_of(reference: Reference, graphs: Sequence[ServiceGraph], systems: Sequ
     """Compare graphs, `systems` naming that of each, with those that a model was trained on. Raises BadGraph without a graph."""
     now = measured(arrays_of(graphs))
     distinct = sorted(set(systems))
-    units = len(distinct) if reference.unit == "system" else now.graphs
-    weight = units * reference.graphs / max(reference.units * now.graphs, 1)  # a system counts as much as one in training
+    by_system = reference.unit == "system"
+    unit = np.array([distinct.index(name) for name in systems]) if by_system else np.arange(now.graphs)
+    units = len(distinct) if by_system else now.graphs
     known = bool(reference.systems)
     return Drift(
         graphs=now.graphs,
         systems=len(distinct),
         graphs_training=reference.graphs,
         shifts=tuple(
-            _shift(name, reference.sketches[name], measure, units, weight)
+            _shift(name, reference.sketches[name], measure, unit, units)
             for name, measure in now.measures.items()
             if name in reference.sketches
         ),
@@ -157,15 +165,17 @@ def drift_of(reference: Reference, graphs: Sequence[ServiceGraph], systems: Sequ
         expected_excess={part: by_chance(far, units) for part, far in reference.excess_by_chance.items()},
         strangers=tuple(name for name in distinct if known and not reference.knows(name)),
         systems_training=len(reference.systems) if known else None,
+        few=not by_system and now.graphs < _FEWEST,
     )
 
 
-def _shift(name: str, sketch: Sketch, measure: Measure, units: int, weight: float) -> Shift:
+def _shift(name: str, sketch: Sketch, measure: Measure, unit: Indices, units: int) -> Shift:
     cuts = np.array(sketch.cuts, dtype=np.float16)
-    counts = (weight * np.bincount(binned(measure.values, cuts), minlength=len(sketch.counts))).astype(np.float64)
+    counts = np.bincount(binned(measure.values, cuts), minlength=len(sketch.counts)).astype(np.float64)
     training = np.array(sketch.counts, dtype=np.float64)
     bins = coarse(sketch.counts)
-    psi = float(stability_index(np.add.reduceat(training, bins), np.add.reduceat(counts, bins))) if training.sum() else 0.0
+    having = min(sketch.units, len(np.unique(unit[measure.owner])))
+    psi = float(stability_index(np.add.reduceat(training, bins), np.add.reduceat(counts, bins), having))
     asked = int(measure.asked.sum())
     missing = 1 - len(measure.values) / asked if asked else sketch.missing
     psi_floor, missing_floor = by_chance(sketch.psi_by_chance, units), by_chance(sketch.missing_by_chance, units)

@@ -46,6 +46,9 @@ _QUANTILE: Final = 0.99
 _FEWEST_SYSTEMS: Final = 3
 """Of fewer systems, graphs are drawn instead: what differs between two systems says nothing of a third."""
 _MOST_NAMED: Final = 2000
+_UNKNOWN: Final = 1e6
+"""More than any index, or difference of shares, can be."""
+
 _DIGITS: Final = 4
 
 
@@ -53,14 +56,15 @@ _DIGITS: Final = 4
 class Sketch:
     """One quantity in the training graphs: `counts` of values in (cuts[i-1], cuts[i]], the first and last bin open.
 
-    `missing` is the share without a value. `psi_by_chance` and `missing_by_chance` are what 99 of 100 draws of DRAWS units of
-    the training data itself stay below.
+    `missing` is the share without a value, `units` how many systems or graphs have one. `psi_by_chance` and `missing_by_chance`
+    are what 99 of 100 draws of DRAWS units of the training data itself stay below.
     """
 
     group: Group
     cuts: tuple[float, ...]  # in as few digits as a 16-bit float needs
     counts: tuple[int, ...]
     missing: float
+    units: int
     psi_by_chance: tuple[float, ...]
     missing_by_chance: tuple[float, ...]
 
@@ -130,8 +134,8 @@ def reference_of(
 ) -> Reference:
     """The reference of G graphs, `systems` naming that of each.
 
-    What chance alone does is found by drawing: as many units as there are with replacement in the place of the training data, and
-    DRAWS of them in the place of what it is compared with.
+    What chance alone does is found by drawing: half of the units in the place of the training data, and DRAWS of the other half,
+    with replacement, in the place of what it is compared with.
     """
     found = measured(arrays)
     names = {name: row for row, name in enumerate(dict.fromkeys(systems))}
@@ -215,19 +219,19 @@ def coarse(counts: Sequence[int] | Counts) -> list[int]:
     return [0, *(end + 1 for end in sorted(ends) if 0 <= end < len(total) - 1)]
 
 
-def stability_index(training: Floats, now: Floats) -> Floats:
+def stability_index(training: Floats, now: Floats, units: Floats | float) -> Floats:
     """Population stability index of counts over the last axis: sum of (q - p) ln(q / p) of the shares p and q of the bins.
 
-    Half a value a bin of the side with fewer values is shared evenly among the bins, in the same measure on both sides, since a
-    bin may be empty. Never negative, 0 for equal shares, and where one side has no value at all.
+    `units` is how many systems or graphs, independent of each other, the side with fewer of them has values of. Half a unit a bin
+    is shared evenly among the bins, in the same measure on both sides, since what few of them never showed may still be. Never
+    negative, 0 for equal shares, and where one side has no value at all.
     """
     bins = training.shape[-1]
-    totals = [counts.sum(axis=-1, keepdims=True) for counts in (training, now)]
-    even = 1 / (1 + 2 * np.minimum(*totals) / bins)
+    even = np.asarray(1 / (1 + 2 * np.asarray(units) / bins))[..., None]
     p, q = (
-        (1 - even) * counts / np.maximum(total, 1) + even / bins for counts, total in zip((training, now), totals, strict=True)
+        (1 - even) * counts / np.maximum(counts.sum(axis=-1, keepdims=True), 1e-9) + even / bins for counts in (training, now)
     )
-    index: Floats = ((q - p) * np.log(q / p)).sum(axis=-1)
+    index: Floats = np.where(np.asarray(units) > 0, ((q - p) * np.log(q / p)).sum(axis=-1), 0.0)
     return np.maximum(index, 0.0)
 
 
@@ -243,7 +247,10 @@ def largest_gap(training: Floats, now: Floats) -> float | None:
 
 @dataclass(frozen=True, eq=False)
 class _Draws:
-    """How often every unit was drawn, (rounds, units): in the place of the training data, and of `DRAWS` units of now."""
+    """How often every unit was drawn, (rounds, units): in the place of the training data, and of `DRAWS` units of now.
+
+    Both halves of a round have no unit in common: what is new is drawn from what the training data of that round never saw.
+    """
 
     training: Floats
     now: tuple[Floats, ...]
@@ -251,14 +258,13 @@ class _Draws:
     @classmethod
     def of(cls, units: int, seed: int) -> _Draws:
         rng = np.random.default_rng([seed, 7])
-        alike = np.full(units, 1 / units) if units else np.zeros(0)
-
-        def drawn(count: int) -> Floats:
-            if not units:
-                return np.zeros((_ROUNDS + _COUNTED, 0))
-            return rng.multinomial(count, alike, size=_ROUNDS + _COUNTED).astype(np.float64)
-
-        return cls(drawn(units), tuple(drawn(count) for count in DRAWS))
+        rounds = _ROUNDS + _COUNTED
+        if not units:
+            return cls(np.zeros((rounds, 0)), (np.zeros((rounds, 0)),) * len(DRAWS))
+        first = rng.permuted(np.tile(np.arange(units), (rounds, 1)), axis=1) < (units + 1) // 2
+        rest = ~first / np.maximum((~first).sum(axis=1, keepdims=True), 1)
+        now = tuple(np.array([rng.multinomial(count, each) for each in rest], dtype=np.float64) for count in DRAWS)
+        return cls(first.astype(np.float64), now)
 
 
 def _sketch(measure: Measure, unit: Indices, draws: _Draws) -> tuple[Sketch, Floats]:
@@ -271,11 +277,14 @@ def _sketch(measure: Measure, unit: Indices, draws: _Draws) -> tuple[Sketch, Flo
     merged = np.add.reduceat(by_unit, coarse(counts), axis=1).astype(np.float64)
     asked = np.bincount(unit, weights=measure.asked, minlength=units).astype(np.float64)
     training, training_gone = draws.training @ merged, _gone(draws.training, merged, asked)
+    has = by_unit.any(axis=1)
+    having = (draws.training[:, has] > 0).sum(axis=1)  # (R,) units with a value
     psi_floor, gone_floor, excesses = [], [], []
     for now in draws.now:
-        psi = stability_index(training, now @ merged)
+        psi = stability_index(training, now @ merged, np.minimum(having, (now[:, has] > 0).sum(axis=1)))
         gone = np.abs(_gone(now, merged, asked) - training_gone)
-        floors = [float(np.quantile(values[:_ROUNDS], _QUANTILE)) for values in (psi, gone)]
+        known = units > 1  # of a single unit nobody knows what another one would be like
+        floors = [float(np.quantile(values[:_ROUNDS], _QUANTILE)) if known else _UNKNOWN for values in (psi, gone)]
         psi_floor.append(round(floors[0], _DIGITS))
         gone_floor.append(round(floors[1], _DIGITS))
         excesses.append(excess(psi, gone, *floors)[_ROUNDS:])
@@ -285,6 +294,7 @@ def _sketch(measure: Measure, unit: Indices, draws: _Draws) -> tuple[Sketch, Flo
         tuple(float(str(cut)) for cut in cuts),
         tuple(counts.tolist()),
         round(1 - len(measure.values) / total, 6) if total else 1.0,
+        int(has.sum()),
         tuple(psi_floor),
         tuple(gone_floor),
     )
