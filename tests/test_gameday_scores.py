@@ -444,8 +444,9 @@ def test_an_alert_that_is_over_is_asked_about_as_such() -> None:
 
 
 def test_noticed_by_the_alert_that_fired_then() -> None:
-    rows = {"time_unix_nano": [T0 + 1, T0, T0], "entity_kind": ["service"] * 3, "entity": ["a", "orders", "cart"]}
-    alerts = pl.DataFrame({**rows, "name": ["A", "B", "B"], "source": ["metric"] * 3})
+    times = [T0 + 4 * SECOND_NS, T0 - 3 * SECOND_NS, T0 - 3 * SECOND_NS, T0 + BIN_NS, None]
+    rows = {"time_unix_nano": times, "entity_kind": ["service"] * 5, "entity": ["a", "orders", "cart", "a", "a"]}
+    alerts = pl.DataFrame({**rows, "name": ["A", "B", "B", "A", "A"], "source": ["metric"] * 5})
     found = noticed(Telemetry.of(alerts=alerts), T0 - MINUTE_NS, T0, None).alert
     assert found is not None
     assert (found.name, found.entity, found.start_ns) == ("B", CART, T0)

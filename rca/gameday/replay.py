@@ -134,12 +134,15 @@ class Noticed:
 
 
 def noticed(telemetry: Telemetry, start_ns: int, alert_ns: int | None, over_ns: int | None) -> Noticed:
-    """How an injection that began at `start_ns` was noticed, by the alert that fired at `alert_ns` or by none."""
+    """How an injection that began at `start_ns` was noticed, by the alert that fired at `alert_ns` or by none.
+
+    Its name and entity are those of the nearest alert in the telemetry, for who fires and who is told have clocks of their own.
+    """
     if alert_ns is None:
         return Noticed(start_ns)
-    fired = telemetry.alerts.filter(pl.col("time_unix_nano") == alert_ns)
-    named = fired.sort("name", "entity", maintain_order=True).select("name", "entity_kind", "entity", "namespace")
-    for name, kind, entity, namespace in named.iter_rows():
+    apart = (pl.col("time_unix_nano") - alert_ns).abs()
+    near = telemetry.alerts.filter(apart < BIN_NS).sort(apart, "name", "entity")
+    for name, kind, entity, namespace in near.select("name", "entity_kind", "entity", "namespace").iter_rows():
         return Noticed(alert_ns, Alert(name, alert_ns, EntityId(kind, entity, namespace or "")), over_ns)
     return Noticed(alert_ns, Alert("", alert_ns), over_ns)
 

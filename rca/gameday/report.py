@@ -117,12 +117,12 @@ def _quiet_words(tool: RankerScore) -> str:
     if not tool.quiet.n:
         return "whether it blames somebody while nothing is wrong was not measured"
     asked = {1: "once", 2: "twice"}.get(tool.quiet.n, f"{tool.quiet.n} times")
-    return f"asked {asked} while nothing was wrong, the tool blamed somebody {_times(tool.quiet)}"
+    return f"asked {asked} while nothing was wrong, the tool blamed {_times(tool.quiet)}"
 
 
 def _times(figure: Number) -> str:
     hits = _count(figure)
-    return {0: "never", 1: "once", 2: "twice"}.get(hits, f"{hits} times")
+    return {0: "nobody", 1: "somebody once", 2: "somebody twice"}.get(hits, f"somebody {hits} times")
 
 
 def best_rule(scores: Scores) -> RankerScore | None:
