@@ -221,6 +221,33 @@ def test_what_has_no_documented_shape_is_said_and_the_rest_is_read() -> None:
     assert all("does not have the documented shape" in line for line in remarks[2:4])
 
 
+_JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text(max_size=5)
+    | st.sampled_from(["Apply", "Recover", "2026-03-02T10:00:00Z"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*"abc", "action", "id", "events"]), inner),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(sorted(kind for kind, _ in ACTIONS)), _JSON, _JSON, _JSON)
+def test_nothing_that_a_resource_may_hold_stops_the_reading_of_others(kind: str, spec: Any, record: Any, event: Any) -> None:
+    action = next(action for known, action in ACTIONS if known == kind)
+    good = {"action": action, "stressors": {action: {}}, action: True}
+    whole = {"id": "shop/cart-7c9f8d6b5f-2bqlm", "events": [event]}
+    bodies = [
+        {"kind": kind, "metadata": {"name": "a"}, "spec": good, "status": {"experiment": {"containerRecords": [each]}}}
+        for each in (record, whole)
+    ]
+    bodies.append({"kind": kind, "metadata": record, "spec": spec, "status": event})
+    found, remarks = seen_in(Resources([*bodies, yaml.safe_load(CHAOS.read_text())["items"][0]]))
+    assert "network_delay" in {each.fault_kind for each in found}
+    assert len(found) > 3 or remarks
+
+
 def test_files_of_other_things_are_refused(tmp_path: Path) -> None:
     for text, message in (
         ("a: [", "expected YAML or JSON"),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rca.errors import BadInput, UnknownName
 from rca.gameday.plan import find_plan, load_plan, parsed_plan, shipped_plans, timeline, total_ns
@@ -94,6 +97,25 @@ def test_mistakes_are_named_with_their_line(wrong: tuple[str, str], message: str
     with pytest.raises(BadInput, match=message) as error:
         parsed_plan(GOOD.replace(*wrong), "plan.toml")
     assert error.value.exit_code == 2
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, len(GOOD)), st.integers(0, 12), st.text(st.sampled_from("\n[]\"'=#.0-9stxe ü{}"), max_size=6))
+def test_a_plan_that_was_mangled_is_read_or_refused(place: int, gone: int, more: str) -> None:
+    with contextlib.suppress(BadInput):
+        plan = parsed_plan(GOOD[:place] + more + GOOD[place + gone :], "plan.toml")
+        assert total_ns(plan) > 0
+
+
+@pytest.mark.parametrize(
+    "value", ["3", "-1", "true", "[]", "{}", '""', "2026-01-01", "nan", '"1s"', '"99w"', "[[]]", '{a = "b"}']
+)
+def test_values_of_any_type_are_read_or_refused(value: str) -> None:
+    for line in GOOD.splitlines():
+        key, equals, _ = line.partition("=")
+        if equals:
+            with contextlib.suppress(BadInput):
+                assert timeline(parsed_plan(GOOD.replace(line, f"{key} = {value}"), "plan.toml"))
 
 
 def test_several_mistakes_are_told_at_once() -> None:

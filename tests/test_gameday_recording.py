@@ -24,7 +24,7 @@ from rca.telemetry import MINUTE_NS, SECOND_NS, EntityId, Telemetry
 from tests.gamedays import a_day, recorded
 from tests.recorded import RecordedSource, failing
 from tests.serving import until
-from tests.test_gameday_elsewhere import FlagFile
+from tests.test_gameday_elsewhere import FIXTURES, FlagFile
 
 INCIDENT, TELEMETRY = recorded()
 START, END = INCIDENT.window.start_ns, INCIDENT.window.end_ns
@@ -259,6 +259,10 @@ def test_options_of_record(tmp_path: Path) -> None:
     listed = tmp_path / "listed.csv"
     listed.write_text("fault,target,start\nlatency,payment,2026-03-02T10:00:00Z\n")
     assert str(record("--injections", listed)) == "1"  # nothing could be kept
+    assert str(record("--chaos-mesh-file", FIXTURES / "chaos-mesh.yaml", "--since", "2026-03-02T10:15:00Z")) == "1"
     day = load(tmp_path, "friday")
+    assert [each.injection.fault_kind for each in day.injections] == [
+        "latency", "cpu_contention", "cpu_contention", "clock_skew"
+    ]  # fmt: skip
     assert day.injections[0].trouble
     assert day.state == "complete"
