@@ -221,6 +221,7 @@ def test_what_has_no_documented_shape_is_said_and_the_rest_is_read() -> None:
     assert all("does not have the documented shape" in line for line in remarks[2:4])
 
 
+_GOOD = yaml.safe_load(CHAOS.read_text(encoding="utf-8"))["items"][0]
 _JSON = st.recursive(
     st.none()
     | st.booleans()
@@ -243,7 +244,7 @@ def test_nothing_that_a_resource_may_hold_stops_the_reading_of_others(kind: str,
         for each in (record, whole)
     ]
     bodies.append({"kind": kind, "metadata": record, "spec": spec, "status": event})
-    found, remarks = seen_in(Resources([*bodies, yaml.safe_load(CHAOS.read_text())["items"][0]]))
+    found, remarks = seen_in(Resources([*bodies, _GOOD]))
     assert "network_delay" in {each.fault_kind for each in found}
     assert len(found) > 3 or remarks
 
