@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rca.cli.gameday import app
+from rca.collectors.alerts import Alert
 from rca.documents.html import to_html
 from rca.documents.markdown import to_markdown
 from rca.errors import BadInput, RcaError, UnknownName
@@ -24,9 +25,12 @@ from rca.gameday.folder import GameDay, Guess, Journal, day_folder, entity_json
 from rca.gameday.plan import parsed_plan
 from rca.gameday.replay import Noticed
 from rca.gameday.report import best_rule, injections_table, named, report_of, told
+from rca.gameday.running import Runner
 from rca.gameday.scores import Scores
+from rca.incidents.store import IncidentStore
 from rca.telemetry import MINUTE_NS, SECOND_NS, EntityId, Interval
-from tests.gamedays import PLAN
+from tests.gamedays import PLAN, FakeSystem
+from tests.gamedays import a_day as prepared
 from tests.played import game_day
 from tests.test_gameday_scores import (
     CART,
@@ -182,22 +186,30 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def test_score_and_report_as_a_user_types_them(run: Run, tmp_path: Path) -> None:
+    """A day that the runner itself has run, on a system in which time passes at once: two faults, each with a quiet watch."""
     home = tmp_path / "home"
-    game_day(home, [recordings()[0]])
+    home.mkdir()
+    alert = Alert("Slow", 20 * SECOND_NS, end_ns=35 * SECOND_NS)
+    day = prepared(home, PLAN.replace('fault = "slow_database"\ntarget = "shop-db"', 'fault = "exception"\ntarget = "payment"'))
+    with IncidentStore(home) as store:
+        Runner(day, FakeSystem(fires=[alert]), store, told=str).run()
     (tmp_path / "live.toml").write_text('[triage]\nlag = "30s"\nbaseline = "2m"\nlookback = "2m"\n')
-    out = run("score", "friday", "--ranker", "max-z", "--config", tmp_path / "live.toml")
-    assert "the tool had named the cause first for 1 of 1 injected faults" in out
-    assert f"kept in {home / 'gamedays' / 'friday' / 'scores.json'}" in out
-    body = json.loads(run("score", "friday", "--ranker", "max-z", "--config", tmp_path / "live.toml", "--json"))
+    options = ("--ranker", "max-z", "--config", tmp_path / "live.toml")
+    out = run("score", "tuesday", *options)
+    assert "the tool had named the cause first for 2 of 2 injected faults" in out
+    assert f"kept in {home / 'gamedays' / 'tuesday' / 'scores.json'}" in out
+    body = json.loads(run("score", "tuesday", *options, "--json"))
     assert (body["version"], body["settings"]["lag_s"]) == ("1", 30.0)
     assert [ranker["role"] for ranker in body["rankers"]] == ["in use", "baseline"]
-    assert run("report", "friday", "--out", tmp_path / "out").splitlines() == [
-        str(tmp_path / "out" / f"gameday-friday.{kind}") for kind in ("md", "html")
-    ]
-    assert "exception" not in (tmp_path / "out" / "gameday-friday.md").read_text()
+    assert [one["counted_from"] for one in body["injections"]] == ["alert", "alert"]
+    assert [one["resolve_minutes"] for one in body["injections"]] == [0.25, 0.25]
+    assert body["quiet"]["windows"] == 2
+    files = [str(tmp_path / "out" / f"gameday-tuesday.{kind}") for kind in ("md", "html")]
+    assert run("report", "tuesday", "--out", tmp_path / "out").splitlines() == files
+    assert "All were injected." in Path(files[0]).read_text()
     (tmp_path / "mine.md").write_text("{{ document.title }}: {{ sections.summary.heading }}")
-    run("report", "friday", "--out", tmp_path / "out", "--template", tmp_path / "mine.md")
-    assert (tmp_path / "out" / "gameday-friday.md").read_text() == "Game day friday: Summary"
+    run("report", "tuesday", "--out", tmp_path / "out", "--template", tmp_path / "mine.md")
+    assert Path(files[0]).read_text() == "Game day tuesday: Summary"
 
 
 def test_a_day_of_which_nothing_was_collected(run: Run, tmp_path: Path) -> None:

@@ -66,8 +66,12 @@ def score(
     game = load(home, name)
     rankers = contenders(model or (), BASELINES if ranker is None else ranker)
     settings = _settings(config)
-    with progress("Scoring") as step:
-        played, quiet = Contest(home, rankers, settings).play(game, step)
+    try:
+        with progress("Scoring") as step:
+            played, quiet = Contest(home, rankers, settings).play(game, step)
+    except KeyboardInterrupt:
+        typer.echo("answers so far are kept: the same command goes on from there", err=True)
+        raise
     scores = scores_of(game, digest_of_day(game, home), rankers, played, quiet, settings, seed=seed)
     path = write_scores(game.folder, scores)
     if json:
