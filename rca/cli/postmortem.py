@@ -64,7 +64,8 @@ def postmortem(
         _refuse_existing([out], force=force)
     chosen = ranker_of(ranker, model, None)
     made_by = f"--ranker {shlex.quote(ranker)}" if ranker else f"--model {shlex.quote(str(model))}" if model else ""
-    account = account_of(incident, store or default_home(), chosen, made_by=made_by, objective=stated, redact=redact)
+    home, named = store or default_home(), str(store) if store else ""
+    account = account_of(incident, home, chosen, made_by=made_by, store=named, objective=stated, redact=redact)
     document = document_of(account)
     write = {"md": to_markdown, "html": to_html}
     texts = {name: write[name](document, templates.get(name)) for name in formats}

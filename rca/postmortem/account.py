@@ -112,13 +112,15 @@ class Record:
 class Account(Record):
     """A record with what is computed from it: the ranking that is made of it now, and the impact.
 
-    `made_by` is the ranker as options of `rca triage`, empty for the default. `redacted` says that names are pseudonyms.
+    `made_by` is the ranker as options of `rca triage`, empty for the default; `store` the folder of the store, where it is not
+    the usual one. `redacted` says that names are pseudonyms.
     """
 
     case: Case
     report: TriageReport
     impact: Impact | None
     made_by: str = ""
+    store: str = ""
     objective: Objective | None = None
     redacted: bool = False
 

@@ -38,6 +38,7 @@ def account_of(
     ranker: Ranker,
     *,
     made_by: str = "",
+    store: str = "",
     objective: Objective | None = None,
     redact: bool = False,
 ) -> Account:
@@ -56,6 +57,7 @@ def account_of(
         report=report,
         impact=impact_of(case, _longer(found.incident, found.telemetry, case)),
         made_by=made_by,
+        store="" if redact else store,
         objective=objective,
         redacted=redact,
     )

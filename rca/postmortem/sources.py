@@ -48,7 +48,14 @@ def cited_sources(account: Account, moments: Moments, sections: Sequence[Section
 def command(account: Account, *options: str) -> str:
     """The command line that ranks this incident again."""
     made_by = (account.made_by,) if account.made_by else ()
-    return " ".join(("rca triage", shlex.quote(account.origin.name), *made_by, *options))
+    store = (f"--store {shlex.quote(account.store)}",) if account.store and account.origin.kind == "store" else ()
+    return " ".join(("rca triage", shlex.quote(account.origin.name), *made_by, *store, *options))
+
+
+def _of_store(account: Account, words: str) -> str:
+    """A command line that looks into the store."""
+    home = f"RCA_HOME={shlex.quote(account.store)} " if account.store else ""
+    return f"{home}rca incidents {words}"
 
 
 def _sources(account: Account, moments: Moments) -> Iterator[Source]:
@@ -97,7 +104,7 @@ def _incident(account: Account) -> Source:
         )
     if account.origin.kind == "inbox":
         return Source(INCIDENT, "The incident as rca serve received it", "", (f"GET /v1/incidents/{account.incident.id}",))
-    return Source(INCIDENT, "The incident in the store", name, (f"rca incidents show {shlex.quote(name)}",))
+    return Source(INCIDENT, "The incident in the store", name, (_of_store(account, f"show {shlex.quote(name)}"),))
 
 
 # --- requests -----------------------------------------------------------------------------------------------------------
@@ -218,7 +225,7 @@ def _alerts(account: Account, moments: Moments) -> Source:
     either = "|".join(re.escape(name) for name in names)
     queries = (f"ALERTS{{alertname=~{json.dumps(either, ensure_ascii=False)}}}",) if names else ()
     if account.alerts:
-        return Source(ALERTS, f"{count(len(account.alerts), 'alert')} as rca serve received them", "", queries)
+        return Source(ALERTS, f"Alerts as rca serve received them ({len(account.alerts)})", "", queries)
     return Source(ALERTS, f"Alerts in the telemetry, {_when(account)}{_in(account, 'alerts')}", "", queries)
 
 
@@ -239,10 +246,13 @@ def _labels(account: Account) -> Source:
     if account.origin.kind == "store":
         name = shlex.quote(account.origin.name)
         return Source(
-            LABELS, "Labels, and who changed them when", "", (f"rca incidents show {name}", f"rca incidents audit {name}")
+            LABELS,
+            "Labels, and who changed them when",
+            "",
+            (_of_store(account, f"show {name}"), _of_store(account, f"audit {name}")),
         )
     return Source(LABELS, "Labels in incident.json of the bundle", account.origin.name)
 
 
 def _similar(account: Account) -> Source:
-    return Source(SIMILAR, f"{count(len(account.past), 'incident')} of the store", "", ("rca incidents list",))
+    return Source(SIMILAR, f"{count(len(account.past), 'incident')} of the store", "", (_of_store(account, "list"),))
