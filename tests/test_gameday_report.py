@@ -12,6 +12,8 @@ from xml.etree import ElementTree
 
 import html5lib
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from rca.cli.gameday import app
@@ -23,7 +25,7 @@ from rca.gameday import figures
 from rca.gameday.contest import Played, QuietAnswers
 from rca.gameday.folder import GameDay, Guess, Journal, day_folder, entity_json
 from rca.gameday.plan import parsed_plan
-from rca.gameday.replay import Noticed
+from rca.gameday.replay import Answer, Noticed
 from rca.gameday.report import best_rule, injections_table, named, report_of, told
 from rca.gameday.running import Runner
 from rca.gameday.scores import Scores
@@ -117,6 +119,43 @@ def test_a_day_without_anything_has_a_report(state: str) -> None:
     assert "No injection of this game day can be scored" in words
     assert f"The game day is {state} (nothing began)." in words
     assert to_html(document).count("<svg") == 0
+
+
+_SAID = st.sampled_from(
+    [RIGHT, WRONG, says(SHOP_DB), says(CART, ORDERS, tie=True), says(ORDERS, level="nothing"), Answer(failure="no telemetry")]
+)
+
+
+@given(
+    st.lists(st.tuples(st.lists(_SAID, min_size=1, max_size=4), st.sampled_from([(), (CART,), (CART, ORDERS)])), max_size=5),
+    st.lists(st.tuples(st.integers(1, 5), st.integers(-60, 600), st.sampled_from(["anna", "ben"])), max_size=4),
+    st.booleans(),
+)
+@settings(max_examples=15, deadline=None)
+def test_whatever_happened_there_is_a_report(
+    rows: list[tuple[list[Answer], tuple[EntityId, ...]]], guessed: list[tuple[int, int, str]], watched: bool
+) -> None:
+    ones = [played(number, *said, kind=f"kind-{number % 2}", causes=causes) for number, (said, causes) in enumerate(rows, 1)]
+    guesses = [
+        Guess(number, ones[number - 1].from_ns + after * SECOND_NS, who, CART)
+        for number, after, who in guessed
+        if number <= len(ones)
+    ]
+    window = Interval(T0, T0 + MINUTE_NS)
+    quiet = [QuietAnswers(window, (window,), 0, {"model": (RIGHT,), "rule": (WRONG,)})] if watched else []
+    scores = scored(ones, guesses, quiet)
+    assert Scores.model_validate_json(scores.dumps()) == scores
+    for ranker in scores.rankers:
+        shares = [*ranker.accuracy.values(), *(point.share for point in ranker.curve), ranker.quiet, ranker.nobody]
+        for figure in shares:
+            assert figure.value is None or 0 <= figure.value <= 1
+            assert figure.low is None or figure.low <= (figure.value or 0.0) <= (figure.high or 0.0)
+        if ranker.curve:
+            assert ranker.curve[-1].share.value == ranker.accuracy["ac1"].value
+            assert ranker.settled.n == round((ranker.accuracy["ac1"].value or 0.0) * ranker.accuracy["ac1"].n)
+    document = report_of(GameDay("friday", Path("friday"), None), scores)
+    assert "nan" not in to_markdown(document).replace("nanoseconds", "")
+    assert to_html(document)
 
 
 def test_one_injection_has_no_interval_and_says_that_it_is_one() -> None:

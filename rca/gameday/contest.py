@@ -178,13 +178,13 @@ class Contest:
 
     def play(self, game: GameDay, told: Told = lambda _what, _done, _of: None) -> tuple[list[Played], list[QuietAnswers]]:
         """Ask everybody about everything, in the order of the injections and then of the quiet times."""
-        guessed = [guess.entity for guess in game.guesses]
         total = len(game.injections) + len(game.watches)
         played: list[Played] = []
         quiet: list[QuietAnswers] = []
         with IncidentStore(self.home) as store:
             for injected in game.injections:
                 told(injected.injection.name, len(played), total)
+                guessed = [guess.entity for guess in game.guesses if guess.number == injected.injection.number]
                 played.append(self._play(_standing(injected, game, store), store, guessed))
             for watch in game.watches:
                 told("quiet time", len(played) + len(quiet), total)
