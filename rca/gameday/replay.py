@@ -37,6 +37,7 @@ UNALERTED_NS: Final = 15 * MINUTE_NS
 _TOP: Final = 5
 _SUMMED: Final = ("logs", *BIN_FRAMES)
 """Frames whose rows are sums over ten seconds from their time on."""
+_TRACES: Final = ("spans", "bin_counts")
 _ENTITY_FRAMES: Final = ("metrics", "events", "logs", "alerts")
 _NO_HURRY_NS: Final = 24 * 60 * MINUTE_NS
 
@@ -91,7 +92,7 @@ def _of_spans(bins: Bins) -> list[pl.Series]:
 def told_until(telemetry: Telemetry) -> int:
     """When the newest ten seconds of traces, or of other telemetry where there are none, are over; 0 where there is nothing."""
     frames = telemetry.frames()
-    for names in (("spans", "bin_counts"), ("metrics", "calls", "logs")):
+    for names in (_TRACES, ("metrics", "calls", "logs")):
         times = [frames[name][time_column(name)].max() for name in names]
         found = [time for time in times if isinstance(time, int)]
         if found:
@@ -183,9 +184,6 @@ def quiet_windows(quiet: Interval, telemetry: Telemetry) -> tuple[Interval, ...]
         return ()
     starts = range(last - length, first - 1, -length)
     return tuple(sorted(Interval(start, start + length) for start in starts if start - min(found) >= length))
-
-
-_TRACES: Final = ("spans", "bin_counts")
 
 
 def _unhurried(config: Config) -> Config:
