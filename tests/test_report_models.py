@@ -343,6 +343,10 @@ def test_other_options_are_checked(home: Path, tmp_path: Path) -> None:
         run("--per", "day")
     with pytest.raises(BadInput, match=r"\.md or \.html"):
         run("--out", str(tmp_path / "report.pdf"))
+    with pytest.raises(BadInput, match="--bundles with a folder of recordings"):
+        run("--part", "test")
+    with pytest.raises(BadInput, match="a folder that exists"):
+        run("--out", str(tmp_path / "nowhere" / "report.md"))
     with pytest.raises(UnknownName, match="shopp"):
         run("--system", "shopp")
 

@@ -47,6 +47,10 @@ _Bundles = Annotated[
     Path | None,
     typer.Option(metavar="FOLDER", help="Look at these incident bundles in the place of the store.", show_default=False),
 ]
+_Part = Annotated[
+    str | None,
+    typer.Option(metavar="PART", help="Of --bundles with a manifest, only this part: train or test.", show_default=False),
+]
 _System = Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only incidents of this system (repeatable).")]
 _Store = Annotated[Path | None, typer.Option(metavar="DIR", help="Store to read; default: $RCA_HOME.", show_default=False)]
 _Per = Annotated[str, typer.Option(metavar="PERIOD", help="Accuracy per week or per month.")]
@@ -65,6 +69,7 @@ def models(
     model: _Models = None,
     since: _Since = None,
     bundles: _Bundles = None,
+    part: _Part = None,
     system: _System = None,
     store: _Store = None,
     per: _Per = "week",
@@ -88,10 +93,12 @@ def models(
         raise UnknownName("--per", per, history.PERIODS)
     if out is not None and out.suffix not in _FORMATS:
         raise BadInput("--out", expected="a file that ends in .md or .html", found=str(out))
+    if out is not None and not out.parent.is_dir():
+        raise BadInput("--out", expected="a file in a folder that exists", found=str(out))
     made_ns, home = time.time_ns(), store or default_home()
     since_ns, now = _since(since, made_ns, everything=bundles is not None)
     asked, reference, trouble, why_not = _models(model or [])
-    recorded = _recorded(bundles, system or [], home)
+    recorded = _recorded(bundles, part, system or [], home)
     seen = _seen(recorded, asked, home, since_ns, kept=bundles is None, cached=not no_cache)
     in_use = asked[0].ranker.name
     drift, why_not = _drift(reference, seen, recorded, why_not)
@@ -177,14 +184,14 @@ def _models(folders: Sequence[Path]) -> tuple[list[Model], Reference | None, str
     return distinct, in_use, trouble, why_not
 
 
-def _recorded(bundles: Path | None, systems: list[str], home: Path) -> list[Recorded]:
+def _recorded(bundles: Path | None, part: str | None, systems: list[str], home: Path) -> list[Recorded]:
     """The incidents to look at. Raises BadInput where there is none, UnknownName."""
     from rca.errors import BadInput
     from rca.evaluation import cases
     from rca.incidents.store import DATABASE_FILE
 
-    if bundles is not None:
-        return cases.from_folder(bundles, systems, cases.Labels.ANY)
+    if bundles is not None or part is not None:
+        return cases.asked_for(bundles, part, systems, cases.Labels.ANY)
     there = (home / DATABASE_FILE).exists()  # looking something up should not make a store
     found = cases.from_store(systems, home, cases.Labels.ANY) if there else []
     if not found:
@@ -257,8 +264,8 @@ def _terminal_table(block: Table) -> RichTable:
     from rca.wording import printable
 
     table = RichTable(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for name, side in zip(block.header, block.align, strict=True):
-        table.add_column(name, justify=side, overflow="fold")
+    for place, (name, side) in enumerate(zip(block.header, block.align, strict=True)):
+        table.add_column(name, justify=side, overflow="fold", no_wrap=place == 0)
     for row in block.rows:
         table.add_row(*map(printable, row))
     return table

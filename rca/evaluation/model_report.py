@@ -117,8 +117,8 @@ class ModelReport:
             told = [f"{overall.then} as answered at the time"] if overall.then else []
             told += [f"{now} as {self.model} answers now, for nothing was kept of what was said then"] if now else []
             yield Text(
-                f"{_capital('; '.join(told))}. Intervals are 95 %, and count repetitions of one fault as one ({overall.groups} "
-                "groups here)."
+                f"{_capital('; '.join(told))}. Intervals are 95 %, and count repetitions of one fault as one "
+                f"({count(overall.groups, 'group')} here)."
             )
             if len(accuracy.periods) > 1:
                 words = f"{accuracy_words(accuracy.periods)} Bars are 95 % intervals, numbers below the periods are incidents."

@@ -143,7 +143,11 @@ class Drift:
 
 def drift_of(reference: Reference, graphs: Sequence[ServiceGraph], systems: Sequence[str]) -> Drift:
     """Compare graphs, `systems` naming that of each, with those that a model was trained on. Raises BadGraph without a graph."""
-    now = measured(arrays_of(graphs))
+    return drift_of_measured(reference, measured(arrays_of(graphs)), systems)
+
+
+def drift_of_measured(reference: Reference, now: Measured, systems: Sequence[str]) -> Drift:
+    """The same of graphs that are counted already."""
     distinct = sorted(set(systems))
     by_system = reference.unit == "system"
     unit = np.array([distinct.index(name) for name in systems]) if by_system else np.arange(now.graphs)

@@ -108,10 +108,10 @@ def reference_of_graphs(tensors: GraphTensors, made_of: Mapping[str, Any], seed:
     """The reference of a batch in which every graph is of a system of its own. Graphs in which nothing is wrong do not count:
     it is incidents that are compared with it."""
     told = tensors.select(torch.nonzero(~tensors.is_normal).flatten())
-    return reference_of(_as_arrays(told), [str(row) for row in range(told.graphs)], made_of=made_of, seed=seed)
+    return reference_of(as_arrays(told), [str(row) for row in range(told.graphs)], made_of=made_of, seed=seed)
 
 
-def _as_arrays(tensors: GraphTensors) -> GraphArrays:
+def as_arrays(tensors: GraphTensors) -> GraphArrays:
     """The same batch as numpy arrays, its answers left behind."""
     forward = [name for name in tensors.edge_index if not name.startswith(REVERSE)]
     return GraphArrays(

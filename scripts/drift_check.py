@@ -1,0 +1,82 @@
+"""How often drift is found where there is none, and where there is: simulated incidents against models/simulated.
+
+    python -m scripts.drift_check [--incidents N] [--draws N]
+
+Draws are of simulated systems that no model was trained on (the seed that training holds out), as many as there would be systems
+now; then the same draws with one signal louder by half a logarithm, as if it were measured anew. Prints a Markdown table.
+Incidents are simulated where the cache under $RCA_HOME lacks them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+import torch
+
+from rca.errors import BadInput
+from rca.incidents.store import default_home
+from rca.models.drift import Drift, drift_of_measured
+from rca.models.files import read_model
+from rca.models.measures import measured
+from rca.models.reference import Reference, read_reference
+from rca.models.simulated import HELD_OUT_SEED, Order, Simulated, simulated_graphs
+from rca.models.training import as_arrays
+from rca.tensors import GraphTensors
+from scripts.references import FOLDERS
+
+SYSTEMS: Final = (1, 3, 10, 30, 100)
+SIGNALS: Final = ("server_latency", "self_time", "cpu")
+_LOUDER: Final = 0.5
+
+
+def drift_in(reference: Reference, graphs: GraphTensors, rows: Sequence[int], signal: str = "") -> Drift:
+    """Drift of some of the graphs, each of a system of its own; of a signal that is louder, if one is named."""
+    drawn = graphs.select(torch.tensor(rows))
+    if signal:
+        names = drawn.schema.features
+        louder = torch.tensor([name in (f"{signal}.z", f"{signal}.above") for name in names])
+        drawn = replace(drawn, x=drawn.x + _LOUDER * (drawn.available & louder))
+    return drift_of_measured(reference, measured(as_arrays(drawn)), [str(row) for row in rows])
+
+
+def table(reference: Reference, graphs: GraphTensors, draws: int) -> str:
+    """In how many draws something was found, and in how many it named the signal that is louder."""
+    rng = np.random.default_rng(1)
+    told = torch.nonzero(~graphs.is_normal).flatten().numpy()
+    head = ["systems", "as they are", *(f"{signal} louder" for signal in SIGNALS)]
+    lines = [head, ["---"] * len(head)]
+    for systems in SYSTEMS:
+        drawn = [rng.choice(told, systems, replace=False).tolist() for _ in range(draws)]
+        counts = [sum(drift_in(reference, graphs, rows).found for rows in drawn)]
+        for signal in SIGNALS:
+            counts.append(sum(_names(drift_in(reference, graphs, rows, signal), signal) for rows in drawn))
+        lines.append([str(systems), *(f"{count} of {draws}" for count in counts)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _names(drift: Drift, signal: str) -> bool:
+    named = {shift.name.split(".")[0] for shift in drift.drifted("feature")}
+    return drift.alarms("feature") and signal in named
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--incidents", type=int, default=500)
+    parser.add_argument("--draws", type=int, default=40)
+    options = parser.parse_args()
+    model = read_model(FOLDERS[0])
+    reference = read_reference(model)
+    if reference is None:
+        raise BadInput(str(model.folder), expected="a reference (python -m scripts.references)", found="none")
+    order = Order(int(model.card.data["simulated"]["seed"]) + HELD_OUT_SEED, options.incidents)
+    graphs = simulated_graphs(Simulated(), order, default_home(), workers=os.cpu_count() or 1)
+    print(table(reference, graphs, options.draws))
+
+
+if __name__ == "__main__":
+    main()
