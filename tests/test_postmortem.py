@@ -217,7 +217,15 @@ def test_requests_are_counted_where_they_enter() -> None:
     assert "An objective of 99 % over 7 days lets 1 % of the requests fail; 4.5 % did, 4.5 times that." in told
 
 
+def test_a_labelled_database_is_the_service_that_the_telemetry_knows_it_by() -> None:
+    document = document_of(example(106))
+    assert "The cause was database shop-db (network delay), injected by rca shop." in words_of(document, "summary")
+    assert re.search(r"shop-db (is number \d+ of 19|comes first)", words_of(document, "answers"))
+    assert "What speaks for shop-db:" in words_of(document, "causes")
+
+
 def test_consumers_are_no_entries() -> None:
+    assert "What email-worker does behind a queue is no request" in words_of(document_of(example(12)), "impact")
     impact = example(12).impact
     assert impact is not None
     assert [entity.name for entity in impact.entries] == ["gateway"]

@@ -17,6 +17,7 @@ from rca.postmortem.impact import Impact
 from rca.ranking import Ranking
 from rca.report import TriageReport
 from rca.telemetry import EntityId, Telemetry
+from rca.topology import standing_for
 
 
 @dataclass(frozen=True)
@@ -130,11 +131,18 @@ class Account(Record):
         return tuple(label for label in self.incident.labels if label.provenance != "disputed")
 
     @cached_property
+    def causes(self) -> tuple[EntityId, ...]:
+        """The labelled causes, as the telemetry knows them: a database of which it has the workload is that service."""
+        known = self.case.graph.rows
+        return tuple(dict.fromkeys(standing_for(cause, known) for cause in self.incident.causes()))
+
+    @cached_property
     def cause(self) -> EntityId | None:
         """The labelled cause that is ranked best, else who is blamed first; None where nobody is."""
-        causes = self.incident.causes()
-        if causes:
-            return min(causes, key=lambda cause: self.report.ranking.rank_of(cause) or len(self.report.ranking.candidates) + 1)
+        if self.causes:
+            return min(
+                self.causes, key=lambda cause: self.report.ranking.rank_of(cause) or len(self.report.ranking.candidates) + 1
+            )
         return None if self.incident.is_no_fault() else self.report.leader
 
     @cached_property
@@ -149,7 +157,7 @@ class Account(Record):
             return None
         if self.incident.is_no_fault():
             return leader is None or ranking.no_fault > ranking.candidates[0].probability
-        return leader in self.incident.causes()
+        return leader in (*self.causes, *self.incident.causes())
 
 
 def fault_title(kind: str) -> str:

@@ -145,12 +145,19 @@ def entries_of(case: Case) -> tuple[EntityId, ...]:
     """
     counts, graph = case.window.bins.counts, case.graph
     asked = {source for (source,) in counts.filter(pl.col("what") == "request").select("source").unique().iter_rows()}
-    reading = counts.filter((pl.col("what") == "call") & pl.col("target_kind").str.starts_with("consumed_"))
-    readers = set(reading["source"].unique().to_list())
+    readers = set(readers_of(case))
     called = {graph.entities[row] for row in graph.call_edges()[1].tolist()}
     served = [entity for entity in graph.entities if entity.kind == "service" and key_of(entity) in asked]
     first = [entity for entity in served if entity not in called]
-    return tuple([entity for entity in first if key_of(entity) not in readers] or first)
+    return tuple([entity for entity in first if entity not in readers] or first)
+
+
+def readers_of(case: Case) -> tuple[EntityId, ...]:
+    """Services that read from a queue: what they do is no request that anybody waits for."""
+    counts = case.window.bins.counts
+    reading = counts.filter((pl.col("what") == "call") & pl.col("target_kind").str.starts_with("consumed_"))
+    keys = set(reading["source"].unique().to_list())
+    return tuple(entity for entity in case.graph.entities if entity.kind == "service" and key_of(entity) in keys)
 
 
 def impact_of(case: Case, longer: Window | None = None) -> Impact | None:

@@ -60,16 +60,16 @@ def _now(account: Account, leader: EntityId | None, ranking: Ranking) -> str:
         return f"Asked for this document, rca is {'right' if right else 'wrong'}: {said}."
     if right and leader is not None:
         return f"Asked for this document, rca is right: {name_of(leader)} comes first with {probability(first.probability)}."
-    causes = account.incident.causes()
+    total = len(ranking.candidates)
     places = [
-        f"{name_of(cause)} is {f'number {rank}' if rank else 'no candidate'}"
-        for cause in causes
+        f"{name_of(cause)} is {f'number {rank} of {total}' if rank else 'no candidate'}"
+        for cause in account.causes
         for rank in [ranking.rank_of(cause)]
     ]
     blamed = (
         f"{name_of(leader)} comes first with {probability(first.probability)}" if leader is not None else "nothing stands out"
     )
-    return f"Asked for this document, rca is wrong: {blamed}, {listed(places, 4)} of {len(ranking.candidates)}."
+    return f"Asked for this document, rca is wrong: {blamed}, {listed(places, 4)}."
 
 
 def _table(account: Account) -> Table:
@@ -120,14 +120,13 @@ def _messages(account: Account) -> Iterator[Text]:
 
 def _candidates(account: Account) -> Block:
     ranking = account.report.ranking
-    causes = account.incident.causes()
     if account.report.leader is None:
         stands = "Nothing stands out: no candidate strays from quiet times" if ranking.candidates else "There was nothing to rank"
         return Text(f"{stands}.", (sources.RANKING,))
     rows = tuple(
         (
             str(one.rank),
-            name_of(one.entity) + (" (labelled cause)" if one.entity in causes else ""),
+            name_of(one.entity) + (" (labelled cause)" if one.entity in account.causes else ""),
             probability(one.probability),
             one.fault_family if one.evidence and one.fault_family else "-",
             plain(one.evidence[0].statement, 160) if one.evidence else "nothing strays",

@@ -8,7 +8,7 @@ from rca.documents.model import Block, Question, Section, Table, Text
 from rca.drawing.foreign import plain
 from rca.postmortem import sources
 from rca.postmortem.account import Account, Objective
-from rca.postmortem.impact import Impact, Served, expected
+from rca.postmortem.impact import Impact, Served, expected, readers_of
 from rca.postmortem.words import at, named, share
 from rca.wording import count, number, percent, seconds
 
@@ -36,6 +36,12 @@ def _told(account: Account, impact: Impact) -> Iterator[Text]:
     if slow:
         yield Text(slow, cited)
     yield Text(hurt_in_words(account, impact), cited)
+    readers = [entity for entity in readers_of(account.case) if entity not in impact.entries]
+    if readers:
+        words = (
+            f"What {named(readers)} does behind a queue is no request that enters: what of it was late or undone is not counted."
+        )
+        yield Text(words, cited)
 
 
 def _traffic(impact: Impact) -> str:
@@ -69,12 +75,12 @@ def slow_in_words(impact: Impact) -> str:
 
 def hurt_in_words(account: Account, impact: Impact) -> str:
     """From when to when."""
-    rule = "a larger share of its requests failed or were slow than in any step of the baseline, and more than chance explains"
+    rule = "a larger share of requests failed or were slow than in any step of the baseline, and more than chance explains"
     hurt = impact.hurt
     if not impact.requests[1]:
         return "Without a baseline nothing says from when to when requests were worse than usual."
     if not hurt:
-        return f"In no step of 10 s {rule.replace('its', 'the')} (once in a thousand steps)."
+        return f"Not affected: there is no step of 10 s of which {rule} (once in a thousand steps)."
     first, last = hurt[0], hurt[-1]
     steps = sum(first.start_ns <= step.start_ns <= last.start_ns for step in impact.steps)
     of = count(steps, "step")

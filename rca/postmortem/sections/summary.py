@@ -31,7 +31,7 @@ def _told(account: Account, moments: Moments) -> Iterator[Text]:
     yield onset_in_words(account, moments)
     yield first_alert_in_words(account, moments)
     over = over_in_words(account, moments)
-    if over is not None:
+    if over is not None and account.impact is not None and (account.impact.more_failed or account.impact.more_slow):
         yield over
     yield judged_in_words(account, moments)
 
