@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,6 +35,9 @@ from rca.models.reference import (
     stability_index,
     write_reference,
 )
+from rca.models.training import reference_of_graphs
+from rca.tensors import batch
+from scripts.drift_check import drift_in
 from tests.graphs import permuted, random_graph
 
 COUNTS = st.integers(2, 12).flatmap(lambda n: st.tuples(*[st.lists(st.integers(0, 500), min_size=n, max_size=n)] * 2))
@@ -283,6 +287,23 @@ def test_a_single_graph_is_compared(known: Reference) -> None:
     drift = compared(known, [empty])
     assert drift.graphs == 1
     assert all(shift.psi == 0 for shift in drift.shifts if shift.group == "feature")
+
+
+def test_the_check_on_simulated_systems_counts_what_it_should() -> None:
+    found = graphs(50, 60)
+    told = batch(found, targets=[(0,)] * 60).compact()
+    known = reference_of_graphs(told, {"what": "examples"})
+    assert (known.graphs, known.unit, known.made_of) == (60, "system", {"what": "examples"})
+    same, louder_now = (drift_in(known, told, range(40), signal) for signal in ("", "self_time"))
+    assert not same.found
+    assert "self_time.z" in {shift.name for shift in louder_now.drifted("feature")}
+    quiet = replace(told, is_normal=torch.arange(60) >= 30)
+    assert reference_of_graphs(quiet, {}).graphs == 30
+
+
+def test_systems_that_were_not_trained_on_are_named(known: Reference) -> None:
+    drift = compared(known, graphs(44, 3), ["s1", "other", "other"])
+    assert (drift.systems, drift.strangers) == (2, ("other",))
 
 
 # --- the file ----------------------------------------------------------------------------------------------------
