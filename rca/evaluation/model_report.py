@@ -194,34 +194,36 @@ def _shift_blocks(drift: Drift, part: str, what: str) -> Iterator[Block]:
     shifts = [shift for shift in drift.shifts if section(shift.group) == part]
     drifted = drift.drifted(part)
     furthest = f", the furthest {number(drifted[0].excess)} times as far as that" if drifted else ""
-    verdict = "more" if drift.alarms(part) else "no more"
-    unlucky = f"({number(drift.expected[part])}, and {number(max(drift.expected_excess[part], 1))} times)"
-    judged = (
-        "Five graphs are the fewest to judge by."
-        if drift.few
-        else (f"That is {verdict} than an unlucky draw of training data shows {unlucky}.")
-    )
+    did = "stand apart" if drift.few else "drifted"
     yield Text(
-        f"{len(drifted)} of {len(shifts)} {what} drifted (a PSI above {MUCH} or a quarter more or less missing, and beyond what "
-        f"chance does with so few){furthest}. {judged}"
+        f"{len(drifted)} of {len(shifts)} {what} {did} (a PSI above {MUCH} or a quarter more or less missing, and beyond what "
+        f"chance does with so few){furthest}. {_judged(drift, part)}"
     )
     changed = [shift for shift in shifts if shift.level != "none"]
     named = sorted(changed, key=lambda shift: (-shift.excess, shift.name))[:MOST_SHIFTS]
     if named:
-        header = (_PARTS_TITLES[part], "PSI", "by chance", "KS", "Missing, now / training", "Median, now / training", "")
+        header = (_PARTS_TITLES[part], "PSI", "by chance", "KS", "Missing (training)", "Median (training)", "")
         yield Table(header, tuple(_shift_row(shift) for shift in named), align=("left", *("right",) * 5, "left"))
 
 
+def _judged(drift: Drift, part: str) -> str:
+    if drift.few:
+        return "That is no verdict: of so few graphs, the next may well be of another kind of fault."
+    verdict = "more" if drift.alarms(part) else "no more"
+    unlucky = f"({number(drift.expected[part])}, and {number(max(drift.expected_excess[part], 1))} times)"
+    return f"That is {verdict} than an unlucky draw of training data shows {unlucky}."
+
+
 def _shift_row(shift: Shift) -> tuple[str, ...]:
-    medians = ["-" if median is None else number(median) for median in (shift.median, shift.median_training)]
+    now, training = ("-" if median is None else number(median) for median in (shift.median, shift.median_training))
     return (
         shift.name,
         f"{shift.psi:.2f}",
         f"{shift.psi_by_chance:.2f}",
         "" if shift.ks is None else f"{shift.ks:.2f}",
-        f"{percent(shift.missing)} / {percent(shift.missing_training)}",
-        " / ".join(medians),
-        {"drift": "drifted", "some": "some change"}[shift.level],
+        f"{percent(shift.missing)} ({percent(shift.missing_training)})",
+        f"{now} ({training})",
+        {"drift": "far", "some": "some"}[shift.level],
     )
 
 
