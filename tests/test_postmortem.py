@@ -224,6 +224,29 @@ def test_a_labelled_database_is_the_service_that_the_telemetry_knows_it_by() -> 
     assert "What speaks for shop-db:" in words_of(document, "causes")
 
 
+def test_without_spans_metrics_tell_how_many_requests_failed(tmp_path: Path) -> None:
+    incident, telemetry = read_bundle(recorded(54))
+    none = {name: frame.clear() for name, frame in telemetry.frames().items() if name in BIN_FRAMES}
+    bare = replace(telemetry, gaps=(), **none)
+    assert account(write_bundle(tmp_path / "bare", incident, bare)).impact is None  # who calls whom is not known
+    graph = example(54).case.graph
+    calls = [(graph.entities[a].name, graph.entities[b].name) for a, b in graph.edges["calls"].T.tolist()]
+    frame = pl.DataFrame({"source": [a for a, _ in calls], "target": [b for _, b in calls]})
+    kinds = [pl.lit("service").alias("source_kind"), pl.lit("service").alias("target_kind"), pl.lit("calls").alias("relation")]
+    topology = pl.concat([bare.topology, frame.with_columns(kinds).select(bare.topology.columns)])
+    found = account(write_bundle(tmp_path / "metrics", incident, replace(bare, topology=topology)))
+    impact, counted = found.impact, example(54).impact
+    assert impact is not None
+    assert counted is not None
+    assert impact.entries == counted.entries
+    assert impact.requests[0] == pytest.approx(counted.requests[0], rel=0.1)
+    assert 0.5 < impact.failed[0] / counted.failed[0] < 1.5  # rates look back over half a minute
+    assert impact.more_failed
+    told = words_of(document_of(found), "impact")
+    assert "These are estimates from rates of metrics" in told
+    assert "Slow:" not in told
+
+
 def test_consumers_are_no_entries() -> None:
     assert "What email-worker does behind a queue is no request" in words_of(document_of(example(12)), "impact")
     impact = example(12).impact

@@ -20,6 +20,7 @@ from rca.incidents.store import DATABASE_FILE, IncidentStore
 from rca.pipeline import case_of, subject_of
 from rca.postmortem.account import Account, Answer, Fired, Message, Objective, Origin, Record
 from rca.postmortem.impact import impact_of
+from rca.postmortem.rates import impact_of_rates
 from rca.postmortem.redacting import without_names
 from rca.ranking import Ranking
 from rca.report import TriageReport, is_empty, report_of
@@ -55,7 +56,7 @@ def account_of(
         **{field.name: getattr(found, field.name) for field in fields(found)},
         case=case,
         report=report,
-        impact=impact_of(case, _longer(found.incident, found.telemetry, case)),
+        impact=impact_of(case, _longer(found.incident, found.telemetry, case)) or impact_of_rates(case),
         made_by=made_by,
         store="" if redact else store,
         objective=objective,

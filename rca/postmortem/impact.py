@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import polars as pl
@@ -52,27 +52,32 @@ class Served:
 
 @dataclass(frozen=True)
 class Step:
-    """10 s of the incident: requests, and how many of them failed or were slow. `hurt` says whether that is more than usual."""
+    """A part of the incident: requests, how many of them failed or were slow, and whether that is more than usual (`hurt`)."""
 
     start_ns: int
     requests: float
     failed: float
     slow: float
     hurt: bool
+    length_ns: int = BIN_NS
 
     @property
     def end_ns(self) -> int:
-        return self.start_ns + BIN_NS
+        return self.start_ns + self.length_ns
 
 
 @dataclass(frozen=True)
 class Impact:
-    """What it did to the requests that enter the system. `seconds` is the time that spans cover, in incident and baseline."""
+    """What it did to the requests that enter the system.
+
+    `seconds` is the time that telemetry covers, in incident and baseline; `counted` says what requests are counted by.
+    """
 
     entries: tuple[EntityId, ...]
     operations: tuple[Served, ...]
     steps: tuple[Step, ...]
     seconds: Pair
+    counted: Literal["spans", "metrics"] = "spans"
 
     @property
     def requests(self) -> Pair:
@@ -242,13 +247,15 @@ def _steps(window: Window, keys: Collection[str], limits: Limits) -> tuple[Step,
     table = table.with_columns(pl.col("failed", "slow").fill_null(0)).sort("bin_ns")
     before, now = table.filter(pl.col("interval") >= 0), table.filter(pl.col("interval") == INCIDENT)
     return tuple(
-        Step(at, requests, failed, slow, any(_stands_out(before, *bad, requests) for bad in (("failed", failed), ("slow", slow))))
+        Step(at, requests, failed, slow, any(stands_out(before, *bad, requests) for bad in (("failed", failed), ("slow", slow))))
         for at, requests, failed, slow in now.select("bin_ns", "requests", "failed", "slow").iter_rows()
     )
 
 
-def _stands_out(before: pl.DataFrame, name: str, bad: float, requests: float) -> bool:
-    if before.is_empty():
+def stands_out(before: pl.DataFrame, name: str, bad: float, requests: float) -> bool:
+    """Whether a step's share is above that of every step of the baseline, and above what chance makes of it."""
+    before = before.filter(pl.col("requests") > 0)
+    if before.is_empty() or not requests:
         return False
     most = float((before[name] / before["requests"]).max() or 0.0)  # type: ignore[arg-type]
     return bad / requests > most and beyond_chance((bad, float(before[name].sum())), (requests, float(before["requests"].sum())))

@@ -115,12 +115,15 @@ def _requests(account: Account) -> Source:
     assert impact is not None
     before = [f"{clock(b.interval.start_ns)} to {clock(b.interval.end_ns)}" for b in account.case.window.baselines]
     against = f", against {listed(before, 3)}" if before else ""
-    what = f"Requests of {named(impact.entries)} as its server spans count them, {_when(account)}{against}"
+    spans = impact.counted == "spans"
+    how = "its server spans count them" if spans else "rates and success ratios of metrics tell them"
+    what = f"Requests of {named(impact.entries)} as {how}, {_when(account)}{against}"
+    files = _in(account, *(("spans", "bin_counts", "bin_durations") if spans else ("metrics",)))
     traces = [_traceql(impact.entries[0], "status = error")]
     traces += [_slow(served) for served in impact.operations[:2] if served.slow is not None and served.slow[0]]
     metrics = [promql(metric, impact.entries[0]) for metric in ("server.request.success_ratio", "server.request.rate")]
-    queries = tuple(query for query in (*traces, *metrics) if query)
-    return Source(REQUESTS, what + _in(account, "spans", "bin_counts", "bin_durations"), "", queries)
+    queries = tuple(query for query in (*(traces if spans else ()), *metrics) if query)
+    return Source(REQUESTS, what + files, "", queries)
 
 
 def _slow(served: Served) -> str:

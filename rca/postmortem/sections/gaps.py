@@ -20,4 +20,8 @@ def gaps_section(account: Account) -> Section:
     cited = (sources.GAPS,)
     told = [Text(words, cited) for words in (*found[:_MOST], *more)] or [Text("Nothing that is known of.", cited)]
     sampled = Text("Requests are counted in the spans that arrived: where tracing samples, there were more.", (sources.GAPS,))
-    return Section("Gaps in the telemetry", (Bullets((*told, *((sampled,) if account.impact is not None else ()))),), "gaps")
+    return Section(
+        "Gaps in the telemetry",
+        (Bullets((*told, *((sampled,) if account.impact is not None and account.impact.counted == "spans" else ()))),),
+        "gaps",
+    )

@@ -19,7 +19,10 @@ def impact_section(account: Account) -> Section:
     impact = account.impact
     if impact is None:
         blocks: tuple[Block, ...] = (
-            Text("The telemetry has no request that enters the system, so it does not say how many failed.", (sources.GAPS,)),
+            Text(
+                "The telemetry does not tell which requests enter the system, so it does not say how many failed.",
+                (sources.GAPS,),
+            ),
             Question("Who was affected, from when to when, and how many requests failed or were slow?"),
         )
     else:
@@ -35,6 +38,11 @@ def _told(account: Account, impact: Impact) -> Iterator[Text]:
     slow = slow_in_words(impact)
     if slow:
         yield Text(slow, cited)
+    if impact.counted == "metrics":
+        words = (
+            "These are estimates from rates of metrics, which lag: there are no spans to count, nor to tell how many were slow."
+        )
+        yield Text(words, cited)
     yield Text(hurt_in_words(account, impact), cited)
     readers = [entity for entity in readers_of(account.case) if entity not in impact.entries]
     if readers:
@@ -80,14 +88,18 @@ def hurt_in_words(account: Account, impact: Impact) -> str:
     if not impact.requests[1]:
         return "Without a baseline nothing says from when to when requests were worse than usual."
     if not hurt:
-        return f"Not affected: there is no step of 10 s of which {rule} (once in a thousand steps)."
+        return f"Not affected: there is no step of {_step(impact)} of which {rule} (once in a thousand steps)."
     first, last = hurt[0], hurt[-1]
     steps = sum(first.start_ns <= step.start_ns <= last.start_ns for step in impact.steps)
     of = count(steps, "step")
-    told = f"Affected from {at(account, first.start_ns)} to {at(account, last.end_ns)}: {len(hurt)} of {of} of 10 s. "
+    told = f"Affected from {at(account, first.start_ns)} to {at(account, last.end_ns)}: {len(hurt)} of {of} of {_step(impact)}. "
     told += f"A step counts if {rule} (once in a thousand steps)."
     ends = " The telemetry ends there, so it may have gone on." if last is impact.steps[-1] else ""
     return told + ends
+
+
+def _step(impact: Impact) -> str:
+    return seconds(impact.steps[0].length_ns / 1e9)
 
 
 def _table(impact: Impact) -> Table:

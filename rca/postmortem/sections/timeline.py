@@ -112,7 +112,7 @@ def _requests(account: Account, moments: Moments) -> Iterator[_Row]:
     hurt = account.impact.hurt if account.impact is not None else ()
     if not hurt:
         return
-    yield _Row(hurt[0].start_ns, "requests", "First 10 s with more failed or slow requests than usual", (sources.REQUESTS,))
+    yield _Row(hurt[0].start_ns, "requests", "From here on more requests fail or are slow than usual", (sources.REQUESTS,))
     if moments.over_ns is not None:
         yield _Row(moments.over_ns, "requests", "Requests are as usual again", (sources.REQUESTS,))
 
