@@ -192,7 +192,9 @@ def test_words_of_entities_and_answers() -> None:
     assert (named("service:shop/cart"), named("database:shop-db")) == ("shop/cart", "database shop-db")
     said = scored([played(1, WRONG, WRONG, RIGHT)]).injections[0].said["model"]
     assert told(said) == "0: orders (likely, 50 %, wrong); 1: cart (likely, 70 %, right)"
-    assert injections_table(scored([played(1, WRONG)]))[1][0][3] == "never: the cause stood at place 2"
+    assert injections_table(scored([played(1, RIGHT, WRONG)]))[1] == [
+        ("1", "slow requests: cart", "cart (likely, 70 %, right)", "orders (likely, 50 %, wrong)", "never (place 2)")
+    ]
 
 
 def test_curves_of_a_single_moment_and_of_many() -> None:

@@ -161,7 +161,8 @@ def _print(scores: Scores) -> None:
     typer.echo(printable(words.in_short(scores)))
     for title, (head, rows) in {
         "Injections": words.injections_table(scores),
-        "Rankers, with 95 % intervals": words.summary_table(scores),
+        "Where the cause stood in the end, with 95 % intervals": words.accuracy_table(scores),
+        "How soon, how sure, and how often for nothing": words.more_table(scores),
         "People beside the tool": words.people_table(scores),
     }.items():
         if rows:

@@ -219,20 +219,26 @@ def _injections(scores: Scores) -> Section:
         f"alert fired. It sees only what had been recorded by then, and leaves out the last {lag} s, for telemetry arrives "
         "late. A minute stands before every change of its first candidate or of its certainty."
     )
-    header, rows = injections_table(scores)
-    if not rows:
+    label = scores.in_use.label
+    asked = [one for one in scores.injections if one.said.get(label)]
+    if not asked:
         return Section("What the tool said and when", (Text("It was asked about no injection."),), "injections")
+    header = ("#", "injected", "what the tool said", "right from")
+    rows = tuple((str(one.number), _injected(one), told(one.said[label]), _right_from(one, label)) for one in asked)
     align: tuple[Align, ...] = ("right", "left", "left", "left")
-    table = Table(header, tuple(rows), "What the tool said and when", align, _SCORES)
+    table = Table(header, rows, "What the tool said and when", align, _SCORES)
     return Section("What the tool said and when", (Text(words), table), "injections")
 
 
 def injections_table(scores: Scores) -> Rows:
-    """What the model in use said about every injection."""
+    """What the model in use said about every injection, first and last."""
     label = scores.in_use.label
-    asked = [one for one in scores.injections if one.said.get(label)]
-    head = ("#", "injected", "what the tool said", "right from")
-    return head, [(str(one.number), _injected(one), told(one.said[label]), _right_from(one, label)) for one in asked]
+    rows = []
+    for one in scores.injections:
+        said = one.said.get(label, ())
+        ends = (_answer(said[0]), _answer(said[-1]), _right_from(one, label)) if said else ("", "", _COUNTS[one.standing])
+        rows.append((str(one.number), _injected(one), *ends))
+    return ("#", "injected", "at first", "in the end", "right from"), rows
 
 
 def _injected(one: InjectionScore) -> str:
@@ -243,12 +249,12 @@ def _right_from(one: InjectionScore, label: str) -> str:
     if one.standing != "scored":
         return "blamed somebody" if any(said.level in BLAMING for said in one.said[label]) else "blamed nobody"
     minute = one.settled_minute[label]
-    return f"never: {_stood(one.said[label][-1])}" if minute is None else f"minute {_plain(minute)}"
+    return f"never ({_stood(one.said[label][-1])})" if minute is None else f"minute {_plain(minute)}"
 
 
 def _stood(last: Said) -> str:
     """Where the cause stood in an answer that was wrong; a tie is no first place."""
-    return f"the cause stood at place {last.rank}" if last.rank else "the cause was no candidate"
+    return f"place {last.rank}" if last.rank else "no candidate"
 
 
 def told(said: Sequence[Said]) -> str:
@@ -329,13 +335,20 @@ def _differences(scores: Scores) -> Rows:
     return ("ranker", "first, times known", "in use minus it"), rows
 
 
-def summary_table(scores: Scores) -> Rows:
-    """One line per ranker with what matters most."""
-    head = ("ranker", *_TITLES.values(), "MRR", "minutes", "ECE", "false alarms")
-    _, rows = accuracy_table(scores)
-    more = [(_plain(one.settled.value), _measure(one.calibration.ece), hits(one.quiet)) for one in scores.rankers]
-    chance = [("", "", "")] * (len(rows) - len(more))
-    return head, [(*row, *rest) for row, rest in zip(rows, [*more, *chance], strict=True)]
+def more_table(scores: Scores) -> Rows:
+    """What else there is to say of every ranker in a line: how soon, how sure, and how often for nothing."""
+    head = ("ranker", "minutes", "ECE", "quiet, blamed", "nobody to blame, blamed")
+    rows = [
+        (
+            one.label,
+            _plain(one.settled.value) + _interval(one.settled, _plain, " "),
+            _measure(one.calibration.ece),
+            hits(one.quiet),
+            hits(one.nobody_ever),
+        )
+        for one in scores.rankers
+    ]
+    return head, rows
 
 
 def drawn_rankers(scores: Scores) -> tuple[RankerScore, ...]:
@@ -557,7 +570,7 @@ def _trouble_with(one: InjectionScore, label: str) -> Iterator[str]:
         yield "raised no alert"
     last = one.last(label)
     if last is not None and not last.right:
-        yield f"was answered wrongly in the end: {_answer(last)}; {_stood(last)}"
+        yield f"was answered wrongly in the end: {_answer(last)}; the cause: {_stood(last)}"
 
 
 def _lessons(scores: Scores) -> Section:
