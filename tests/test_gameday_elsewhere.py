@@ -19,6 +19,7 @@ from rca.gameday.flagd import FLAGS, Flags, flag_of, variants_of
 from rca.gameday.seen import Seen, grouped, read_injections, write_injections
 from rca.telemetry import SECOND_NS
 from rca.wording import clock
+from tests.servers.faulty import Reply, faulty
 from tests.servers.kubernetes_api import KubernetesApi
 from tests.servers.kubernetes_objects import deployment, owned_by, pod, replica_set, template
 from tests.servers.loopback import Answer, serving
@@ -137,6 +138,12 @@ def test_what_is_written_is_read_again(tmp_path_factory: pytest.TempPathFactory,
     path = tmp_path_factory.getbasetemp() / "round.csv"
     write_injections(path, seen)
     assert sorted(read_injections(path), key=repr) == sorted(seen, key=repr)
+
+
+def test_an_injection_that_went_through_a_file_is_the_same(tmp_path: Path) -> None:
+    seen = Seen("latency", "payment", at(0) + 123_456_789, None, "flagd")
+    write_injections(tmp_path / "a.csv", [seen])
+    assert [each.identity for each in read_injections(tmp_path / "a.csv")] == [seen.identity]
 
 
 def test_injections_that_overlap_are_taken_together() -> None:
@@ -362,8 +369,25 @@ def test_flags_come_from_an_address_too(tmp_path: Path) -> None:
         variants_of(f"{server.url}/flags")
 
 
+def test_an_address_that_breaks_off_or_never_ends_is_told_and_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = FlagFile(tmp_path)
+    with faulty(lambda _: Reply(file.path.read_bytes())) as server:
+        flags = Flags(server.url)
+        server.reply = lambda _: Reply(file.path.read_bytes(), cut=9)
+        assert flags.look(at(0)).remarks[0].startswith(f"flags cannot be read: {server.url}: ")
+        monkeypatch.setattr("rca.gameday.flagd._TIMEOUT_S", 0.3)
+        server.reply = lambda _: Reply(file.path.read_bytes(), drip=True)
+        with pytest.raises(Unavailable, match="the answer had not ended when time was up"):
+            variants_of(server.url)
+        server.reply = lambda _: Reply(file.path.read_bytes())
+        file.turn("paymentFailure", "50%")
+        assert [each.target for each in flags.look(at(1)).begun] == ["payment"]
+
+
 def test_flags_that_are_none_are_refused(tmp_path: Path) -> None:
-    for text in ("[]", "{}", '{"flags": {"a": {}}}', "nothing"):
+    for text in ("[]", "{}", '{"flags": {"a": {}}}', "nothing", "[" * 100_000):
         with pytest.raises(BadInput, match=r"expected flags of flagd, \{\"flags\""):
             variants_of(str(written(tmp_path, "a.json", text)))
     with pytest.raises(BadInput, match="expected the flags of flagd, a file or an address, found No such file"):

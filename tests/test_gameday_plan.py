@@ -89,6 +89,9 @@ def test_the_order_is_drawn_by_its_seed() -> None:
             ("above = 3", "unhealthy = true"),
             r"line 16: abort 1: expected one of query, failed_requests and unhealthy, found query and",
         ),
+        (("above = 3", "above = 3\nbelow = 2"), r"line 16: abort 1: expected above or below beside a query"),
+        (('query = "up == 0"', "unhealthy = true\nbelow = 1"), r"line 16: abort 1: expected above or below beside a query"),
+        (("above = 3", "above = nan"), r"line 18: abort 1: above: Input should be a finite number$"),
         (("[[abort]]", "[abort]"), r"abort: expected a list"),
         (('query = "up == 0"', 'query = "up'), r"plan.toml: expected TOML, found .*line 17"),
     ],
@@ -129,7 +132,9 @@ def test_a_shuffled_order_knows_no_times() -> None:
         parsed_plan(text, "plan.toml")
 
 
-def test_plans_are_found_by_name_or_path(tmp_path: Path) -> None:
+def test_plans_are_found_by_name_or_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "shop").mkdir()  # as in the checkout of a shop
+    monkeypatch.chdir(tmp_path)
     assert find_plan("shop") != Path("shop")
     assert find_plan("mine.toml") == Path("mine.toml")
     with pytest.raises(UnknownName, match=r"'shopp' \(did you mean shop or short"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ import requests
 
 from rca.errors import BadInput, RcaError, Rejected, Unavailable
 from rca.gameday.seen import Seen
+from rca.http import parts_of
 from rca.wording import clock, excerpt
 
 _TIMEOUT_S: Final = 5.0
@@ -71,7 +73,7 @@ def variants_of(source: str) -> dict[str, str]:
     try:
         body = json.loads(text)
         return {str(name): _variant(flag) for name, flag in body["flags"].items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         found = f"{type(error).__name__}: {excerpt(str(error), 200)}"
         raise BadInput(source, expected=_SHAPE, found=found) from None
 
@@ -95,13 +97,24 @@ def _fetched(url: str) -> str:
         with requests.Session() as session:
             session.trust_env = False
             with session.get(url, timeout=_TIMEOUT_S, stream=True, headers={"Accept": "application/json"}) as response:
-                body = response.raw.read(_MOST_BYTES + 1, decode_content=True)
-                status = response.status_code
+                body, status = _body_of(response), response.status_code
     except (requests.RequestException, OSError) as error:
         raise Unavailable(f"{url}: {excerpt(str(error), 200)}") from error
     if status != 200 or len(body) > _MOST_BYTES:
         raise Rejected(f"{url}: expected the flags of flagd, found {f'HTTP {status}' if status != 200 else 'more than 1 MiB'}")
     return body.decode(errors="replace")
+
+
+def _body_of(response: requests.Response) -> bytes:
+    """The body, of one that is too large the beginning. Raises requests.RequestException for one that breaks off or drips."""
+    body, until = bytearray(), time.monotonic() + _TIMEOUT_S
+    for part in parts_of(response):
+        body += part
+        if len(body) > _MOST_BYTES:
+            break
+        if time.monotonic() > until:
+            raise requests.exceptions.ReadTimeout("the answer had not ended when time was up")
+    return bytes(body)
 
 
 class Change(NamedTuple):

@@ -41,6 +41,7 @@ from rca.gameday.plan import Plan, load_plan
 from rca.incidents.bundle import fsync_folder, storage
 from rca.incidents.incident import EntityModel
 from rca.incidents.store import default_home
+from rca.models.files import write_atomically
 from rca.shop.folder import alone
 from rca.telemetry import EntityId, Interval
 
@@ -149,7 +150,7 @@ def make_folder(day: GameDay) -> None:
     if day.plan_text and not (day.folder / JOURNAL_FILE).exists():
         with storage(day.folder):
             day.folder.mkdir(parents=True, exist_ok=True)
-            (day.folder / PLAN_FILE).write_text(day.plan_text, encoding="utf-8")
+            write_atomically(day.folder / PLAN_FILE, day.plan_text.encode())
         Journal(day.folder).begin()
 
 
@@ -312,8 +313,14 @@ class Journal:
         """Add an event; it is on the disk when this returns. Raises StorageFull, BadInput."""
         body = {"v": VERSION, "at_ns": time.time_ns() if at_ns is None else at_ns, "event": event, **facts}
         with storage(self.path), _locked(self.path) as file:
-            os.write(file, json.dumps(body).encode() + b"\n")
+            _write_whole(file, json.dumps(body).encode() + b"\n")
             os.fsync(file)
+
+
+def _write_whole(file: int, line: bytes) -> None:
+    """A full disk may take a part of a line: the next write says so, and the part is left out when the journal is read."""
+    while line:
+        line = line[os.write(file, line) :]
 
 
 @contextmanager

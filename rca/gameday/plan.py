@@ -52,8 +52,8 @@ class Abort(Section):
     """One `[[abort]]`: the game day ends, and every fault with it, once this has held for `lasting`."""
 
     query: Annotated[str | None, Field(description="PromQL; any of its series counts")] = None
-    above: Annotated[float | None, Field(description="the query's value above which it holds")] = None
-    below: Annotated[float | None, Field(description="the query's value below which it holds")] = None
+    above: Annotated[float | None, Field(allow_inf_nan=False, description="the query's value above which it holds")] = None
+    below: Annotated[float | None, Field(allow_inf_nan=False, description="the query's value below which it holds")] = None
     failed_requests: Annotated[float | None, Field(gt=0, lt=1, description="share of customers' requests that failed")] = None
     unhealthy: Annotated[bool, Field(description="whether some pod is not ready")] = False
     lasting: Annotated[DurationNs, Field(description="for how long without a break")] = MINUTE_NS
@@ -63,7 +63,8 @@ class Abort(Section):
         given = [name for name in ("query", "failed_requests", "unhealthy") if getattr(self, name)]
         if len(given) != 1:
             raise ValueError(f"expected one of query, failed_requests and unhealthy, found {' and '.join(given) or 'none'}")
-        if (self.query is not None) != ((self.above is None) != (self.below is None)):
+        limits = [limit for limit in (self.above, self.below) if limit is not None]
+        if len(limits) != (self.query is not None):
             raise ValueError("expected above or below beside a query, one of them")
         return self
 
@@ -155,7 +156,7 @@ def shipped_plans() -> tuple[str, ...]:
 def find_plan(named: str) -> Path:
     """The file of a plan by its path, or by the name of one that ships. Raises UnknownName."""
     path = Path(named)
-    if path.suffix or path.exists():
+    if path.suffix or path.is_file():
         return path
     shipped = SHIPPED / f"{named}.toml"
     if not shipped.exists():
@@ -177,16 +178,26 @@ def parsed_plan(text: str, where: str) -> Plan:
     """The plan that a file's text holds. Raises BadInput that names every mistake, with its line."""
     try:
         plan = Plan(**tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise BadInput(where, expected="TOML", found=str(error)) from None
     except ValidationError as error:
-        found = list(misplaced(error, Plan))
+        found = _innermost(list(misplaced(error, Plan)))
     else:
         found = list(_contradictions(plan))
         if not found:
             return plan
     clauses = [_clause(text, place, words) for place, words in found]
     raise BadInput(where, expected="a plan as docs/gameday.md describes it", found="; ".join(clauses))
+
+
+def _innermost(found: list[tuple[Place, str]]) -> list[tuple[Place, str]]:
+    """Mistakes without those that only follow from one inside: a list is not too short because an entry of it is wrong."""
+    places = [place for place, _ in found]
+    return [
+        (place, words)
+        for place, words in found
+        if not any(len(other) > len(place) and other[: len(place)] == place for other in places)
+    ]
 
 
 def _contradictions(plan: Plan) -> Iterator[tuple[Place, str]]:

@@ -45,8 +45,8 @@ class Seen:
 
     @property
     def identity(self) -> tuple[str, str, int]:
-        """What two records of the same injection share."""
-        return self.fault_kind, self.target, self.start_ns
+        """What two records of the same injection share. Files tell times to the microsecond."""
+        return self.fault_kind, self.target, self.start_ns // 1000
 
     def injection(self, number: int, culprit: EntityId | None) -> Injection:
         """The injection of that number, whose label names `culprit`."""
@@ -92,7 +92,7 @@ def _csv_rows(text: str, where: str) -> list[tuple[str, dict[str, Any]]]:
 def _toml_rows(text: str, where: str) -> list[tuple[str, dict[str, Any]]]:
     try:
         body = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise BadInput(where, expected="TOML", found=str(error)) from None
     return _listed(body, where, "[[injection]] tables")
 
@@ -100,7 +100,7 @@ def _toml_rows(text: str, where: str) -> list[tuple[str, dict[str, Any]]]:
 def _json_rows(text: str, where: str) -> list[tuple[str, dict[str, Any]]]:
     try:
         body = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(where, expected="JSON", found=str(error)) from None
     return _listed({"injection": body} if isinstance(body, list) else body, where, "a list of injections, or an object with one")
 

@@ -17,7 +17,7 @@ def similar_section(account: Account) -> Section:
             if others
             else "The store has no other incident of this system"
         )
-        words = f"{told} that is like it in cause, kind of fault, signals or alerts." if others else f"{told}."
+        words = f"{told} is like it in cause, kind of fault, signals or alerts." if others else f"{told}."
         blocks: tuple[Block, ...] = (Text(words, (sources.SIMILAR,)),)
     else:
         blocks = (Bullets(tuple(Text(_told(one), (sources.SIMILAR,)) for one in found)),)
