@@ -11,8 +11,10 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import html5lib
 import polars as pl
 import pytest
+from markdown_it import MarkdownIt
 from typer.testing import CliRunner
 
 from rca.cli.main import app
@@ -22,6 +24,7 @@ from rca.documents.model import Bullets, Code, Document, Figure, Figures, Questi
 from rca.errors import BadInput, RcaError, UnknownName
 from rca.incidents.bundle import read_bundle, write_bundle
 from rca.incidents.example import example_incident
+from rca.incidents.incident import EntityModel, Label
 from rca.incidents.store import IncidentStore
 from rca.metrics import METRICS
 from rca.models import registry
@@ -31,6 +34,7 @@ from rca.postmortem.gathering import account_of
 from rca.postmortem.impact import beyond_chance, expected, impact_of, poisson_tail
 from rca.postmortem.sources import promql
 from rca.telemetry import BIN_FRAMES, SECOND_NS, EntityId, Telemetry
+from tests.pages import HOSTILE
 from tests.postmortems import AUTHOR, CHANNEL, SUMMARY, heard
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -182,6 +186,32 @@ def test_queries_are_promql_that_prometheus_reads(tmp_path: Path) -> None:
     (tmp_path / "rules.yml").write_text(json.dumps({"groups": [{"name": "g", "rules": rules}]}))
     done = subprocess.run([promtool, "check", "rules", tmp_path / "rules.yml"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_names_and_words_from_elsewhere_stay_text(tmp_path: Path) -> None:
+    incident, telemetry = example_incident(2, "exception", "payment", requests_per_second=1.0)
+    texts = ("service.name", "entity", "message", "template", "name", "source", "target")
+    frames = {
+        name: frame.with_columns(
+            pl.col(text).str.replace_all("payment", HOSTILE, literal=True) for text in texts if text in frame.columns
+        )
+        for name, frame in telemetry.frames().items()
+    }
+    label = Label(entity=EntityModel(name=HOSTILE), fault_kind="exception", provenance="confirmed", author=HOSTILE, note=HOSTILE)
+    given = {"title": HOSTILE, "labels": (label,), "alerting": (EntityModel(name=HOSTILE),), "system": HOSTILE}
+    path = write_bundle(tmp_path / "b", incident.model_copy(update=given), replace(telemetry, gaps=(), **frames))
+    document = document_of(account(path))
+    html = to_html(document)
+    page = html5lib.HTMLParser(strict=True).parse(html)
+    space = "{http://www.w3.org/1999/xhtml}"
+    assert [page.findall(f".//{space}{name}") for name in ("script", "img", "iframe")] == [[], [], []]
+    assert [name for element in page.iter() for name in element.attrib if name.startswith("on") or name == "src"] == []
+    for text in (html, to_markdown(document)):
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f\u202a-\u202e\ufeff]", text)
+    tokens = MarkdownIt("commonmark", {"html": True}).enable("table").parse(to_markdown(document))
+    kinds = {token.type for token in tokens} | {part.type for token in tokens for part in token.children or ()}
+    assert {"fence", "table_open", "bullet_list_open"} <= kinds
+    assert kinds.isdisjoint({"html_block", "html_inline", "image", "link_open", "code_inline"})
 
 
 # --- impact -------------------------------------------------------------------------------------------------------------

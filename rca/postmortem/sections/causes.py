@@ -50,7 +50,8 @@ def _cause(account: Account) -> Iterator[Block]:
     if not account.labels:
         name = account.report.leader
         guess = f"Was it {name_of(name)}?" if name is not None else "What was the cause?"
-        yield Question(f"{guess} rca incidents label {account.incident.id} KIND:NAME --fault FAULT writes it down.")
+        how = f" rca incidents label {account.origin.name} KIND:NAME --fault FAULT writes it down."
+        yield Question(guess + (how if account.origin.kind == "store" else ""))
 
 
 def _trigger(account: Account, moments: Moments) -> Iterator[Block]:

@@ -11,7 +11,8 @@ from rca.postmortem.account import Account
 def similar_section(account: Account) -> Section:
     found = similar_to(account.incident, _gist(account), account.past)
     if not found:
-        others = sum(other.system == account.incident.system and other.id != account.incident.id for other, _ in account.past)
+        own = (account.incident.id, account.origin.name)
+        others = sum(other.system == account.incident.system and other.id not in own for other, _ in account.past)
         told = (
             f"None of the {others} other incidents of this system in the store"
             if others
