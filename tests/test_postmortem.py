@@ -163,6 +163,20 @@ def test_where_nobody_is_to_blame_that_is_what_it_says() -> None:
     assert "Requests to gateway neither failed nor were slow more often than chance explains." in words_of(document, "summary")
 
 
+def test_several_causes_are_named_with_who_says_so() -> None:
+    found = example(31)
+    second = Label(
+        entity=EntityModel(name="payment"), fault_kind="exception", provenance="confirmed", author="anna", at_ns=10**18
+    )
+    disputed = second.model_copy(update={"entity": EntityModel(name="gateway"), "provenance": "disputed"})
+    both = found.incident.model_copy(update={"labels": (*found.incident.labels, second, disputed)})
+    document = document_of(replace(found, incident=both))
+    told = "The causes were cart (bad rollout), injected by rca shop; payment (thrown exceptions), confirmed by anna."
+    assert told in words_of(document, "summary")
+    assert "Disputed: that it was gateway." in words_of(document, "causes")
+    assert "payment (thrown exceptions): confirmed by anna" in words_of(document, "timeline")
+
+
 def test_alerts_of_the_baseline_are_not_taken_for_the_first() -> None:
     document = document_of(example(31))
     assert "First alert: HighErrorRatio on cart at 08:46:38, 28 s after the onset." in words_of(document, "detection")

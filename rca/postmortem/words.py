@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rca.drawing.foreign import name_of, plain
+from rca.incidents.incident import Label
 from rca.postmortem.account import Account, fault_title
 from rca.telemetry import SECOND_NS, EntityId
 from rca.wording import clock, count, number, percent, seconds
@@ -48,12 +49,15 @@ def named(entities: Sequence[EntityId], joint: str = "and") -> str:
 
 def causes_in_words(account: Account) -> str:
     """The labelled causes with their faults; empty where no label names any."""
-    told = []
-    for label in account.labels:
-        if label.entity is not None:
-            title = fault_title(label.fault_kind)
-            told.append(name_of(label.entity.entity()) + (f" ({title})" if title else ""))
+    told = [cause_of(label) for label in account.labels if label.entity is not None]
     return ", ".join(dict.fromkeys(told))
+
+
+def cause_of(label: Label) -> str:
+    """The cause that a label names, with its fault."""
+    title = fault_title(label.fault_kind)
+    name = name_of(label.entity.entity()) if label.entity is not None else "nobody to blame"
+    return f"{name} ({title})" if title else name
 
 
 def nobody_in_words(account: Account) -> str:
@@ -61,10 +65,7 @@ def nobody_in_words(account: Account) -> str:
     return next((fault_title(label.fault_kind) for label in account.labels if label.entity is None), "")
 
 
-def label_source(account: Account) -> str:
-    """Who says what the cause was: "injected by rca shop", "confirmed by anna"; of quiet times "said by rca shop"."""
-    told = []
-    for label in account.labels:
-        how = "said" if label.entity is None else label.provenance
-        told.append(f"{how} by {plain(label.author, 64)}" if label.author else label.provenance)
-    return ", ".join(dict.fromkeys(told))
+def said_by(label: Label) -> str:
+    """Who says it: "injected by rca shop", "confirmed by anna"; of quiet times "said by rca shop"."""
+    how = "said" if label.entity is None else label.provenance
+    return f"{how} by {plain(label.author, 64)}" if label.author else label.provenance

@@ -9,7 +9,7 @@ from rca.drawing.foreign import name_of, plain
 from rca.postmortem import sources
 from rca.postmortem.account import Account
 from rca.postmortem.moments import Change, Moments
-from rca.postmortem.words import apart, at, causes_in_words, label_source, nobody_in_words
+from rca.postmortem.words import apart, at, cause_of, nobody_in_words, said_by
 from rca.report import path_of
 from rca.wording import count, seconds
 
@@ -24,11 +24,14 @@ def causes_section(account: Account, moments: Moments) -> Section:
 
 def cause_in_words(account: Account) -> Text:
     """What the cause was, as far as anybody knows."""
-    causes = causes_in_words(account)
-    if causes:
-        return Text(f"The cause was {causes}, {label_source(account)}.", (sources.LABELS,))
+    told = "; ".join(
+        dict.fromkeys(f"{cause_of(label)}, {said_by(label)}" for label in account.labels if label.entity is not None)
+    )
+    if told:
+        return Text(f"The cause{' was' if len(account.causes) == 1 else 's were'} {told}.", (sources.LABELS,))
     if account.incident.is_no_fault():
-        return Text(f"Nobody is to blame: {nobody_in_words(account)} ({label_source(account)}).", (sources.LABELS,))
+        by = ", ".join(dict.fromkeys(map(said_by, account.labels)))
+        return Text(f"Nobody is to blame: {nobody_in_words(account)} ({by}).", (sources.LABELS,))
     if account.report.leader is None:
         why = (
             "nothing stands out in the telemetry"

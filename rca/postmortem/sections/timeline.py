@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from rca.documents.model import Figure, Question, Section, Table
 from rca.drawing import svg
-from rca.drawing.foreign import name_of, plain
+from rca.drawing.foreign import plain
 from rca.drawing.timeline import Entry, Timeline, recorded_entries, timeline_of
 from rca.incidents.store import AuditEntry
 from rca.postmortem import sources
 from rca.postmortem.account import Account, fault_title
 from rca.postmortem.moments import Moments
 from rca.postmortem.sections.answers import answered_in_words
-from rca.postmortem.words import at, lasting
+from rca.postmortem.words import at, cause_of, lasting, said_by
 from rca.telemetry import SECOND_NS
 from rca.wording import count
 
@@ -138,10 +138,7 @@ def _labels(account: Account) -> Iterator[_Row]:
         return
     for label in account.incident.labels:
         if label.at_ns is not None:
-            by = f" by {plain(label.author, 64)}" if label.author else ""
-            cause = name_of(label.entity.entity()) if label.entity is not None else "nobody to blame"
-            title = fault_title(label.fault_kind)
-            words = f"{cause}{f', {title}' if title else ''}: {label.provenance}{by}"
+            words = f"{cause_of(label)}: {said_by(label)}"
             yield _Row(label.at_ns, "label", words, (sources.LABELS,))
 
 
