@@ -57,7 +57,7 @@ def account_of(
         case=case,
         report=report,
         impact=impact_of(case, _longer(found.incident, found.telemetry, case)) or impact_of_rates(case),
-        made_by=made_by,
+        made_by="" if redact else made_by,  # folders are names too
         store="" if redact else store,
         objective=objective,
         redacted=redact,

@@ -28,11 +28,10 @@ from rca.signals import NODE_COLUMN, NODE_SIGNALS
 from rca.telemetry import EntityId
 from rca.wording import clock, count, listed
 
-INCIDENT, REQUESTS, SIGNALS, TRACES, MAP = "incident", "requests", "signals", "traces", "map"
-EVENTS, ALERTS, RANKING, ANSWERS, LABELS, SIMILAR, GAPS, OBJECTIVE = (
-    *("events", "alerts", "ranking", "answers", "labels", "similar", "gaps", "objective"),
-)
-"""Keys of the sources."""
+INCIDENT, LABELS, GAPS, OBJECTIVE = "incident", "labels", "gaps", "objective"
+REQUESTS, SIGNALS, TRACES, MAP = "requests", "signals", "traces", "map"
+EVENTS, ALERTS, RANKING, ANSWERS, SIMILAR = "events", "alerts", "ranking", "answers", "similar"
+"""Keys of the sources, above and here."""
 
 _WINDOW_S, _STEP_S = 60, 15
 _MOST_QUERIES: Final = 6

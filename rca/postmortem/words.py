@@ -17,10 +17,6 @@ def at(account: Account, time_ns: int) -> str:
     return clock(time_ns, date=clock(time_ns, date=True)[:10] != day)
 
 
-def span(account: Account, start_ns: int, end_ns: int) -> str:
-    return f"{at(account, start_ns)} to {at(account, end_ns)}"
-
-
 def apart(earlier_ns: int, later_ns: int, point: str) -> str:
     """How far a time is from a point in time: "30 s after the onset"."""
     distance = later_ns - earlier_ns

@@ -5,9 +5,9 @@ from __future__ import annotations
 from rca.documents.model import Question, Section, Table
 
 QUESTIONS = (
-    ("What went well? What limited the damage, or made it short?"),
-    ("What went badly? What was missing, slow, unclear or wrong?"),
-    ("Where were we lucky? What would have made it worse?"),
+    "What went well? What limited the damage, or made it short?",
+    "What went badly? What was missing, slow, unclear or wrong?",
+    "Where were we lucky? What would have made it worse?",
 )
 
 
