@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rca.collectors.alerts import Alert
-from rca.errors import BadInput, RcaError, Rejected, Unavailable, UnknownName
+from rca.errors import BadInput, RcaError, Rejected, StorageFull, Unavailable, UnknownName
 from rca.faults import NO_FAULT
 from rca.gameday.aborting import Aborted
 from rca.gameday.folder import JOURNAL_FILE, GameDay, Journal, at_work, events_of, load, make_folder, names
@@ -272,6 +274,26 @@ def test_a_line_that_was_being_written_is_no_mistake(tmp_path: Path) -> None:
     assert (load(tmp_path, "tuesday").state, load(tmp_path, "tuesday").why) == ("interrupted", "its process ended without a word")
     with at_work(day.folder):
         assert load(tmp_path, "tuesday").state == "running"
+
+
+def test_a_line_that_the_disk_takes_in_parts_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    day = a_day(tmp_path)
+    make_folder(day)
+    whole, room = os.write, [25]
+
+    def some(file: int, line: bytes) -> int:
+        if room[0] <= 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        room[0] -= len(line[:10])
+        return whole(file, line[:10])
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", some)
+        with pytest.raises(StorageFull):
+            Journal(day.folder).add("begun", source="shop", entities=[])
+        room[0] = 1000
+        Journal(day.folder).add("begun", source="shop", entities=[])
+    assert [event["event"] for event in events_of(day.folder / JOURNAL_FILE)] == ["begun"]
 
 
 @pytest.mark.parametrize(

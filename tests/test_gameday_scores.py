@@ -183,6 +183,19 @@ def test_calibration_by_hand() -> None:
     assert found.ece.low <= found.ece.value <= found.ece.high + 0.2
 
 
+def test_injections_that_share_an_incident_are_compared_one_by_one() -> None:
+    ones = [played(1, WRONG, RIGHT, incident_id="day-1"), played(2, RIGHT, WRONG, incident_id="day-1")]
+    ahead = scored(ones).rankers[1].ahead  # right against wrong, and wrong against right
+    assert ahead is not None
+    assert (ahead.value, ahead.n) == (0.0, 2)
+
+
+def test_draws_that_are_all_alike_give_no_interval() -> None:
+    ahead = scored([played(1, RIGHT, RIGHT), played(2, RIGHT, RIGHT, kind="exception")]).rankers[1].ahead
+    assert ahead is not None
+    assert (ahead.value, ahead.low, ahead.high, ahead.groups) == (0.0, None, None, 2)
+
+
 def test_repetitions_of_one_injection_are_one_group() -> None:
     tool = scored([played(1, RIGHT), played(2, RIGHT), played(3, RIGHT)]).in_use
     assert tool.accuracy["ac1"] == Figure(n=3, groups=1, value=1.0)  # and have no interval

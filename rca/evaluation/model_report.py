@@ -115,7 +115,8 @@ class ModelReport:
         if overall is not None:
             now = overall.incidents - overall.then
             told = [f"{overall.then} as answered at the time"] if overall.then else []
-            told += [f"{now} as {self.model} answers now, for nothing was kept of what was said then"] if now else []
+            answered = f"{now} as {self.model} answers now, knowing when each began, for nothing was kept of what was said then"
+            told += [answered] if now else []
             yield Text(
                 f"{_capital('; '.join(told))}. Intervals are 95 %, and count repetitions of one fault as one "
                 f"({count(overall.groups, 'group')} here)."
@@ -133,7 +134,7 @@ class ModelReport:
             yield Text(_sentence(self._accuracy_words()))
         quiet, alarms = accuracy.nobody
         if quiet:
-            yield Text(f"Of {count(quiet, 'incident')} that nobody is to blame for, somebody was blamed in {alarms}.")
+            yield Text(f"Of {count(quiet, 'incident')} that nobody is to blame for, a candidate was called likelier than none in {alarms}.")
         if accuracy.learnt:
             yield Text(
                 f"Left out: {count(accuracy.learnt, 'labelled incident')} that {self.model} was trained on, with no answer kept."

@@ -107,10 +107,9 @@ class Played:
 
     @property
     def truth(self) -> Truth:
-        """What is known about it."""
+        """What is known about it, under its number: injections that overlap share an incident."""
         injection = self.injected.injection
-        named = self.injected.incident_id or f"injection {injection.number}"
-        return Truth(named, self.system, self.causes, injection.fault_kind, injection.start_ns)
+        return Truth(f"injection {injection.number}", self.system, self.causes, injection.fault_kind, injection.start_ns)
 
     def beside(self, answer: Answer) -> Prediction:
         """An answer beside the truth."""

@@ -300,7 +300,7 @@ def _accuracy(scores: Scores) -> Section:
         _table(_differences(scores), "The same with times known, and the model in use beside each", _SCORES),
         Text(
             "Times known: of the recorded window, which begins with the fault, as rca evaluate measures it. Everything else "
-            "here had to find the beginning by itself. The difference is of shares right first, on the same injections."
+            "here had to find the beginning by itself. The difference is of the shares right first above, on the same injections."
         ),
     ]
     blocks += [Text(f"{ranker.label}: {ranker.note}.") for ranker in scores.rankers if ranker.note]
@@ -332,7 +332,7 @@ def _differences(scores: Scores) -> Rows:
         )
         for ranker in scores.rankers
     ]
-    return ("ranker", "first, times known", "in use minus it"), rows
+    return ("ranker", "first, times known", "in use minus it, times not known"), rows
 
 
 def more_table(scores: Scores) -> Rows:

@@ -382,8 +382,10 @@ def median(values: Sequence[float | None], groups: Sequence[object], seed: int) 
 
 
 def figure(estimate: Estimate, groups: Sequence[object]) -> Figure:
-    """An estimate with how much it rests on."""
+    """An estimate with how much it rests on. Where all draws are alike the bootstrap says nothing, and there is no interval."""
     rounded = {end: _rounded(value) for end, value in asdict(estimate).items()}
+    if rounded["low"] == rounded["high"]:
+        rounded |= {"low": None, "high": None}
     return Figure(n=len(groups), groups=len(set(groups)), **rounded)
 
 
