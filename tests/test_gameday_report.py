@@ -272,6 +272,7 @@ def test_what_is_refused(run: Run, tmp_path: Path) -> None:
         run("report", "friday", "--out", tmp_path)
     with pytest.raises(BadInput, match="needs training"):
         run("score", "friday", "--ranker", "logistic")
+    assert CliRunner().invoke(app, ["score", "friday", "--seed", "-1"]).exit_code == 2
     with pytest.raises(UnknownName, match=r"--format: .*'pdf'"):
         run("report", "friday", "--out", tmp_path, "--format", "pdf")
     run("score", "friday", "--ranker", "max-z")

@@ -32,7 +32,7 @@ _RankerOption = Annotated[
 ]
 _Split = Annotated[str, typer.Option(help="folds, leave-system-out, leave-fault-out, leave-service-out, forward or zero-shot.")]
 _Transform = Annotated[str, typer.Option(help="What to spoil in the tested incidents, e.g. onset+60, no-traces, quiet.")]
-_Seed = Annotated[int, typer.Option(help="Seed of folds, rankers and intervals.")]
+_Seed = Annotated[int, typer.Option(min=0, help="Seed of folds, rankers and intervals.")]
 _Out = Annotated[Path, typer.Option(metavar="FOLDER", help="Where predictions and summaries are kept.")]
 _Against = Annotated[str | None, typer.Option(metavar="RANKER", help="Add paired differences of AC@1 against this ranker.")]
 _Show = Annotated[str | None, typer.Option(metavar="INCIDENT", help="Print the kept predictions for one incident; run nothing.")]

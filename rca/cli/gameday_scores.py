@@ -29,7 +29,7 @@ _ConfigFile = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Whose [triage] says how live triage asks. Default: as `rca triage`, if there is a file."),
 ]
-_Seed = Annotated[int, typer.Option(help="Seed of the intervals.")]
+_Seed = Annotated[int, typer.Option(min=0, help="Seed of the intervals.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print what scores.json holds.")]
 _Out = Annotated[Path, typer.Option(metavar="FOLDER", help="Where the report is written.")]
 _Format = Annotated[str, typer.Option(metavar="FORMAT", help="md, html or both.")]

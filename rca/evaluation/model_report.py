@@ -134,7 +134,8 @@ class ModelReport:
             yield Text(_sentence(self._accuracy_words()))
         quiet, alarms = accuracy.nobody
         if quiet:
-            yield Text(f"Of {count(quiet, 'incident')} that nobody is to blame for, a candidate was called likelier than none in {alarms}.")
+            nobody = f"Of {count(quiet, 'incident')} that nobody is to blame for"
+            yield Text(f"{nobody}, a candidate was called likelier than none in {alarms}.")
         if accuracy.learnt:
             yield Text(
                 f"Left out: {count(accuracy.learnt, 'labelled incident')} that {self.model} was trained on, with no answer kept."
