@@ -11,10 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from rca.errors import Rejected
+from rca.errors import Rejected, Unavailable
 from rca.gameday.folder import JOURNAL_FILE, Journal, events_of
 from rca.gameday.guard import LOG_FILE
+from rca.gameday.plan import parsed_plan
+from rca.gameday.shop import ShopSystem
+from rca.shop import monitoring
 from rca.shop.client import Shop
+from tests.gamedays import PLAN
 from tests.serving import until
 from tests.test_shop_control import shop
 
@@ -71,6 +75,14 @@ def test_a_run_that_ends_in_order_needs_no_guard(shop: Shop, tmp_path: Path) -> 
     assert list(events_of(tmp_path / "day" / JOURNAL_FILE)) == []
     with shop.folder.undisturbed():  # the guard let go of it
         pass
+
+
+def test_a_pod_that_went_before_it_was_hit_ends_no_game_day(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monitoring.write_settings(shop.folder, monitoring.Ports(20001, 20002, 20003, 20004), tmp_path / "kubeconfig")
+    plan = parsed_plan(PLAN, "plan.toml")
+    monkeypatch.setattr("rca.gameday.shop.faults.inject", lambda shop, *_: shop.signal("cart-1", "KILL"))
+    with pytest.raises(Unavailable, match="pod: expected a known name, found 'cart-1'"):  # so that it is tried again
+        ShopSystem(shop, plan).inject(plan.injection[0])
 
 
 def _is_free(shop: Shop) -> bool:

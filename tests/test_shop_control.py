@@ -75,6 +75,43 @@ def test_the_network_can_be_disturbed_and_is_shown_so(shop: Shop) -> None:
     assert shop.status().injected == ()
 
 
+def test_what_ends_every_fault_does_not_overtake_one_that_still_begins(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = threading.Event()
+
+    async def slowly(supervisor: Supervisor, *_: object) -> None:
+        begun.set()
+        await asyncio.sleep(0.3)
+        supervisor.disturb("cart", "cache", delay_ms=100, jitter_ms=0, loss=0)
+
+    monkeypatch.setattr(Supervisor, "trouble", slowly)
+    injecting = threading.Thread(target=Shop(shop.folder).trouble, args=("shop-db", "lock"))
+    injecting.start()
+    assert begun.wait(10)
+    shop.clear()  # as the guard does where the process that injects was killed meanwhile
+    injecting.join(10)
+    assert shop.status().injected == ()
+
+
+def test_an_order_that_hangs_does_not_keep_other_faults(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, over = threading.Event(), threading.Event()
+
+    async def hangs(_supervisor: Supervisor, *_: object) -> None:
+        begun.set()
+        await asyncio.get_running_loop().run_in_executor(None, over.wait, 10)
+
+    monkeypatch.setattr("rca.shop.supervisor.control._TURN_S", 0.2)
+    monkeypatch.setattr(Supervisor, "trouble", hangs)
+    shop.network("cart", "cache", delay_ms=100)
+    injecting = threading.Thread(target=Shop(shop.folder).trouble, args=("shop-db", "lock"))
+    injecting.start()
+    assert begun.wait(10)
+    with pytest.raises(Unavailable, match="an order before it is still being carried out"):
+        shop.clear()
+    assert shop.status().injected == ()
+    over.set()
+    injecting.join(10)
+
+
 _WRONG: list[tuple[Callable[[Shop], Any], str]] = [
     (lambda shop: shop.signal("cart-1", "KILL"), r"pod: expected a known name, found 'cart-1'"),
     (lambda shop: shop.rollout("cart", "1.0.1"), r"workload: expected a known name, found 'cart'"),

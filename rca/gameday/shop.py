@@ -13,7 +13,7 @@ from rca.collectors.alerts import Alert
 from rca.collectors.prometheus.client import Client, number
 from rca.collectors.prometheus.collector import PrometheusCollector
 from rca.collectors.prometheus.config import PrometheusConfig
-from rca.errors import BadInput, Rejected
+from rca.errors import BadInput, Rejected, Unavailable
 from rca.gameday.aborting import Aborted
 from rca.gameday.guard import Guard
 from rca.gameday.plan import Plan, PlannedInjection
@@ -85,11 +85,13 @@ class ShopSystem:
     def inject(self, planned: PlannedInjection) -> None:
         """Begin a fault."""
         self._is_clean = False
-        faults.inject(self._shop, planned.fault, planned.target, planned.strength)
+        with _that_may_pass():
+            faults.inject(self._shop, planned.fault, planned.target, planned.strength)
 
     def keep_up(self, planned: PlannedInjection) -> None:
         """Repeat what it needs."""
-        faults.keep_up(self._shop, planned.fault, planned.target, planned.strength)
+        with _that_may_pass():
+            faults.keep_up(self._shop, planned.fault, planned.target, planned.strength)
 
     def clear(self) -> None:
         """End every fault."""
@@ -134,3 +136,12 @@ class ShopSystem:
             meanwhile()
 
         return look
+
+
+@contextmanager
+def _that_may_pass() -> Iterator[None]:
+    """The plan was checked, so a name that the shop does not know now is that of a pod that went before it could be hit."""
+    try:
+        yield
+    except BadInput as error:
+        raise Unavailable(str(error)) from error
