@@ -158,6 +158,14 @@ def test_whatever_happened_there_is_a_report(
     assert to_html(document)
 
 
+def test_a_day_that_takes_longer_than_one_tells_dates() -> None:
+    ones = [played(1, RIGHT), played(30, RIGHT)]
+    day = GameDay("friday", Path("friday"), None, tuple(one.injected for one in ones), (), "complete")
+    text = to_markdown(report_of(day, scored(ones)))
+    assert "- **When:** 2026-05-28 20:36:40 to 2026-05-29 01:29:40 UTC" in text
+    assert "| 2026-05-29 01:26:40 |" in text
+
+
 def test_one_injection_has_no_interval_and_says_that_it_is_one() -> None:
     scores = scored([played(1, RIGHT)])
     words = to_markdown(report_of(GameDay("friday", Path("friday"), None), scores))

@@ -188,7 +188,8 @@ def show(name: _Name, store: _Store = None, *, json: _Json = False) -> None:
     typer.echo(printable(f"{day.name}: {day.state}{f', {day.why}' if day.why else ''}"))
     if day.injections:
         head = ("", "fault", "target", "start (UTC)", "lasted", "first alert", "incident")
-        print_rows(head, [_injected_row(each) for each in day.injections])
+        dates = {clock(each.injection.start_ns, date=True)[:10] for each in day.injections}
+        print_rows(head, [_injected_row(each, dated=len(dates) > 1) for each in day.injections])
     if day.quiet:
         seconds = sum(interval.seconds for interval in day.quiet)
         watches = "1 quiet watch" if len(day.quiet) == 1 else f"{len(day.quiet)} quiet watches"
@@ -283,7 +284,7 @@ def _day_row(day: GameDay) -> tuple[str, ...]:
     return day.name, start, day.state, str(len(day.injections)), str(kept), str(len(day.guesses))
 
 
-def _injected_row(each: Injected) -> tuple[str, ...]:
+def _injected_row(each: Injected, *, dated: bool) -> tuple[str, ...]:
     injection = each.injection
     lasted = f"{(injection.end_ns - injection.start_ns) / 1e9:.0f} s" if injection.end_ns else "-"
     alert = f"after {(each.alerts_ns - injection.start_ns) / 1e9:.0f} s" if each.alerts_ns else "-"
@@ -292,7 +293,7 @@ def _injected_row(each: Injected) -> tuple[str, ...]:
         str(injection.number),
         injection.fault_kind,
         injection.target or "-",
-        clock(injection.start_ns),
+        clock(injection.start_ns, date=dated),
         lasted + (" (fixed)" if each.fixed_ns else ""),
         alert,
         f"{became} ({each.trouble})" if each.trouble else became,

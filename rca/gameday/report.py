@@ -64,8 +64,8 @@ def _state(scores: Scores) -> str:
 
 def _facts(game: GameDay, scores: Scores) -> Iterator[tuple[str, str]]:
     if scores.injections:
-        ends = [one.end_ns or one.start_ns for one in scores.injections]
-        yield "When", f"{clock(min(one.start_ns for one in scores.injections), date=True)} to {clock(max(ends))} UTC"
+        first, last = _first_and_last(scores)
+        yield "When", f"{clock(first, date=True)} to {clock(last, date=_takes_days(scores))} UTC"
         yield "Injected by", ", ".join(sorted({one.source for one in scores.injections}))
     yield "State", _state(scores)
     yield "Model in use", scores.in_use.label
@@ -73,6 +73,18 @@ def _facts(game: GameDay, scores: Scores) -> Iterator[tuple[str, str]]:
     if game.plan is not None:
         yield "Plan", f"{game.plan.name}, {count(len(game.plan.injection), 'injection')}, seed {game.plan.seed}"
     yield "Made with", scores.settings.made_with
+
+
+def _first_and_last(scores: Scores) -> tuple[int, int]:
+    """When the first injection began, and when the last one ended."""
+    ends = [one.end_ns or one.start_ns for one in scores.injections]
+    return min(one.start_ns for one in scores.injections), max(ends)
+
+
+def _takes_days(scores: Scores) -> bool:
+    """Whether times of day alone would be ambiguous."""
+    first, last = (clock(time_ns, date=True)[:10] for time_ns in _first_and_last(scores))
+    return first != last
 
 
 def _summary(scores: Scores) -> Section:
@@ -164,7 +176,8 @@ def _plan(game: GameDay, scores: Scores) -> Section:
     if scores.injections:
         header = ("#", "fault", "target", "strength", "began (UTC)", "lasted", "first alert", "how it counts")
         align: tuple[Align, ...] = ("right", "left", "left", "right", "left", "right", "right", "left")
-        blocks.append(Table(header, tuple(map(_done_row, scores.injections)), "What was injected", align, _JOURNAL))
+        rows = tuple(_done_row(one, dated=_takes_days(scores)) for one in scores.injections)
+        blocks.append(Table(header, rows, "What was injected", align, _JOURNAL))
     return Section("Plan and what was done", tuple(blocks), "plan")
 
 
@@ -184,13 +197,13 @@ def _planned(game: GameDay, scores: Scores) -> Iterator[str]:
     yield f"The game day is {_state(scores)}."
 
 
-def _done_row(one: InjectionScore) -> tuple[str, ...]:
+def _done_row(one: InjectionScore, *, dated: bool) -> tuple[str, ...]:
     return (
         str(one.number),
         fault(one.fault_kind),
         one.target or "everything",
         "" if one.strength is None else number(one.strength),
-        clock(one.start_ns),
+        clock(one.start_ns, date=dated),
         seconds((one.end_ns - one.start_ns) / SECOND_NS) if one.end_ns else "not known",
         _noticed(one),
         "; ".join(filter(None, [": ".join(filter(None, [_COUNTS[one.standing], one.trouble])), _overlaps(one)])),
