@@ -199,7 +199,7 @@ def _check_found(shop: Shop, began: float, target: str, saved: Path) -> None:
 
 
 def _check_game_day(shop: Shop, folder: Path) -> None:
-    """A fault of a plan is found, guessed, fixed, and kept with its label; nothing of it stays."""
+    """A fault of a plan is found, guessed, fixed, kept with its label, nothing of it stays, and a report says how it went."""
     home, plan = folder / "home", folder / "evening.toml"
     plan.write_text(GAME_DAY, encoding="utf-8")
     run = [sys.executable, "-m", "rca", "gameday", "run", str(plan), "--run", str(shop.folder.path), "--store", str(home)]
@@ -234,6 +234,18 @@ def _check_game_day(shop: Shop, folder: Path) -> None:
     assert telemetry.bin_counts["time_unix_nano"].max() >= incident.window.end_ns  # type: ignore[operator]
     ports = [pod.admin_port for pod in shop.status().pods_of("payment")]
     assert [requests.get(f"http://127.0.0.1:{port}/chaos", timeout=5).json() for port in ports] == [[]]
+    _check_report(shop, home, folder / "reports")
+
+
+def _check_report(shop: Shop, home: Path, reports: Path) -> None:
+    """The game day ends in a report of its scores."""
+    scored = ["score", "evening", "--ranker", "floor", "--config", str(shop.folder.config_file)]
+    for words in (scored, ["report", "evening", "--out", str(reports)]):
+        said = rca("gameday", *words, "--store", str(home))
+        assert said.returncode == 0, said.stderr
+    text = (reports / "gameday-evening.md").read_text(encoding="utf-8")
+    assert "1 of 1 injection" in text
+    assert (reports / "gameday-evening.html").exists()
 
 
 def _injected_at(home: Path, running: subprocess.Popen[str]) -> float:
