@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -110,6 +112,20 @@ def test_an_order_that_hangs_does_not_keep_other_faults(shop: Shop, monkeypatch:
     assert shop.status().injected == ()
     over.set()
     injecting.join(10)
+
+
+def test_a_pod_that_does_not_take_the_end_of_its_chaos_is_restarted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    supervisor, restarted = Supervisor(RunFolder(tmp_path)), list[str]()
+    monkeypatch.setattr("rca.shop.supervisor.supervisor._ADMIN_S", 0.2)
+    monkeypatch.setattr(supervisor._kubelet, "restart", lambda pod: restarted.append(pod.name))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        for name, port in (("cart-1", silent.getsockname()[1]), ("orders-1", free_port())):  # nobody listens there yet
+            pod = SimpleNamespace(
+                name=name, owner=name[:-2], admin_port=port, is_running=True, is_held=False, is_paused=False, node="node-a"
+            )
+            supervisor._kubelet.pods[name] = pod  # type: ignore[assignment]
+        asyncio.run(supervisor.clear())
+    assert restarted == ["cart-1"]
 
 
 _WRONG: list[tuple[Callable[[Shop], Any], str]] = [

@@ -53,6 +53,7 @@ NEIGHBOUR: Final = "nightly-report"
 _TICK_S: Final = 0.5
 _CHILDREN_EVERY: Final = 10  # ticks
 _SERVING_S: Final = 90.0
+_ADMIN_S: Final = 5.0
 _ENVIRONMENT: Final = {
     "OTEL_SEMCONV_STABILITY_OPT_IN": "http,database",
     "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
@@ -527,7 +528,7 @@ class Supervisor:
         text = json.dumps(dict(body)).encode() if method == "POST" else b""
         head = f"{method} /chaos HTTP/1.1\r\nHost: pod\r\nContent-Type: application/json\r\nContent-Length: {len(text)}\r\n"
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(_ADMIN_S):
                 reader, writer = await asyncio.open_connection("127.0.0.1", pod.admin_port)
                 writer.write(f"{head}Connection: close\r\n\r\n".encode() + text)
                 status = int((await reader.readline()).split()[1])
@@ -723,8 +724,15 @@ class Supervisor:
             if self._has_volume(pod):
                 self.clear_volume(pod.name)
             if pod.admin_port and pod.is_running:
-                with contextlib.suppress(RcaError):
-                    await self.chaos(pod.name, "DELETE", {})
+                await self._end_chaos(pod)
+
+    async def _end_chaos(self, pod: Pod) -> None:
+        """End the chaos inside a pod; with its process where that is silent. One that does not listen yet has none."""
+        try:
+            await self.chaos(pod.name, "DELETE", {})
+        except RcaError as error:
+            if isinstance(error.__cause__, TimeoutError):
+                self._kubelet.restart(pod)
 
     def reset(self) -> None:
         """Return to the first releases, the plan's limits and numbers of pods, and the rate that it started with."""
