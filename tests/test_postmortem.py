@@ -34,6 +34,7 @@ from rca.postmortem.gathering import account_of
 from rca.postmortem.impact import beyond_chance, expected, impact_of, poisson_tail
 from rca.postmortem.sources import promql
 from rca.telemetry import BIN_FRAMES, SECOND_NS, EntityId, Telemetry
+from rca.wording import percent
 from tests.pages import HOSTILE
 from tests.postmortems import AUTHOR, CHANNEL, SUMMARY, heard
 
@@ -259,6 +260,10 @@ def test_requests_are_counted_where_they_enter() -> None:
     told = words_of(document_of(replace(found, objective=Objective(0.99, 7))), "impact")
     assert "Failed: 27 of 601 (4.5 %), where the baseline's share would give 0." in told
     assert "An objective of 99 % over 7 days lets 1 % of the requests fail; 4.5 % did, 4.5 times that." in told
+    usual = impact.rates[1]
+    assert usual is not None
+    budget = 0.01 * usual * 7 * 86400
+    assert f"7 days allow {budget:,.0f} failed requests: the 27 of the window are {percent(27 / budget)} of that." in told
 
 
 def test_a_labelled_database_is_the_service_that_the_telemetry_knows_it_by() -> None:
