@@ -94,7 +94,7 @@ def _simulator(incidents: int, repeat: int) -> list[dict[str, Any]]:
 
 
 def _serve(quick: bool) -> list[dict[str, Any]]:
-    sizes = ("--spans", "20000", "--seconds", "5", "--incidents", "2", "--alerts", "1000") if quick else ()
+    sizes = ("--spans", "20000", "--seconds", "5", "--incidents", "2", "--alerts", "1000", "--history", "20") if quick else ()
     return _printed("benchmarks.serve", *sizes)
 
 

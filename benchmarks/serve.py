@@ -1,6 +1,6 @@
 """`rca serve`: how soon it acknowledges while it ranks, how soon a message arrives, and what kill -9 loses.
 
-    python -m benchmarks.serve [acknowledge|message|replay] [--spans 300000] [--seconds 60] [--alerts 100000]
+    python -m benchmarks.serve [acknowledge|message|shop|replay] [--spans 300000] [--seconds 60] [--alerts 100000]
 
 A server in a process of its own, a warm store of 50 services and 75 minutes as its source, and a receiver of webhooks. Prints one
 JSON list of results. Latencies count from when a request was due, so that one that waits for another is not left out.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -29,10 +30,13 @@ from benchmarks.live import fill
 from benchmarks.result import Result
 from benchmarks.workload import SERVICES
 from rca.collectors.warm.store import Store
+from rca.errors import Unavailable
 from rca.incidents.inbox import InboxFile
+from rca.shop.folder import RunFolder, run_folder
+from rca.shop.running import check_requirements, start, stop, wait_ready
 from tests.servers.prometheus import free_port
 from tests.servers.receiver import Receiver, receiving
-from tests.servers.serve import SECRET, ServeProcess, serve_process
+from tests.servers.serve import SECRET, ServeProcess, serve_process, serving_of
 from tests.serving import notification
 
 _RATE: Final = 50  # alerts a second
@@ -61,9 +65,9 @@ def serving(spans: int, serve: str) -> Iterator[tuple[ServeProcess, Receiver]]:
 def acknowledge(spans: int, seconds: int) -> list[Result]:
     """A new group with every fifth alert, so that there is always something to rank."""
     with serving(spans, 'together = "1ms"\n') as (server, _):
-        post(server, one("warm", 0))
+        post(server, one("warm", 0, "service-00"))
         wait_for(lambda: rankings(server) >= 1)
-        bodies = [one(f"g{i // 5}", i) for i in range(_RATE * seconds)]
+        bodies = [one(f"g{i // 5}", i, f"service-{i % SERVICES:02}") for i in range(_RATE * seconds)]
         before, began = rankings(server), time.monotonic() + 0.5
         due = [(began + i / _RATE, body) for i, body in enumerate(bodies)]
         with ThreadPoolExecutor(_SENDERS) as pool:
@@ -79,21 +83,58 @@ def acknowledge(spans: int, seconds: int) -> list[Result]:
 
 def message(spans: int, incidents: int) -> list[Result]:
     """From posting an alert to its message, one incident after the other."""
-    taken = []
     with serving(spans, "") as (server, receiver):
-        for i in range(incidents + 1):
-            start = time.perf_counter()
-            post(server, one(f"g{i}", i))
-            wait_for(partial(arrived, receiver, i + 1))
-            if i:  # the first one warms up
-                taken.append((time.perf_counter() - start) * 1e3)
-            time.sleep(0.5)
-        unranked = [body["trouble"] for body in receiver.messages.values() if body["report"] is None]
+        taken = messages(server, receiver, incidents, [f"service-{number:02}" for number in range(SERVICES)])
+    return [_message_result(taken, f"{SERVICES} services, warm store")]
+
+
+def shop(incidents: int, history: int) -> list[Result]:
+    """The same with a shop beside it, whose Prometheus, Kubernetes API and store are asked. Nothing where none can run."""
+    try:
+        check_requirements()
+    except Unavailable as error:
+        print(error, file=sys.stderr)
+        return []
+    with tempfile.TemporaryDirectory() as below, running_shop(Path(below) / "shop") as folder, receiving() as receiver:
+        time.sleep(history)
+        sources = folder.config_file.read_text(encoding="utf-8")
+        with serving_of(Path(below) / "serve", free_port(), sources, receiver=receiver.url) as server:
+            taken = messages(server, receiver, incidents, ["checkout", "catalogue", "payment", "orders"])
+            server.end()
+    return [_message_result(taken, f"the shop running beside it for {history} s, live sources")]
+
+
+@contextmanager
+def running_shop(path: Path) -> Iterator[RunFolder]:
+    """A shop of its own, ready."""
+    folder = run_folder(path)
+    supervisor = start(folder, None)
+    try:
+        wait_ready(folder, supervisor, lambda _: None)
+        yield folder
+    finally:
+        stop(folder)
+
+
+def messages(server: ServeProcess, receiver: Receiver, incidents: int, services: Sequence[str]) -> list[float]:
+    """Milliseconds from each post to its message, in order of size; one more warms up."""
+    taken = []
+    for i in range(incidents + 1):
+        before = time.perf_counter()
+        post(server, one(f"g{i}", i, services[i % len(services)]))
+        wait_for(partial(arrived, receiver, i + 1))
+        if i:
+            taken.append((time.perf_counter() - before) * 1e3)
+        time.sleep(0.5)
+    unranked = [body["trouble"] for body in receiver.messages.values() if body["report"] is None]
     if unranked:
         raise AssertionError(unranked[0])
-    taken.sort()
-    told = f"{incidents} incidents, {SERVICES} services, warm store, from the post to the webhook's receiver"
-    return [Result("alert to enriched message, p95", told, "ms", percentile(taken, 95), taken[-1], taken[0], 5000)]
+    return sorted(taken)
+
+
+def _message_result(taken: Sequence[float], beside: str) -> Result:
+    told = f"{len(taken)} incidents, {beside}, from the post to the webhook's receiver"
+    return Result("alert to enriched message, p95", told, "ms", percentile(taken, 95), taken[-1], taken[0], 5000)
 
 
 def arrived(receiver: Receiver, messages: int) -> bool:
@@ -198,10 +239,10 @@ def timed(server: ServeProcess, due: float, body: dict[str, Any]) -> float:
     return taken
 
 
-def one(group: str, number: int) -> dict[str, Any]:
-    """A notification of one alert that began two minutes ago, about one of the workload's services."""
+def one(group: str, number: int, service: str) -> dict[str, Any]:
+    """A notification of one alert on a service that began two minutes ago."""
     began = datetime.fromtimestamp(time.time() - 120, UTC).isoformat()
-    whole = notification(group, began=began, service=f"service-{number % SERVICES:02}")
+    whole = notification(group, began=began, service=service)
     whole["alerts"][0]["fingerprint"] = f"{group}-{number}"
     return whole
 
@@ -235,15 +276,17 @@ def percentile(ordered: Sequence[float], share: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("job", nargs="?", choices=("acknowledge", "message", "replay"), help="default: all")
+    parser.add_argument("job", nargs="?", choices=("acknowledge", "message", "shop", "replay"), help="default: all")
     parser.add_argument("--spans", type=int, default=300_000)
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--incidents", type=int, default=20)
+    parser.add_argument("--history", type=int, default=300, help="seconds that the shop runs before")
     parser.add_argument("--alerts", type=int, default=100_000)
     options = parser.parse_args()
     jobs: dict[str, Callable[[], list[Result]]] = {
         "acknowledge": lambda: acknowledge(options.spans, options.seconds),
         "message": lambda: message(options.spans, options.incidents),
+        "shop": lambda: shop(options.incidents, options.history),
         "replay": lambda: replay(options.alerts),
     }
     chosen = [jobs[options.job]] if options.job else list(jobs.values())

@@ -15,13 +15,15 @@ from pathlib import Path
 SECRET = "a-secret-of-some-length"
 _READY_S = 60.0
 
-_CONFIG = """
+_SOURCES = """
 [triage]
 system = "shop"
 [prometheus]
 url = "{prometheus}"
 retries = 0
 timeout = "2s"
+"""
+_SERVER = """
 [serve]
 address = "127.0.0.1:{port}"
 access_file = "{folder}/access"
@@ -83,8 +85,15 @@ def serve_process(
     folder: Path, port: int, *, prometheus: str, receiver: str, serve: str = "", more: str = ""
 ) -> Iterator[ServeProcess]:
     """A server that tells the receiver, with SECRET for every role; it is up. `more` are further tables of its settings."""
+    with serving_of(folder, port, _SOURCES.format(prometheus=prometheus) + more, receiver=receiver, serve=serve) as found:
+        yield found
+
+
+@contextmanager
+def serving_of(folder: Path, port: int, sources: str, *, receiver: str, serve: str = "") -> Iterator[ServeProcess]:
+    """The same with any sources, as tables of rca.toml."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = _CONFIG.format(prometheus=prometheus, port=port, folder=folder, serve=serve, receiver=receiver) + more
+    text = sources + _SERVER.format(port=port, folder=folder, serve=serve, receiver=receiver)
     (folder / "rca.toml").write_text(text, encoding="utf-8")
     (folder / "access").write_text(f"send,label tester {SECRET}\n", encoding="utf-8")
     (folder / "secret").write_text("whsec_" + base64.b64encode(b"s" * 32).decode(), encoding="utf-8")
