@@ -5,16 +5,10 @@ python -m scripts.postmortem_page    take the picture of it anew, in a headless 
 
 from __future__ import annotations
 
-import io
-import shutil
-import sys
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Final
-
-from PIL import Image
-from playwright.sync_api import sync_playwright
 
 from rca.documents.html import to_html
 from rca.documents.markdown import to_markdown
@@ -30,7 +24,6 @@ FOLDER: Final = "docs/postmortem"
 PICTURE: Final = ROOT / FOLDER / "example.png"
 _BUNDLE: Final = f"incidents/{NAME}.tar.zst"
 _NO_STORE: Final = ROOT / "no-store"
-_COLOURS: Final = 128
 
 
 @cache
@@ -51,18 +44,18 @@ def html_page() -> str:
 
 def main() -> None:
     """Write the picture."""
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if program is None:
-        sys.exit("expected chromium on the path, found none")
+    from playwright.sync_api import sync_playwright
+
+    from scripts.screenshots import chromium_here, small_png
+
+    program = chromium_here()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1100, "height": 1000})
         page.set_content(html_page())
         shot = page.screenshot()
         browser.close()
-    small = io.BytesIO()
-    Image.open(io.BytesIO(shot)).convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
-    PICTURE.write_bytes(small.getvalue())
+    PICTURE.write_bytes(small_png(shot))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ python -m scripts.screenshots [FOLDER]    write them (default: docs/page)
 from __future__ import annotations
 
 import io
-import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from rca.shop import manifest
 from rca.sinks.notice import AlertLine, Links
 from rca.telemetry import Telemetry
 from tests.pages import ADDRESS, ENGINEER, Visit, alerts_of, large, telling, visiting
+from tests.servers.browser import installed_chromium
 
 HERE: Final = Path(__file__).resolve().parent.parent
 RECORDED: Final = HERE / "incidents"
@@ -138,16 +138,24 @@ def take(visit: Visit, picture: Picture) -> bytes:
         page.locator(".judge summary").click()
     shot = page.locator(picture.part).screenshot() if picture.part else page.screenshot(full_page=picture.whole)
     context.close()
+    return small_png(shot)
+
+
+def small_png(shot: bytes) -> bytes:
+    """The same picture in few colours."""
     small = io.BytesIO()
     Image.open(io.BytesIO(shot)).convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
     return small.getvalue()
 
 
+def chromium_here() -> str:
+    """Path of a Chromium; ends the script where there is none."""
+    return installed_chromium() or sys.exit("expected chromium on the path, found none")
+
+
 def main() -> None:
     """Write the pictures of the documentation, or every picture where a folder is named."""
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if program is None:
-        sys.exit("expected chromium on the path, found none")
+    program = chromium_here()
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "docs" / "page"
     folder.mkdir(parents=True, exist_ok=True)
     with visiting(program, pages()) as visit:

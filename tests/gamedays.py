@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from typer.testing import CliRunner
 
 from rca.bins import frames_of
+from rca.cli.gameday import app
 from rca.collectors.alerts import Alert
 from rca.errors import RcaError, Rejected
 from rca.gameday.folder import GameDay
@@ -172,3 +174,12 @@ def a_day(folder: Path, text: str = PLAN, **options: Any) -> GameDay:
     plan = folder / "given.toml"
     plan.write_text(text, encoding="utf-8")
     return prepare(plan, folder, **options)
+
+
+def typed(*arguments: object) -> str:
+    """What a command of `rca gameday` prints; our errors come out as they are."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if isinstance(result.exception, RcaError):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output

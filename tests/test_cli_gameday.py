@@ -7,16 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from rca.cli.gameday import app
 from rca.collectors.alerts import Alert
-from rca.errors import BadInput, RcaError, Unavailable, UnknownName
+from rca.errors import BadInput, Unavailable, UnknownName
 from rca.gameday.folder import load, make_folder
 from rca.gameday.running import Runner
 from rca.incidents.store import IncidentStore
 from rca.telemetry import SECOND_NS
-from tests.gamedays import PLAN, FakeSystem, a_day
+from tests.gamedays import PLAN, FakeSystem, a_day, typed
 
 Run = Callable[..., str]
 
@@ -25,15 +23,7 @@ Run = Callable[..., str]
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs a command of the group in a store of its own; our errors come out as they are."""
     monkeypatch.setenv("RCA_HOME", str(tmp_path))
-
-    def call(*arguments: object) -> str:
-        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-        if isinstance(result.exception, RcaError):
-            raise result.exception
-        assert result.exit_code == 0, result.output
-        return result.output
-
-    return call
+    return typed
 
 
 def test_a_plan_is_checked_and_printed(run: Run, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from rca.cli.gameday import app
 from rca.collectors.alerts import Alert
 from rca.documents.html import to_html
 from rca.documents.markdown import to_markdown
-from rca.errors import BadInput, RcaError, UnknownName
+from rca.errors import BadInput, UnknownName
 from rca.gameday import figures
 from rca.gameday.contest import Played, QuietAnswers
 from rca.gameday.folder import GameDay, Guess, Journal, day_folder, entity_json
@@ -31,7 +31,7 @@ from rca.gameday.running import Runner
 from rca.gameday.scores import Scores
 from rca.incidents.store import IncidentStore
 from rca.telemetry import MINUTE_NS, SECOND_NS, EntityId, Interval
-from tests.gamedays import PLAN, FakeSystem
+from tests.gamedays import PLAN, FakeSystem, typed
 from tests.gamedays import a_day as prepared
 from tests.played import game_day
 from tests.test_gameday_scores import (
@@ -223,15 +223,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setenv("RCA_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("RCA_CONFIG", raising=False)
     monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object) -> str:
-        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-        if isinstance(result.exception, RcaError):
-            raise result.exception
-        assert result.exit_code == 0, result.output
-        return result.output
-
-    return call
+    return typed
 
 
 def test_score_and_report_as_a_user_types_them(run: Run, tmp_path: Path) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -22,9 +20,9 @@ from rca.serve.pages.rendering import render, render_list, render_message
 from rca.serve.pages.view import view_of
 from rca.sinks.notice import Links
 from tests.pages import ADDRESS, ENGINEER, HOSTILE, Visit, alerts_of, example, large, telling, visiting
+from tests.servers.browser import chromium, found_by_axe
 from tests.test_pages import earlier, hostile_view, known
 
-AXE = Path(__file__).parent / "node" / "node_modules" / "axe-core" / "axe.min.js"
 PHONE = {"width": 360, "height": 740}
 DESKTOP = {"width": 1280, "height": 900}
 
@@ -68,10 +66,7 @@ EVERY = (*(f"/incidents/{name}" for name in PATHS), "/incidents", "/empty", "/me
 
 @pytest.fixture(scope="module")
 def visit() -> Iterator[Visit]:
-    program = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
-    if program is None:
-        pytest.skip("no Chromium on the path")
-    with visiting(program, pages()) as found:
+    with visiting(chromium(), pages()) as found:
         yield found
 
 
@@ -108,16 +103,9 @@ def test_no_page_scrolls_sideways_on_a_phone(visit: Visit, path: str) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("path", EVERY)
 def test_axe_finds_nothing(visit: Visit, path: str, scheme: Any) -> None:
-    if not AXE.exists():
-        pytest.skip(f"no axe-core at {AXE} (npm ci --prefix tests/node)")
     page = opened(visit, path, color_scheme=scheme)
     page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
-    page.evaluate(AXE.read_text(encoding="utf-8"))
-    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-    told = [
-        (one["id"], [node["html"][:120] + node["failureSummary"] for node in one["nodes"]][:3]) for one in found["violations"]
-    ]
-    assert told == []
+    assert found_by_axe(page) == []
     page.context.close()
 
 

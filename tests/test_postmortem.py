@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import shutil
 import subprocess
 from dataclasses import replace
 from functools import cache
@@ -37,6 +36,7 @@ from rca.telemetry import BIN_FRAMES, SECOND_NS, EntityId, Telemetry
 from rca.wording import percent
 from tests.pages import HOSTILE
 from tests.postmortems import AUTHOR, CHANNEL, SUMMARY, heard
+from tests.servers.prometheus import binary
 
 ROOT = Path(__file__).resolve().parent.parent
 SECTIONS = (
@@ -185,9 +185,7 @@ def test_alerts_of_the_baseline_are_not_taken_for_the_first() -> None:
 
 
 def test_queries_are_promql_that_prometheus_reads(tmp_path: Path) -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("no promtool on the path")
+    promtool = binary("promtool")
     queries = {
         query
         for number in (12, 31)

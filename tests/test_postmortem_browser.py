@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from scripts.postmortem_page import FOLDER, NAME, ROOT
+from tests.servers.browser import chromium, found_by_axe
 
-AXE = Path(__file__).parent / "node" / "node_modules" / "axe-core" / "axe.min.js"
 PAGE = ROOT / FOLDER / f"{NAME}.html"
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    program = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
-    if program is None:
-        pytest.skip("no Chromium on the path")
     with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])  # CI runs as root
+        found = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])  # CI runs as root
         yield found
         found.close()
 
@@ -51,14 +46,8 @@ def test_it_loads_nothing_and_never_scrolls_sideways(browser: Browser, width: in
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing(browser: Browser, scheme: Any) -> None:
-    if not AXE.exists():
-        pytest.skip(f"no axe-core at {AXE} (npm ci --prefix tests/node)")
     page = opened(browser, [], color_scheme=scheme)
-    found = page.evaluate(f"{AXE.read_text(encoding='utf-8')}; axe.run(document, {{resultTypes: ['violations']}})")
-    told = [
-        (one["id"], [node["html"][:120] + node["failureSummary"] for node in one["nodes"]][:3]) for one in found["violations"]
-    ]
-    assert told == []
+    assert found_by_axe(page) == []
     page.context.close()
 
 

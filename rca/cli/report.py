@@ -231,9 +231,10 @@ def _trained_on(reference: Reference | None) -> str:
 def _write(report: ModelReport, out: Path) -> None:
     from rca.documents.html import to_html
     from rca.documents.markdown import to_markdown
+    from rca.models.files import write_atomically
 
     document = report.document()
-    out.write_text(to_html(document) if out.suffix == ".html" else to_markdown(document), encoding="utf-8")
+    write_atomically(out, (to_html(document) if out.suffix == ".html" else to_markdown(document)).encode())
 
 
 def _print(report: ModelReport) -> None:
