@@ -40,7 +40,7 @@ Pair = tuple[float, float]
 MOST_STATEMENTS: Final = 4
 _LONGEST_QUOTE: Final = 90
 _FEWEST_FOR_P99: Final = 50
-_SAME_STORY: Final = (
+SAME_STORY: Final = (
     frozenset({"gap_in", "gap_in_all", "metric_gap"}),
     frozenset({"own_errors", "errors", "metric_errors"}),
     frozenset({"server_latency", "latency_residual", "metric_server_latency"}),
@@ -133,7 +133,6 @@ class Facts:
         return self._of_entity[entity]
 
     def _collect(self, entity: EntityId) -> Iterable[Evidence]:
-        deviations = self.case.deviations.node[self.deviation_rows[entity]]
         told: set[str] = set()
         left = MOST_STATEMENTS
         for signal in loud_signals(self.case, entity):
@@ -141,21 +140,23 @@ class Facts:
                 return
             if signal.name in told:
                 continue
-            statement = self.state(entity, signal.name)
-            if statement is None:
+            evidence = self.evidence_of(entity, signal.name)
+            if evidence is None:
                 continue
             if signal.name not in METRIC_ALERTS:  # each names other alerts; the rare ones name them all
-                told |= next((group for group in _SAME_STORY if signal.name in group), frozenset({signal.name}))
+                told |= next((group for group in SAME_STORY if signal.name in group), frozenset({signal.name}))
             left -= 1
-            yield Evidence(
-                signal.name,
-                statement.text,
-                statement.observed,
-                statement.baseline,
-                statement.unit,
-                float(deviations[NODE_COLUMN[signal.name]]),
-                statement.trace_ids,
-            )
+            yield evidence
+
+    def evidence_of(self, entity: EntityId, signal: str) -> Evidence | None:
+        """One signal of an entity as evidence; None where the window holds nothing of it."""
+        statement = self.state(entity, signal)
+        if statement is None:
+            return None
+        deviation = float(self.case.deviations.node[self.deviation_rows[entity], NODE_COLUMN[signal]])
+        return Evidence(
+            signal, statement.text, statement.observed, statement.baseline, statement.unit, deviation, statement.trace_ids
+        )
 
     def state(self, entity: EntityId, signal: str) -> Statement | None:
         """What the window shows of one signal at one entity; None where it holds nothing of it."""

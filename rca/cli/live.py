@@ -14,16 +14,17 @@ import typer
 from rca.bounding import Bounds
 from rca.changes import changes
 from rca.cli.terminal import duration_of, moment_ns, print_json, progress
-from rca.cli.triage import print_report
+from rca.cli.triage import Wanted, more_wanted, print_report
 from rca.collectors.config import Config, config_path, load_config
 from rca.collectors.live import collect_incident, find_alert, fresh_until, now_ns, question_about
 from rca.collectors.sources import sources_of
 from rca.contracts import Collector, Ranker
 from rca.errors import BadInput, Unavailable
 from rca.incidents.bundle import write_bundle
+from rca.incidents.incident import Incident
 from rca.pipeline import report_on
 from rca.report import TriageReport
-from rca.telemetry import MINUTE_NS, SECOND_NS, EntityId
+from rca.telemetry import MINUTE_NS, SECOND_NS, EntityId, Telemetry
 from rca.wording import clock, printable
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class LiveOptions:
     why_not: str | None
     map_size: int
     json: bool
+    wanted: Wanted
 
 
 def triage_live(ranker: Ranker, options: LiveOptions) -> bool:
@@ -58,8 +60,10 @@ def triage_live(ranker: Ranker, options: LiveOptions) -> bool:
     alert = find_alert(sources, options.alert) if options.alert else None
     if options.every is not None:
         return _watch(config, sources, ranker, options, alert)
-    report = _ask(config, sources, ranker, options, alert)
-    print_report(report, top=options.top, json=options.json)
+    incident, telemetry = _collect(config, sources, options, alert)
+    report = _report(incident, telemetry, ranker, options)
+    more = more_wanted(report, incident, telemetry, ranker, options.wanted, bounds=Bounds(candidates=options.map_size))
+    print_report(report, top=options.top, json=options.json, more=more)
     return bool(report.ranking.candidates)
 
 
@@ -70,11 +74,18 @@ def _check(options: LiveOptions) -> None:
         raise BadInput("options", expected="--since or --onset beside --until", found="--until alone")
     if options.every and options.until:
         raise BadInput("options", expected="--watch on what goes on", found="--until, which lies in the past")
+    if options.every and options.wanted != Wanted():
+        raise BadInput("options", expected="--explain and --stability without --watch", found="them together")
     if options.save is not None and options.save.exists():
         raise BadInput(str(options.save), expected="a path that does not exist yet", found="a file or folder")
     for option, text in (("--last", options.last), ("--every", options.every)):
         if text is not None and duration_of(option, text) < SECOND_NS:
             raise BadInput(option, expected="a second or more", found=repr(text))
+
+
+def _report(incident: Incident, telemetry: Telemetry, ranker: Ranker, options: LiveOptions) -> TriageReport:
+    bounds = Bounds(candidates=options.map_size)
+    return report_on(incident, telemetry, ranker, top=options.top, why_not=options.why_not, bounds=bounds)
 
 
 def _ask(
@@ -87,6 +98,13 @@ def _ask(
     again: bool = False,
 ) -> TriageReport:
     """Collect, keep if wanted, and rank."""
+    return _report(*_collect(config, sources, options, alert, again=again), ranker, options)
+
+
+def _collect(
+    config: Config, sources: Sequence[Collector], options: LiveOptions, alert: Alert | None, *, again: bool = False
+) -> tuple[Incident, Telemetry]:
+    """Collect, and keep if wanted."""
     written = (("--since", options.since), ("--until", options.until), ("--onset", options.onset))
     times = [None if text is None else moment_ns(option, text) for option, text in written]
     last = None if options.since or options.onset else _last(options)
@@ -104,8 +122,7 @@ def _ask(
         incident, telemetry = collect_incident(config, sources, question, lambda name, how: step(f"{name}: {how}"))
     if options.save is not None:
         write_bundle(options.save, incident, telemetry, replace=again)
-    bounds = Bounds(candidates=options.map_size)
-    return report_on(incident, telemetry, ranker, top=options.top, why_not=options.why_not, bounds=bounds)
+    return incident, telemetry
 
 
 def _watch(config: Config, sources: Sequence[Collector], ranker: Ranker, options: LiveOptions, alert: Alert | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,8 @@ import typer
 from rca.cli.terminal import moment_ns, print_json, ranker_of
 
 if TYPE_CHECKING:
+    from rca.bounding import Bounds
+    from rca.cli.explaining import More
     from rca.contracts import Ranker
     from rca.incidents.incident import Incident
     from rca.report import TriageReport
@@ -18,6 +21,14 @@ if TYPE_CHECKING:
 EMPTY_EXIT_CODE = 3
 """Exit code where the window holds no telemetry or names no candidate: nothing failed, and there was nothing to rank."""
 _WIDTH = 80
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked for beside the report."""
+
+    explanation: bool = False
+    stability: bool = False
 
 
 def triage(
@@ -58,6 +69,12 @@ def triage(
         typer.Option(metavar="NAME", help="What runs --model: onnx, torch or dgl. Default: onnx, if it was exported."),
     ] = None,
     why_not: Annotated[str | None, typer.Option(metavar="SERVICE", help="Compare this candidate with the first one.")] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Test the evidence: delete it, and rank again. Takes some seconds.")
+    ] = False,
+    stability: Annotated[
+        bool, typer.Option("--stability", help="Would the answer change without traces, with another onset, and so on?")
+    ] = False,
     map_size: Annotated[
         int, typer.Option(min=1, metavar="N", help="Candidates to look at; of more, those near what alerts or strays.")
     ] = 2000,
@@ -73,17 +90,20 @@ def triage(
     Exits with 0 if candidates were ranked, 3 if there was nothing to rank, 2 if the input is wrong, 1 if no source answered.
     """
     chosen = ranker_of(ranker, model, engine)
+    wanted = Wanted(explain, stability)
     if incident is None:
         from rca.cli.live import LiveOptions, triage_live
 
         options = LiveOptions(
-            last, start, until, onset, alert, config, save, every if watch else None, top, why_not, map_size, json
+            last, start, until, onset, alert, config, save, every if watch else None, top, why_not, map_size, json, wanted
         )
         ranked = triage_live(chosen, options)
     else:
         _refuse_live_options({"--last": last, "--alert": alert, "--watch": watch, "--save": save, "--config": config})
         times = (start, until, onset)
-        ranked = _triage_recorded(chosen, incident, store, times, top=top, why_not=why_not, map_size=map_size, json=json)
+        ranked = _triage_recorded(
+            chosen, incident, store, times, top=top, why_not=why_not, map_size=map_size, json=json, wanted=wanted
+        )
     if not ranked:
         raise typer.Exit(EMPTY_EXIT_CODE)
 
@@ -106,6 +126,7 @@ def _triage_recorded(
     why_not: str | None,
     map_size: int,
     json: bool,
+    wanted: Wanted,
 ) -> bool:
     """Print the report on a recorded incident. False if there was nothing to rank."""
     from rca.bounding import Bounds
@@ -115,7 +136,8 @@ def _triage_recorded(
     interval = _interval(recorded, *times)
     bounds = Bounds(candidates=map_size)
     report = report_on(recorded, telemetry, ranker, interval=interval, top=top, why_not=why_not, bounds=bounds)
-    print_report(report, top=top, json=json)
+    more = more_wanted(report, recorded, telemetry, ranker, wanted, interval=interval, bounds=bounds)
+    print_report(report, top=top, json=json, more=more)
     return bool(report.ranking.candidates)
 
 
@@ -163,20 +185,39 @@ def _moment(time_ns: int) -> str:
     return clock(time_ns, date=True)
 
 
-def print_report(report: TriageReport, *, top: int, json: bool) -> None:
-    """The report for a terminal, for a pipe (80 columns, no colour), or as JSON."""
+def more_wanted(
+    report: TriageReport,
+    incident: Incident,
+    telemetry: Telemetry,
+    ranker: Ranker,
+    wanted: Wanted,
+    *,
+    interval: Interval | None = None,
+    bounds: Bounds,
+) -> More | None:
+    """What is asked for beside the report; None where nothing is."""
+    if wanted == Wanted():
+        return None
+    from rca.cli.explaining import more_on
+
+    return more_on(report, incident, telemetry, ranker, wanted, interval=interval, bounds=bounds)
+
+
+def print_report(report: TriageReport, *, top: int, json: bool, more: More | None = None) -> None:
+    """The report, and what was asked for beside it, for a terminal, for a pipe (80 columns, no colour), or as JSON."""
     if json:
-        print_json(report.to_json())
+        print_json(report.to_json() | (more.to_json() if more else {}))
         return
-    from rich.console import Console
+    from rich.console import Console, Group
 
     from rca.report import rendered
 
+    whole = Group(rendered(report, top=top), *([more.rendered()] if more else []))
     console = Console(highlight=False, markup=False, emoji=False)
     if console.is_terminal:
-        console.print(rendered(report, top=top))
+        console.print(whole)
         return
     piped = Console(highlight=False, markup=False, emoji=False, width=_WIDTH, no_color=True)
     with piped.capture() as capture:
-        piped.print(rendered(report, top=top))
+        piped.print(whole)
     typer.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
