@@ -47,7 +47,7 @@ def explain(case: Case, ranker: Ranker, entity: EntityId | None = None, *, seed:
         entity = ranked[0].entity
     trial = Trial(case, ranker, entity)
     pieces = telling(trial, loud_pieces(trial), MOST_ITEMS)
-    return _tested(trial, pieces, seed)
+    return judged(trial, pieces, seed=seed)
 
 
 def loud_pieces(trial: Trial) -> list[Piece]:
@@ -106,7 +106,8 @@ def rest_of(trial: Trial, shown: Collection[Piece]) -> list[Piece]:
     return [piece for piece in trial.own if piece not in shown]
 
 
-def _tested(trial: Trial, pieces: Sequence[Piece], seed: int) -> Explanation:
+def judged(trial: Trial, pieces: Sequence[Piece], *, seed: int = _SEED) -> Explanation:
+    """The explanation that these pieces make, put to the test."""
     rng = np.random.default_rng(seed)
     before, after, alone = trial.standing, trial.without(pieces), trial.without(rest_of(trial, pieces))
     own = beaten(trial, pieces, random_deletions(trial.own, pieces, DRAWS, rng)) if pieces else None
