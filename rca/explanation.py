@@ -109,7 +109,7 @@ class Stability:
         return tuple(said)
 
 
-def tested(explanation: Explanation, name: str, instead: str) -> tuple[str, ...]:
+def fared(explanation: Explanation, name: str, instead: str) -> tuple[str, ...]:
     """How the explanation fared, in sentences. Names of the candidate and of whoever would lead."""
     if not explanation.items:
         return explanation.why_weak

@@ -371,7 +371,7 @@ def test_similar_incidents_say_what_is_alike() -> None:
     assert [one.id for one in similar] == ["before-3", "before-2"]
     assert "the same candidate" in similar[0].reasons
     assert (similar[1].cause, similar[1].known, similar[1].note) == ("catalogue, CPU contention", "labelled", "batch job")
-    assert "batch job" in words_of(render(found.view(similar=similar)))
+    assert "What solved it, as noted then: batch job" in words_of(render(found.view(similar=similar)))
 
 
 # --- the list ---------------------------------------------------------------------------------------------------------------

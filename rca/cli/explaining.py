@@ -11,7 +11,7 @@ from rca.bounding import BOUNDS, Bounds
 from rca.cli.triage import Wanted
 from rca.contracts import Ranker
 from rca.evaluation.stability import stability_of
-from rca.explanation import Explanation, Stability, tested
+from rca.explanation import Explanation, Stability, fared
 from rca.incidents.incident import Incident
 from rca.models.attribution import explain
 from rca.pipeline import case_of
@@ -99,4 +99,4 @@ def _lines(explanation: Explanation) -> list[str]:
     ]
     name, instead = shown(explanation.entity), shown(explanation.instead) if explanation.instead else ""
     calls = [f"{shown(call.caller)} -> {shown(call.callee)}: {probability(call.probability)}" for call in explanation.calls]
-    return [*lines, *tested(explanation, name, instead), *([f"If a call were not known: {listed(calls, 4)}."] if calls else [])]
+    return [*lines, *fared(explanation, name, instead), *([f"If a call were not known: {listed(calls, 4)}."] if calls else [])]

@@ -57,6 +57,8 @@ class Similar:
     known: str
     """What `cause` rests on: `labelled` or `ranked`."""
     note: str
+    solved: bool
+    """True if `note` is of a label that somebody confirmed: what it was and what solved it. Else it is a remark."""
     likeness: float
     reasons: str
 
@@ -104,14 +106,15 @@ def _compared(incident: Incident, gist: Gist, other: Incident, theirs: Gist) -> 
     if alerting:
         likeness += _ALERTING * len(alerting) / len(everybody)
         reasons.append(f"alerts on {listed([name_of(one.entity()) for one in sorted(alerting, key=str)], 3)}")
-    note = next((label.note for label in reversed(other.labels) if label.note and label.provenance != "disputed"), "")
+    noted = next((label for label in reversed(other.labels) if label.note and label.provenance != "disputed"), None)
     return Similar(
         other.id,
         plain(other.title, 120) or other.id,
         clock(other.window.start_ns, date=True)[:16],
         _named(other, theirs, kind),
         "labelled" if other.causes() or other.is_no_fault() else "ranked",
-        plain(note, 200),
+        plain(noted.note, 200) if noted else "",
+        noted is not None and noted.provenance == "confirmed",
         round(likeness, 3),
         "; ".join(reasons),
     )

@@ -58,19 +58,24 @@ def loud_pieces(trial: Trial) -> list[Piece]:
 
 
 def telling(trial: Trial, pieces: Sequence[Piece], most: int) -> list[Piece]:
-    """The pieces whose deletion, one after the other, lowers the candidate's probability most; none that changes nothing."""
+    """The pieces whose deletion, one after the other, lowers the candidate's probability most.
+
+    Where none lowers it, the loudest goes first: another may have stood in for it. What turns out to change nothing is left out.
+    """
     chosen: list[Piece] = []
-    before = trial.standing
     while len(chosen) < min(most, len(pieces)):
-        weight, best = max(
-            ((trial.without([*chosen, piece]).weight_from(before), piece) for piece in pieces if piece not in chosen),
-            key=lambda option: option[0],  # of equal ones the loudest
-        )
-        if weight <= _LEAST_EFFECT:
-            break
-        chosen.append(best)
-        before = trial.without(chosen)
+        left = [piece for piece in pieces if piece not in chosen]
+        weights = [_weight(trial, [*chosen, piece]) for piece in left]
+        chosen.append(left[int(np.argmax(weights))])  # of equal ones the loudest
+    for piece in reversed(list(chosen)):
+        rest = [other for other in chosen if other != piece]
+        if _weight(trial, rest) >= _weight(trial, chosen) - _LEAST_EFFECT:
+            chosen = rest
     return chosen
+
+
+def _weight(trial: Trial, pieces: Sequence[Piece]) -> float:
+    return trial.without(pieces).weight_from(trial.standing)
 
 
 def random_deletions(
@@ -96,8 +101,8 @@ def random_deletions(
 
 def beaten(trial: Trial, shown: Sequence[Piece], deletions: Iterable[Sequence[Piece]]) -> float | None:
     """Share of deletions that lower the candidate's probability less than that of the pieces shown; None without any."""
-    lost = trial.without(shown).weight_from(trial.standing)
-    less = [trial.without(deletion).weight_from(trial.standing) < lost - _LEAST_EFFECT for deletion in deletions]
+    lost = _weight(trial, shown)
+    less = [_weight(trial, deletion) < lost - _LEAST_EFFECT for deletion in deletions]
     return float(np.mean(less)) if less else None
 
 

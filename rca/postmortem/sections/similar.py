@@ -41,6 +41,7 @@ def _gist(account: Account) -> Gist:
 def _told(one: Similar) -> str:
     known = {"labelled": "it was", "ranked": "ranked first:"}[one.known]
     cause = f"; {known} {one.cause}" if one.cause else ""
-    note = f" Note: {one.note}" if one.note else ""
+    said = "What solved it, as noted then" if one.solved else "Note"
+    note = f" {said}: {one.note}" if one.note else ""
     title = "" if one.title == one.id else f" ({one.title})"
     return f"{one.id}{title} at {one.when}{cause}. Alike: {one.reasons}.{note}"
