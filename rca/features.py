@@ -6,7 +6,9 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Final
 
@@ -229,9 +231,32 @@ def graph_of(deviations: Deviations, calibration: Calibration) -> ServiceGraph:
 
 def quiet_graph(quiet: Sequence[Deviations], place: int, changed: Deviations | None = None) -> ServiceGraph:
     """The graph of one quiet stretch, or of what was made of it, calibrated on the other stretches as an incident is on all."""
+    kept, key = _quiet_graphs.get(), (*map(id, quiet), place)
+    if kept is not None and changed is None and key in kept:
+        return kept[key]
     deviations = changed or quiet[place]
     others = [stretch for i, stretch in enumerate(quiet) if i != place]
-    return graph_of(deviations, Calibration.of(others, deviations))
+    graph = graph_of(deviations, Calibration.of(others, deviations))
+    if kept is not None and changed is None:
+        kept[key] = graph
+    return graph
+
+
+QuietGraphs = dict[tuple[int, ...], ServiceGraph]
+_quiet_graphs: ContextVar[QuietGraphs | None] = ContextVar("quiet graphs", default=None)
+
+
+@contextmanager
+def remembering(graphs: QuietGraphs) -> Iterator[None]:
+    """Inside, graphs of quiet stretches are built once and kept in `graphs`, for who asks again and again about the same ones.
+
+    They are known by identity: the stretches must live as long as `graphs` does.
+    """
+    token = _quiet_graphs.set(graphs)
+    try:
+        yield
+    finally:
+        _quiet_graphs.reset(token)
 
 
 def _context(deviations: Deviations, above: Array) -> dict[str, Array]:

@@ -33,6 +33,7 @@ from rca.signals import EDGE_SIGNALS, NODE_SIGNALS, Signal
 from rca.sinks.webhook.payload import schema_of
 from rca.telemetry import SCHEMAS
 from scripts.dashboards import DASHBOARDS, dashboard
+from scripts.explanations_page import explanations_page
 from scripts.incidents_page import incidents_page
 from scripts.model_card import card_page
 from scripts.notifications_page import notifications_page
@@ -408,6 +409,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "docs/accuracy.md": accuracy_page,
     "docs/bundle.md": bundle_page,
     "docs/configuration.md": configuration_page,
+    "docs/explanations.md": explanations_page,
     "docs/faults.md": faults_page,
     "docs/features.md": features_page,
     "docs/incident.schema.json": incident_schema,

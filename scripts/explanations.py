@@ -253,6 +253,9 @@ def write_down(validation: Sequence[dict[str, Row]], held_out: Sequence[dict[str
             "least_beaten": LEAST_BEATEN,
             "least_weight": LEAST_WEIGHT,
             "asked_for": weight,
+            "weights": WEIGHTS,
+            "most_by_chance": MOST_BY_CHANCE,
+            "least_passing": LEAST_PASSING,
             "validation": {way: by_source([found[way] for found in validation], LEAST_WEIGHT) for way in ways},
             "held-out": {
                 way: by_source([found[way] for found in held_out], LEAST_WEIGHT) for way in ("step by step", "random ranking")

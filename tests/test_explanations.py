@@ -23,7 +23,7 @@ from rca.errors import BadInput
 from rca.evaluation.stability import stability_of
 from rca.evidence import Facts
 from rca.explanation import Answer, Stability, fared
-from rca.features import Calibration, graph_of
+from rca.features import Calibration, QuietGraphs, graph_of, quiet_graph, remembering
 from rca.incidents.bundle import write_bundle
 from rca.incidents.example import example_incident
 from rca.models.attribution import (
@@ -213,6 +213,23 @@ def test_deletions_do_not_depend_on_order_and_leave_the_case_alone(data: st.Data
     assert np.array_equal(case.deviations.node, before, equal_nan=True)
     if not pieces:
         assert np.array_equal(once.graph.features, case.graph.features)
+
+
+def test_what_is_remembered_of_quiet_stretches_is_what_would_be_built() -> None:
+    case = planted().case
+    kept: QuietGraphs = {}
+    with remembering(kept):
+        first = quiet_graph(case.quiet, 0)
+        assert quiet_graph(case.quiet, 0) is first
+        assert quiet_graph(case.quiet, 0, case.deviations) is not first
+        assert len(kept) == 1
+        ranked = create("floor").rank(case)
+        assert len(kept) == len(case.quiet)
+        assert create("floor").rank(case) == ranked
+    again = quiet_graph(case.quiet, 0)
+    assert again is not first
+    assert np.array_equal(again.features, first.features)
+    assert create("floor").rank(case) == ranked
 
 
 # --- strong and weak ----------------------------------------------------------------------------------------------------------

@@ -163,6 +163,7 @@ def _items(trial: Trial, pieces: Sequence[Piece]) -> Iterator[Item]:
 def _evidence(trial: Trial, facts: Facts, piece: Piece) -> Evidence:
     """What the window shows of the loudest signal of a piece that it shows anything of."""
     loud = [signal.name for signal in loud_signals(trial.case, piece.entity) if signal.name in piece.signals]
+    loud = loud or list(piece.signals)
     found = (facts.evidence_of(piece.entity, signal) for signal in loud)
     stated = next((evidence for evidence in found if evidence is not None), None)
     return stated or _unstated(trial, piece, loud[0])

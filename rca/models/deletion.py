@@ -19,7 +19,7 @@ import numpy.typing as npt
 from rca.contracts import Case, Ranker
 from rca.deviations import Deviations
 from rca.evidence import SAME_STORY
-from rca.features import Calibration, graph_of
+from rca.features import Calibration, QuietGraphs, graph_of, remembering
 from rca.graph import CALL_RELATIONS
 from rca.signals import EDGE_COLUMN, NODE_COLUMN, NODE_SIGNALS
 from rca.telemetry import EntityId
@@ -100,6 +100,7 @@ class Trial:
     rankings: int = 0
     """How often the ranker was asked."""
     _known: dict[frozenset[Piece], Standing] = field(default_factory=dict)
+    _quiet_graphs: QuietGraphs = field(default_factory=dict)
 
     def without(self, pieces: Iterable[Piece]) -> Standing:
         """Where the candidate stands when the pieces are deleted."""
@@ -150,7 +151,8 @@ class Trial:
 
     def _standing(self, case: Case) -> Standing:
         self.rankings += 1
-        ranking = self.ranker.rank(case)
+        with remembering(self._quiet_graphs):
+            ranking = self.ranker.rank(case)
         mine = next(candidate for candidate in ranking.candidates if candidate.entity == self.entity)
         others = sum(candidate.probability for candidate in ranking.candidates if candidate is not mine)
         return Standing(mine.rank, mine.probability, others + ranking.no_fault, ranking.candidates[0].entity)

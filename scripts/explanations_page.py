@@ -1,0 +1,138 @@
+"""docs/explanations.md: how explanations are tested, and how often those that are shown as strong hold on held-out incidents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from rca.models.attribution import DRAWS, LEAST_BEATEN, LEAST_WEIGHT, MOST_CALLS, MOST_ITEMS
+from scripts.sets import EXPLANATIONS, read_result
+from scripts.transfer_page import table
+
+_PAGE: Final = """\
+# Explanations that survive a test
+
+    rca triage INCIDENT --explain [--stability]
+
+A list of loud signals is no explanation: what strays most need not be why a candidate comes first. `--explain` finds out by
+deleting, and says how its own answer fared. Generated from docs/results by `python -m scripts.docs`.
+
+## What is deleted, and how
+
+**Pieces.** What was observed of the candidate is taken in pieces: signals that tell the same in other words (the network gap from
+traces and from metrics, failed requests and failed spans) go together, with what its pods and the calls say of them.
+A deleted signal becomes what quiet stretches of the same system show (their median); everything derived from it is computed
+anew, and the ranker asked again. What was not observed stays unobserved. Any ranker can be asked, a network as well as a rule.
+
+**Choice.** Up to {items} pieces that stray are chosen step by step: the one whose deletion lowers the candidate's probability
+most, then the one that does with that gone, and so on. Pieces that change nothing are left out. `(without: 90 % -> 16 %)` is the
+probability once this piece and those above it are gone.
+
+**Deletion.** All of them gone: how far does the probability fall, and who leads then? The same is done with {draws} random
+deletions of at least as many signals out of what else was seen of the candidate, and {draws} out of all telemetry. One that
+holds all the pieces shown is drawn again. Draws are seeded: the same incident gets the same answer.
+
+**Sufficiency.** Everything else that was seen of the candidate gone: does it stay first?
+
+**Calls.** Up to {calls} calls into and out of the candidate are taken out of the map, one at a time; those that matter are told.
+
+An explanation is **strong** if its deletion lowers the probability more than {beaten:.0%} of the random ones of either sort do,
+by {weight:g} or more in log odds, and if it suffices. Otherwise it is **weak**, and says why. Where nothing else was seen of the
+candidate, telemetry at large is the only comparison.
+Strong means that this is why the *ranker* names the candidate; it does not make the
+ranker right, but see *right* below: where the explanation is weak, the answer is wrong more often.
+
+It asks the ranker 150 to 300 times: 1 to 3 seconds of CPU for the recorded shop's 40 entities, and half a minute for a
+few hundred. `rca triage` alone does none of it.
+
+## How often it holds
+
+{tables}
+## Stability
+
+`--stability` asks again without traces, without metrics, without logs, without events, without a kind of calls or without what is
+known of pods and nodes, and with the onset a minute earlier or later (the window still ends when it did; a minute later only
+where half a minute is left). It says under which the answer stays, and who would come first where it does not. An answer that
+hangs on one sort of telemetry is not wrong for it; but if that sort is the one that is half missing today, look twice. Telemetry
+and times are measured anew; calls are taken out of the map as it was measured.
+
+## In JSON
+
+With `--json` the report gets keys of its own where asked: `explanation` (`items` with their evidence, `alone` and `left`;
+`deletion`, `weight`, `instead`, `sufficiency`, `stays_first`, `beats_own`, `beats_any`, `draws`, `strength`, `why_weak`, `calls`;
+null where nobody is named), `why_not_alerting` (a sentence, empty where the first candidate alerts itself), and `stability`
+(`first`, and for each condition who comes first and whether that is the `same`).
+"""
+
+_TABLES: Final = """\
+`python -m scripts.explanations` (seeds {seeds}; ranker `{ranker}`, {draws} fresh draws of either sort, other than those the
+explanation was judged by). *Pass*: the deletion lowers the probability more than {beaten:.0%} of the fresh draws do, of the
+candidate's own telemetry and of anybody's; *own* and *any* the same for each sort alone. *Right*: whom the ranker named first is
+a labelled cause, of incidents that have one.
+
+Held-out incidents (the shop's test part, and simulated systems of a seed of their own), explanations as they are shown:
+
+{held_out}
+
+The same on validation data (the shop's training part, other simulated systems), by the way in which the pieces are chosen;
+`random ranking` explains whom a random ranking named. The threshold, {weight:g} in log odds, is the least of {weights} at which
+at most {chance:.0%} of those are strong, and {passing:.0%} of the strong ones of the shipped model pass.
+
+{validation}
+"""
+
+
+def explanations_page() -> str:
+    """docs/explanations.md, from explanations.json in docs/results."""
+    return _PAGE.format(
+        items=MOST_ITEMS,
+        draws=DRAWS,
+        calls=MOST_CALLS,
+        beaten=LEAST_BEATEN,
+        weight=LEAST_WEIGHT,
+        tables=tables(read_result(EXPLANATIONS)),
+    )
+
+
+def tables(body: Mapping[str, Any]) -> str:
+    """Held-out explanations by source and strength, and those of validation data by way."""
+    if not body:
+        return "Nothing is kept yet.\n"
+    head = ["explanations", "how many", "pass", "own", "any", "suffice", "lost probability, median", "right"]
+    held_out = body["held-out"]
+    rows = [
+        _row(f"{source}, {strength}", of[strength])
+        for source, of in held_out["step by step"].items()
+        for strength in ("strong", "weak")
+    ]
+    rows.append(_row("random ranking, strong", held_out["random ranking"]["all"]["strong"]))
+    rows.append(_row("random ranking, weak", held_out["random ranking"]["all"]["weak"]))
+    by_way = [
+        _row(f"{way}, {strength}", found["all"][strength])
+        for way, found in body["validation"].items()
+        for strength in ("all", "strong")
+    ]
+    seeds = ", ".join(f"{seed} {role}" for role, seed in body["seeds"].items())
+    return _TABLES.format(
+        seeds=seeds,
+        ranker=body["ranker"],
+        draws=body["draws"],
+        beaten=body["least_beaten"],
+        weight=body["least_weight"],
+        weights=", ".join(f"{weight:g}" for weight in body["weights"]),
+        chance=body["most_by_chance"],
+        passing=body["least_passing"],
+        held_out=table(head, rows),
+        validation=table(head, by_way),
+    )
+
+
+def _row(name: str, found: Mapping[str, Any]) -> list[str]:
+    if not found["explanations"]:
+        return [name, "0", *[""] * 6]
+    shares = [_share(found[key]) for key in ("pass", "beat_own", "beat_any", "suffice")]
+    return [name, str(found["explanations"]), *shares, f"{found['deletion']:.2f}", _share(found["right"])]
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
