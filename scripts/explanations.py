@@ -1,13 +1,15 @@
 """Do explanations survive the test that they carry? Thresholds from validation data, then their worth on held-out incidents.
 
-    python -m scripts.explanations [--simulated N] [--processes N]
+    python -m scripts.explanations [--simulated N] [--processes N] [--network N]
 
 Validation: the shop's training part and simulated systems of one seed. Held-out: the shop's test part and systems of another. The
 shipped model explains whom it names first. On validation data three ways to choose three pieces of evidence are compared, by how
 loud they are, by what each costs alone, and step by step, and the threshold of "strong" is fixed: the least fall in log odds at
-which explanations of a random ranking are almost never strong, and strong ones pass. Passing means that deleting the pieces
-lowers the probability more than 95 % of random deletions of the same size do, drawn anew: none of the draws that the explanation
-itself was judged by is used. docs/results/explanations.json; the tables of docs/explanations.md are made of it.
+which explanations of a random ranking are almost never strong, and strong ones pass. Passing means that deleting the
+pieces lowers the probability more than 95 % of random deletions of the same size do, drawn anew: none of the draws that the
+explanation itself was judged by is used. With a network that corrects the label-free score (models/simulated), integrated
+gradients are compared too, on N of the shop's training incidents. docs/results/explanations.json; the tables of
+docs/explanations.md are made of it.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ from rca.provenance import code_digest
 from rca.simulator import simulate
 from rca.simulator.generation import in_processes
 from rca.telemetry import EntityId
-from scripts.sets import EXPLANATIONS, INCIDENTS, write_result
+from scripts.sets import EXPLANATIONS, INCIDENTS, MODELS, write_result
 
 SEEDS: Final = {"validation": 515_151, "held-out": 626_262}
 PARTS: Final = {"validation": "train", "held-out": "test"}
@@ -123,6 +125,21 @@ def rows_of(role: str, index: int) -> dict[str, Row]:
     return rows | {"random ranking": row_of(by_chance, WAYS["step by step"], truth, source, name)}
 
 
+def network_rows_of(index: int) -> dict[str, Row]:
+    """Explanations of what a network says of one of the shop's training incidents, by way, gradients among them."""
+    from scripts.gradients import by_gradients
+
+    one = from_folder(INCIDENTS, labels=Labels.TOLD, part=PARTS["validation"])[index]
+    case = case_for(one, home=default_home())
+    if case is None or not case.graph.candidates:
+        return {}
+    ranker = _network()
+    trial = Trial(case, ranker, ranker.rank(case).candidates[0].entity)
+    truth = set(rolled_up(one.incident.causes(), case.graph))
+    ways = WAYS | {"integrated gradients": lambda trial: by_gradients(trial)[:MOST_ITEMS]}
+    return {way: row_of(trial, choose, truth, "shop", one.incident.id) for way, choose in ways.items()}
+
+
 def row_of(trial: Trial, choose: Way, truth: set[EntityId], source: str, name: str) -> Row:
     """One way's explanation of the candidate on trial, judged as a user's is, and judged anew."""
     pieces = choose(trial)
@@ -153,6 +170,11 @@ def row_of(trial: Trial, choose: Way, truth: set[EntityId], source: str, name: s
 @cache
 def _shipped() -> Ranker:
     return default_ranker()
+
+
+@cache
+def _network() -> Ranker:
+    return registry.load(MODELS / "simulated")
 
 
 @cache
@@ -229,14 +251,25 @@ def main() -> None:
     """Explain, judge, write down."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--simulated", type=int, default=200, help="simulated incidents of each role")
+    parser.add_argument("--network", type=int, default=40, help="incidents that a network's explanations are compared on")
     parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args()
     validation = list(explained("validation", options.simulated, options.processes))
     held_out = list(explained("held-out", options.simulated, options.processes))
-    write_down(validation, held_out, options.simulated)
+    with progress("network", options.network) as step:
+        network = []
+        for index, rows in in_processes(network_rows_of, range(options.network), options.processes):
+            network.append(rows)
+            step(str(index))
+    write_down(validation, held_out, [rows for rows in network if rows], options.simulated)
 
 
-def write_down(validation: Sequence[dict[str, Row]], held_out: Sequence[dict[str, Row]], simulated: int) -> None:
+def write_down(
+    validation: Sequence[dict[str, Row]],
+    held_out: Sequence[dict[str, Row]],
+    network: Sequence[dict[str, Row]],
+    simulated: int,
+) -> None:
     """Choose the threshold, say if it is another one than the code has, and keep what came out."""
     weight = chosen_weight(validation)
     if weight != LEAST_WEIGHT:
@@ -260,6 +293,7 @@ def write_down(validation: Sequence[dict[str, Row]], held_out: Sequence[dict[str
             "held-out": {
                 way: by_source([found[way] for found in held_out], LEAST_WEIGHT) for way in ("step by step", "random ranking")
             },
+            "network": {way: summary([found[way] for found in network], LEAST_WEIGHT) for way in network[0]} if network else {},
             "rows": [asdict(found["step by step"]) for found in held_out],
         },
     )

@@ -79,6 +79,11 @@ The same on validation data (the shop's training part, other simulated systems),
 at most {chance:.0%} of those are strong, and {passing:.0%} of the strong ones of the shipped model pass.
 
 {validation}
+
+Of a network that corrects the label-free score (models/simulated), on {incidents} of the shop's training incidents; `integrated
+gradients` take the pieces whose features contribute most to its log odds:
+
+{network}
 """
 
 
@@ -112,6 +117,7 @@ def tables(body: Mapping[str, Any]) -> str:
         for way, found in body["validation"].items()
         for strength in ("all", "strong")
     ]
+    by_network = [_row(f"{way}, {part}", found[part]) for way, found in body["network"].items() for part in ("all", "strong")]
     seeds = ", ".join(f"{seed} {role}" for role, seed in body["seeds"].items())
     return _TABLES.format(
         seeds=seeds,
@@ -122,6 +128,8 @@ def tables(body: Mapping[str, Any]) -> str:
         weights=", ".join(f"{weight:g}" for weight in body["weights"]),
         chance=body["most_by_chance"],
         passing=body["least_passing"],
+        incidents=body["network"]["step by step"]["all"]["explanations"],
+        network=table(head, by_network),
         held_out=table(head, rows),
         validation=table(head, by_way),
     )
