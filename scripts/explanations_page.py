@@ -79,11 +79,13 @@ The same on validation data (the shop's training part, other simulated systems),
 at most {chance:.0%} of those are strong, and {passing:.0%} of the strong ones of the shipped model pass.
 
 {validation}
+"""
 
+_NETWORK: Final = """
 Of a network that corrects the label-free score (models/simulated), on {incidents} of the shop's training incidents; `integrated
 gradients` take the pieces whose features contribute most to its log odds:
 
-{network}
+{table}
 """
 
 
@@ -118,6 +120,7 @@ def tables(body: Mapping[str, Any]) -> str:
         for strength in ("all", "strong")
     ]
     by_network = [_row(f"{way}, {part}", found[part]) for way, found in body["network"].items() for part in ("all", "strong")]
+    incidents = body["network"]["step by step"]["all"]["explanations"] if by_network else 0
     seeds = ", ".join(f"{seed} {role}" for role, seed in body["seeds"].items())
     return _TABLES.format(
         seeds=seeds,
@@ -128,11 +131,9 @@ def tables(body: Mapping[str, Any]) -> str:
         weights=", ".join(f"{weight:g}" for weight in body["weights"]),
         chance=body["most_by_chance"],
         passing=body["least_passing"],
-        incidents=body["network"]["step by step"]["all"]["explanations"],
-        network=table(head, by_network),
         held_out=table(head, rows),
         validation=table(head, by_way),
-    )
+    ) + (_NETWORK.format(incidents=incidents, table=table(head, by_network)) if by_network else "")
 
 
 def _row(name: str, found: Mapping[str, Any]) -> list[str]:
