@@ -4,7 +4,7 @@
 
 Validation: the shop's training part and simulated systems of one seed. Held-out: the shop's test part and systems of another. The
 shipped model explains whom it names first. On validation data three ways to choose three pieces of evidence are compared, by how
-loud they are, by what each costs alone, and step by step, and the threshold of "strong" is fixed: the least fall in log odds at
+loud they are, by what each costs alone, and step by step, and the threshold of "strong" is fixed: the least fall of the odds at
 which explanations of a random ranking are almost never strong, and strong ones pass. Passing means that deleting the
 pieces lowers the probability more than 95 % of random deletions of the same size do, drawn anew: none of the draws that the
 explanation itself was judged by is used. With a network that corrects the label-free score (models/simulated), integrated
@@ -15,6 +15,7 @@ docs/explanations.md are made of it.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -52,7 +53,8 @@ PARTS: Final = {"validation": "train", "held-out": "test"}
 DRAWS: Final = 100
 """Fresh random deletions that judge, of the candidate's telemetry and of anybody's."""
 FRESH_SEED: Final = 1_000
-WEIGHTS: Final = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+WEIGHTS: Final = tuple(math.log(times) for times in (2, 4, 8, 16))
+"""Thresholds that were thought of: less than half the odds lost is no reason to believe an explanation, whatever else it beats."""
 MOST_BY_CHANCE: Final = 0.01
 LEAST_PASSING: Final = 0.95
 """Of strong explanations of validation data must pass; a margin above the 90 % that held-out ones are to reach."""

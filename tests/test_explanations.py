@@ -383,9 +383,9 @@ ROW = Row("a", "shop", True, False, 0.9, 3, 1.5, 0.8, False, True, 1.0, 1.0, 1.0
 
 
 def test_the_threshold_is_the_least_that_chance_does_not_reach() -> None:
-    by_chance = replace(ROW, weight=0.6, beats_own=0.5)
+    by_chance = replace(ROW, weight=1.0, beats_own=0.5)
     found = [{"step by step": ROW, "random ranking": by_chance}] * 4
-    assert chosen_weight(found) == 0.75
+    assert chosen_weight(found) == np.log(4)
     assert chosen_weight([{"step by step": replace(ROW, beats_any=0.9), "random ranking": by_chance}]) is None
     assert replace(ROW, judged_own=None).strong(1.0)
     assert not replace(ROW, judged_own=0.95).strong(1.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -49,7 +49,7 @@ class LiveOptions:
     why_not: str | None
     map_size: int
     json: bool
-    wanted: Wanted
+    wanted: Wanted = field(default_factory=Wanted)
 
 
 def triage_live(ranker: Ranker, options: LiveOptions) -> bool:
