@@ -54,7 +54,7 @@ DRAWS: Final = 100
 """Fresh random deletions that judge, of the candidate's telemetry and of anybody's."""
 FRESH_SEED: Final = 1_000
 WEIGHTS: Final = tuple(math.log(times) for times in (2, 4, 8, 16))
-"""Thresholds that were thought of: less than half the odds lost is no reason to believe an explanation, whatever else it beats."""
+"""Thresholds to choose from: with less than half the odds lost no explanation is strong, whatever else it beats."""
 MOST_BY_CHANCE: Final = 0.01
 LEAST_PASSING: Final = 0.95
 """Of strong explanations of validation data must pass; a margin above the 90 % that held-out ones are to reach."""

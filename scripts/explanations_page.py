@@ -76,8 +76,8 @@ Held-out incidents (the shop's test part, and simulated systems of a seed of the
 {held_out}
 
 The same on validation data (the shop's training part, other simulated systems), by the way in which the pieces are chosen;
-`random ranking` explains whom a random ranking named. The threshold, that the odds fall to 1/{weight:.0f}, is the least of {weights} at which
-at most {chance:.0%} of those are strong, and {passing:.0%} of the strong ones of the shipped model pass.
+`random ranking` explains whom a random ranking named. The threshold, that the odds fall to 1/{weight:.0f}, is the least
+of {weights} at which at most {chance:.0%} of those are strong, and {passing:.0%} of the strong ones of the shipped model pass.
 
 {validation}
 """
