@@ -371,6 +371,18 @@ def test_the_command_explains(tmp_path: Path) -> None:
     assert "stability" not in body
 
 
+def test_where_nobody_is_named_that_is_said(tmp_path: Path) -> None:
+    """Two quiet lines of log are nobody's fault."""
+    incident, telemetry = planted_incident()
+    quiet = Telemetry.of(metrics=telemetry.metrics, logs=telemetry.logs.head(2))
+    path = write_bundle(tmp_path / "bundle", incident, quiet)
+    run = CliRunner().invoke(app, ["triage", str(path), "--ranker", "floor", "--explain"])
+    assert "Nobody is named first, so there is nothing to test." in " ".join(run.output.split())
+    body = json.loads(CliRunner().invoke(app, ["triage", str(path), "--ranker", "floor", "--explain", "--json"]).output)
+    assert body["explanation"] is None
+    assert body["why_not_alerting"] == ""
+
+
 def test_watching_is_not_explained() -> None:
     run = CliRunner().invoke(app, ["triage", "--watch", "--explain"])
     assert isinstance(run.exception, BadInput)

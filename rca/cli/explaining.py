@@ -84,6 +84,8 @@ def more_on(
 def _sections(more: More) -> Iterator[tuple[str, Sequence[str]]]:
     if more.explanation is not None:
         yield f"Explanation of {shown(more.explanation.entity)}, tested: {more.explanation.strength}", _lines(more.explanation)
+    elif more.wanted.explanation:
+        yield "Explanation", ["Nobody is named first, so there is nothing to test."]
     if more.why_not_alerting:
         yield "Why not what alerts", [more.why_not_alerting]
     if more.stability is not None:
