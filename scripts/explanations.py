@@ -53,8 +53,8 @@ PARTS: Final = {"validation": "train", "held-out": "test"}
 DRAWS: Final = 100
 """Fresh random deletions that judge, of the candidate's telemetry and of anybody's."""
 FRESH_SEED: Final = 1_000
-WEIGHTS: Final = tuple(math.log(times) for times in (2, 4, 8, 16))
-"""Thresholds to choose from: with less than half the odds lost no explanation is strong, whatever else it beats."""
+WEIGHTS: Final = tuple(math.log(times) for times in (1.1, 1.25, 1.5, 2, 4))
+"""Thresholds to choose from: where the odds hardly fall no explanation is strong, whatever else it beats."""
 MOST_BY_CHANCE: Final = 0.01
 LEAST_PASSING: Final = 0.95
 """Of strong explanations of validation data must pass; a margin above the 90 % that held-out ones are to reach."""

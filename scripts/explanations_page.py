@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final
 
-from rca.models.attribution import DRAWS, LEAST_BEATEN, MOST_CALLS, MOST_ITEMS
+from rca.models.attribution import DRAWS, LEAST_BEATEN, LEAST_WEIGHT, MOST_CALLS, MOST_ITEMS
 from scripts.sets import EXPLANATIONS, read_result
 from scripts.transfer_page import table
 
@@ -38,7 +38,7 @@ holds all the pieces shown is drawn again. Draws are seeded: the same incident g
 **Calls.** Up to {calls} calls into and out of the candidate are taken out of the map, one at a time; those that matter are told.
 
 An explanation is **strong** if its deletion lowers the probability more than {beaten:.0%} of the random ones of either sort do,
-by half the odds or more, and if it suffices. Otherwise it is **weak**, and says why. Where nothing else was seen of the
+the odds fall to {odds} or below, and it suffices. Otherwise it is **weak**, and says why. Where nothing else was seen of the
 candidate, telemetry at large is the only comparison.
 Strong means that this is why the *ranker* names the candidate; it does not make the
 ranker right, but see *right* below: where the explanation is weak, the answer is wrong more often.
@@ -76,7 +76,7 @@ Held-out incidents (the shop's test part, and simulated systems of a seed of the
 {held_out}
 
 The same on validation data (the shop's training part, other simulated systems), by the way in which the pieces are chosen;
-`random ranking` explains whom a random ranking named. The threshold, that the odds fall to 1/{weight:.0f}, is the least
+`random ranking` explains whom a random ranking named. The threshold, that the odds fall to {weight}, is the least
 of {weights} at which at most {chance:.0%} of those are strong, and {passing:.0%} of the strong ones of the shipped model pass.
 
 {validation}
@@ -97,6 +97,7 @@ def explanations_page() -> str:
         draws=DRAWS,
         calls=MOST_CALLS,
         beaten=LEAST_BEATEN,
+        odds=_odds(LEAST_WEIGHT),
         tables=tables(read_result(EXPLANATIONS)),
     )
 
@@ -127,13 +128,17 @@ def tables(body: Mapping[str, Any]) -> str:
         ranker=body["ranker"],
         draws=body["draws"],
         beaten=body["least_beaten"],
-        weight=math.exp(body["least_weight"]),
-        weights=", ".join(f"1/{math.exp(weight):.0f}" for weight in body["weights"]),
+        weight=_odds(body["least_weight"]),
+        weights=", ".join(map(_odds, body["weights"])),
         chance=body["most_by_chance"],
         passing=body["least_passing"],
         held_out=table(head, rows),
         validation=table(head, by_way),
     ) + (_NETWORK.format(incidents=incidents, table=table(head, by_network)) if by_network else "")
+
+
+def _odds(weight: float) -> str:
+    return f"1/{math.exp(weight):g}"
 
 
 def _row(name: str, found: Mapping[str, Any]) -> list[str]:

@@ -27,8 +27,8 @@ DRAWS: Final = 100
 """Random deletions that an explanation is compared with, among the candidate's telemetry and among anybody's."""
 LEAST_BEATEN: Final = 0.95
 """An explanation is weak unless more than this share of random deletions lower the probability less."""
-LEAST_WEIGHT: Final = math.log(2)
-"""It is weak too where its deletion costs less than this in log odds: they halve at least. Fixed on validation data."""
+LEAST_WEIGHT: Final = math.log(1.1)
+"""It is weak too where its deletion costs less than this in log odds, a tenth of the odds. Fixed on validation data."""
 MOST_CALLS: Final = 12
 _SEED: Final = 0
 _LEAST_EFFECT: Final = 1e-9
