@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from rca.models.attribution import DRAWS, LEAST_BEATEN, LEAST_WEIGHT, MOST_CALLS, MOST_ITEMS
+from rca.wording import percent
 from scripts.sets import EXPLANATIONS, read_result
 from scripts.transfer_page import table
 
@@ -37,7 +38,7 @@ holds all the pieces shown is drawn again. Draws are seeded: the same incident g
 
 **Calls.** Up to {calls} calls into and out of the candidate are taken out of the map, one at a time; those that matter are told.
 
-An explanation is **strong** if its deletion lowers the probability more than {beaten:.0%} of the random ones of either sort do,
+An explanation is **strong** if its deletion lowers the probability more than {beaten} of the random ones of either sort do,
 the odds fall to {odds} or below, and it suffices. Otherwise it is **weak**, and says why. Where nothing else was seen of the
 candidate, telemetry at large is the only comparison.
 Strong means that this is why the *ranker* names the candidate; it does not make the
@@ -66,8 +67,12 @@ null where nobody is named), `why_not_alerting` (a sentence, empty where the fir
 """
 
 _TABLES: Final = """\
-`python -m scripts.explanations` (seeds {seeds}; ranker `{ranker}`, {draws} fresh draws of either sort, other than those the
-explanation was judged by). *Pass*: the deletion lowers the probability more than {beaten:.0%} of the fresh draws do, of the
+{strong} of {shown} held-out explanations are strong, and {passed} of these pass: the bar is 90 %. Of incidents that
+have a cause, whom a strong explanation names is it in {right}, whom a weak one names in {wrong}.
+
+`python -m scripts.explanations --simulated {simulated} --network {network}` makes the tables (seeds {seeds}; ranker `{ranker}`; {draws}
+fresh draws of either sort, other than those the explanation was judged by). A strong explanation has passed on draws of its own,
+so that it should pass on others: look at how many are strong too, and at how few of a random ranking's are. *Pass*: the deletion lowers the probability more than {beaten} of the fresh draws do, of the
 candidate's own telemetry and of anybody's; *own* and *any* the same for each sort alone. *Right*: whom the ranker named first is
 a labelled cause, of incidents that have one.
 
@@ -77,7 +82,7 @@ Held-out incidents (the shop's test part, and simulated systems of a seed of the
 
 The same on validation data (the shop's training part, other simulated systems), by the way in which the pieces are chosen;
 `random ranking` explains whom a random ranking named. The threshold, that the odds fall to {weight}, is the least
-of {weights} at which at most {chance:.0%} of those are strong, and {passing:.0%} of the strong ones of the shipped model pass.
+of {weights} at which at most {chance} of those are strong, and {passing} of the strong ones of the shipped model pass.
 
 {validation}
 """
@@ -96,7 +101,7 @@ def explanations_page() -> str:
         items=MOST_ITEMS,
         draws=DRAWS,
         calls=MOST_CALLS,
-        beaten=LEAST_BEATEN,
+        beaten=percent(LEAST_BEATEN),
         odds=_odds(LEAST_WEIGHT),
         tables=tables(read_result(EXPLANATIONS)),
     )
@@ -108,6 +113,7 @@ def tables(body: Mapping[str, Any]) -> str:
         return "Nothing is kept yet.\n"
     head = ["explanations", "how many", "pass", "own", "any", "suffice", "lost probability, median", "right"]
     held_out = body["held-out"]
+    of_all = held_out["step by step"]["all"]
     rows = [
         _row(f"{source}, {strength}", of[strength])
         for source, of in held_out["step by step"].items()
@@ -125,13 +131,20 @@ def tables(body: Mapping[str, Any]) -> str:
     seeds = ", ".join(f"{seed} {role}" for role, seed in body["seeds"].items())
     return _TABLES.format(
         seeds=seeds,
+        strong=of_all["strong"]["explanations"],
+        shown=of_all["all"]["explanations"],
+        passed=percent(of_all["strong"]["pass"]),
+        right=percent(of_all["strong"]["right"]),
+        wrong=percent(of_all["weak"]["right"]) if of_all["weak"]["explanations"] else "none",
+        simulated=body["simulated"],
+        network=incidents,
         ranker=body["ranker"],
         draws=body["draws"],
-        beaten=body["least_beaten"],
+        beaten=percent(body["least_beaten"]),
         weight=_odds(body["least_weight"]),
         weights=", ".join(map(_odds, body["weights"])),
-        chance=body["most_by_chance"],
-        passing=body["least_passing"],
+        chance=percent(body["most_by_chance"]),
+        passing=percent(body["least_passing"]),
         held_out=table(head, rows),
         validation=table(head, by_way),
     ) + (_NETWORK.format(incidents=incidents, table=table(head, by_network)) if by_network else "")
