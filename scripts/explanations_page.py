@@ -70,11 +70,12 @@ _TABLES: Final = """\
 {strong} of {shown} held-out explanations are strong, and {passed} of these pass: the bar is 90 %. Of incidents that
 have a cause, whom a strong explanation names is it in {right}, whom a weak one names in {wrong}.
 
-`python -m scripts.explanations --simulated {simulated} --network {network}` makes the tables (seeds {seeds}; ranker `{ranker}`; {draws}
-fresh draws of either sort, other than those the explanation was judged by). A strong explanation has passed on draws of its own,
-so that it should pass on others: look at how many are strong too, and at how few of a random ranking's are. *Pass*: the deletion lowers the probability more than {beaten} of the fresh draws do, of the
-candidate's own telemetry and of anybody's; *own* and *any* the same for each sort alone. *Right*: whom the ranker named first is
-a labelled cause, of incidents that have one.
+`python -m scripts.explanations --simulated {simulated} --network {network}` makes the tables (seeds {seeds};
+ranker `{ranker}`; {draws} fresh draws of either sort, other than those the explanation was judged by). A strong explanation has
+passed on draws of its own, so that it should pass on others: look at how many are strong too, and at how few of a random
+ranking's are. *Pass*: the deletion lowers the probability more than {beaten} of the fresh draws do, of the candidate's own
+telemetry and of anybody's; *own* and *any* the same for each sort alone. *Right*: whom the ranker named first is a labelled
+cause, of incidents that have one.
 
 Held-out incidents (the shop's test part, and simulated systems of a seed of their own), explanations as they are shown:
 
