@@ -55,7 +55,8 @@ DRAWS: Final = 100
 FRESH_SEED: Final = 1_000
 WEIGHTS: Final = tuple(math.log(times) for times in (1.1, 1.25, 1.5, 2, 4))
 """Thresholds to choose from: where the odds hardly fall no explanation is strong, whatever else it beats."""
-MOST_BY_CHANCE: Final = 0.01
+MOST_BY_CHANCE: Final = 0.05
+"""Of random rankings' explanations may be strong, as a test at 95 % allows."""
 LEAST_PASSING: Final = 0.95
 """Of strong explanations of validation data must pass; a margin above the 90 % that held-out ones are to reach."""
 
