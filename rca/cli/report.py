@@ -32,7 +32,7 @@ _Models = Annotated[
     typer.Option(
         "--model",
         metavar="FOLDER",
-        help="A trained model (repeatable: the first is in use). Default: $RCA_MODEL, or the shipped one.",
+        help="A trained model (repeatable: the first is in use). Default: $RCA_MODEL, else the promoted or shipped one.",
         show_default=False,
     ),
 ]
@@ -97,7 +97,7 @@ def models(
         raise BadInput("--out", expected="a file in a folder that exists", found=str(out))
     made_ns, home = time.time_ns(), store or default_home()
     since_ns, now = _since(since, made_ns, everything=bundles is not None)
-    asked, reference, trouble, why_not = _models(model or [])
+    asked, reference, trouble, why_not = _models(model or [], home)
     recorded = _recorded(bundles, part, system or [], home)
     seen = _seen(recorded, asked, home, since_ns, kept=bundles is None, cached=not no_cache)
     in_use = asked[0].ranker.name
@@ -153,7 +153,7 @@ def _moment_ns(text: str, now_ns: int) -> int:
         raise BadInput("--since", expected=expected, found=found) from error
 
 
-def _models(folders: Sequence[Path]) -> tuple[list[Model], Reference | None, str, str]:
+def _models(folders: Sequence[Path], home: Path) -> tuple[list[Model], Reference | None, str, str]:
     """What is asked, the model in use first and the label-free score last; the reference of the first; why it is not the one that
     was asked for; and why there is no reference. Raises BadCheckpoint, BadInput."""
     from rca.evaluation.history import Model
@@ -167,9 +167,9 @@ def _models(folders: Sequence[Path]) -> tuple[list[Model], Reference | None, str
     references: list[Reference | None] = []
     trouble = ""
     if not folders:
-        ranker = default_ranker()
+        ranker = default_ranker(home)
         trouble = str(getattr(ranker, "reason", ""))
-        found = [folder] if not trouble and (folder := default_folder()) is not None else []
+        found = [folder] if not trouble and (folder := default_folder(home)) is not None else []
         asked = [] if found else [Model(ranker)]
     for folder in found:
         reference, ranker = read_reference(read_model(folder)), checked(folder)

@@ -90,8 +90,8 @@ def print_rows(head: tuple[str, ...] | None, rows: Sequence[tuple[str, ...]]) ->
     console.print(table)
 
 
-def ranker_of(name: str | None, model: Path | None, engine: str | None) -> Ranker:
-    """What the options --ranker, --model and --engine ask for; without any, the default. Raises BadInput, UnknownName."""
+def ranker_of(name: str | None, model: Path | None, engine: str | None, home: Path | None = None) -> Ranker:
+    """What the options --ranker, --model and --engine ask for; without any, the default of a home. Raises BadInput, UnknownName."""
     from rca.errors import BadInput
     from rca.models import registry
 
@@ -104,7 +104,7 @@ def ranker_of(name: str | None, model: Path | None, engine: str | None) -> Ranke
     if name is None:
         from rca.models.shipped import default_ranker
 
-        return default_ranker()
+        return default_ranker(home)
     ranker = registry.create(name)
     if ranker.learned:
         raise BadInput("--ranker", expected="a ranker that needs no training, or --model", found=f"{name}, which needs training")

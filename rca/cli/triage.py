@@ -62,7 +62,7 @@ def triage(
     ranker: Annotated[str | None, typer.Option(metavar="NAME", help="Ranker that needs no training, such as floor.")] = None,
     model: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Trained model, as `rca train` writes it. Default: $RCA_MODEL, or the shipped one."),
+        typer.Option(metavar="FOLDER", help="Trained model, as `rca train` writes it. Default: $RCA_MODEL, else the promoted or shipped one."),
     ] = None,
     engine: Annotated[
         str | None,
@@ -89,7 +89,7 @@ def triage(
 
     Exits with 0 if candidates were ranked, 3 if there was nothing to rank, 2 if the input is wrong, 1 if no source answered.
     """
-    chosen = ranker_of(ranker, model, engine)
+    chosen = ranker_of(ranker, model, engine, store)
     wanted = Wanted(explain, stability)
     if incident is None:
         from rca.cli.live import LiveOptions, triage_live

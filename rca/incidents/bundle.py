@@ -73,7 +73,7 @@ def write_bundle(path: Path, incident: Incident, telemetry: Telemetry, *, replac
     with storage(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.name.endswith(ARCHIVE_SUFFIX):
-            _write_archive(path, files)
+            write_archive(path, files)
         else:
             write_folder(path, files)
     return path
@@ -158,7 +158,8 @@ def _move_into_place(new: Path, path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _write_archive(path: Path, files: Mapping[str, bytes]) -> None:
+def write_archive(path: Path, files: Mapping[str, bytes]) -> None:
+    """Write files as one `.tar.zst`, in a folder of the archive's name, durably and at once, in place of what is there."""
     folder = path.name.removesuffix(ARCHIVE_SUFFIX)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     temporary = Path(name)
@@ -212,7 +213,7 @@ def read_bundle(path: Path, frames: Collection[str] = FRAME_NAMES) -> tuple[Inci
     conform to rca.telemetry.SCHEMAS.
     """
     path = Path(path)
-    files = _read_archive(path) if path.is_file() else _FolderFiles(path)
+    files = read_archive(path) if path.is_file() else _FolderFiles(path)
     manifest = _manifest(path, files)
     wanted = [entry for entry in manifest.frames if entry.frame in frames]
     loaded = {entry.frame: _frame(path, entry, files) for entry in wanted}
@@ -222,7 +223,7 @@ def read_bundle(path: Path, frames: Collection[str] = FRAME_NAMES) -> tuple[Inci
 def read_manifest(path: Path) -> IncidentFile:
     """Read the incident and the manifest of its frames, and no frame. Raises BadBundle."""
     path = Path(path)
-    files = _read_archive(path, only=INCIDENT_FILE) if path.is_file() else _FolderFiles(path)
+    files = read_archive(path, only=INCIDENT_FILE) if path.is_file() else _FolderFiles(path)
     return _manifest(path, files)
 
 
@@ -265,8 +266,10 @@ class _Limited:
         return data
 
 
-def _read_archive(path: Path, only: str | None = None, limit: int | None = None) -> dict[str, bytes]:
-    """Files of an archive by name, in memory: nothing is ever extracted to the disk."""
+def read_archive(
+    path: Path, only: str | None = None, limit: int | None = None, what: str = "an incident bundle"
+) -> dict[str, bytes]:
+    """Files of an archive by name, in memory: nothing is ever extracted to the disk. Raises BadBundle."""
     files: dict[str, bytes] = {}
     try:
         with path.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as unpacked:
@@ -284,7 +287,7 @@ def _read_archive(path: Path, only: str | None = None, limit: int | None = None)
                         break
     except (tarfile.TarError, zstandard.ZstdError, EOFError) as error:
         found = f"one that is damaged or cut off ({error})" if _is_zstandard(path) else "another file"
-        raise BadBundle(str(path), expected="an incident bundle (a folder or .tar.zst)", found=found) from error
+        raise BadBundle(str(path), expected=f"{what} (a folder or .tar.zst)", found=found) from error
     return files
 
 

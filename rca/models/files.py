@@ -125,8 +125,13 @@ def _write_json(folder: Path, body: Mapping[str, Any]) -> None:
 
 def read_model(folder: Path) -> StoredModel:
     """The model of a folder. Raises BadCheckpoint for anything that is not a model of this version, relations and families."""
+    return parsed_model(folder, read_bytes(folder / MODEL_FILE))
+
+
+def parsed_model(folder: Path, content: bytes) -> StoredModel:
+    """The same, `model.json` being read already. Raises BadCheckpoint."""
     path = folder / MODEL_FILE
-    body = _read_json(path)
+    body = _json_object(path, content)
     if body.get("version") != VERSION:
         raise BadCheckpoint(str(path), expected=f"a model of version {VERSION!r}", found=repr(body.get("version")))
     try:
@@ -199,9 +204,9 @@ def read_bytes(path: Path) -> bytes:
         raise BadCheckpoint(str(path), expected="a readable file", found=error.strerror or str(error)) from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _json_object(path: Path, content: bytes) -> dict[str, Any]:
     try:
-        body = json.loads(read_bytes(path))
+        body = json.loads(content)
     except ValueError as error:
         raise BadCheckpoint(str(path), expected="JSON", found=str(error)) from error
     if not isinstance(body, dict):

@@ -1,4 +1,4 @@
-"""The model that ranks unless another is asked for: the one that ships with the project, or the one that $RCA_MODEL names."""
+"""The model that ranks unless another is asked for: what $RCA_MODEL names, the promoted version, or the one that ships."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from rca.contracts import Case, LabelledCase, Ranker
 from rca.errors import BadCheckpoint, BadInput
 from rca.features import EDGE_FEATURE_NAMES, NODE_FEATURE_NAMES
 from rca.models import registry
-from rca.models.files import MODEL_FILE, read_model
+from rca.models.files import MODEL_FILE, ModelCard, read_model
+from rca.models.versions import Versions
 from rca.ranking import Ranking
 
 NAME: Final = "general"
@@ -32,27 +33,47 @@ def shipped_folder(here: Path = _HERE) -> Path | None:
     return next((folder for folder in folders if (folder / MODEL_FILE).is_file()), None)
 
 
-def default_folder() -> Path | None:
-    """Folder of the model that ranks by default: that of $RCA_MODEL, else the shipped one; None where there is neither."""
+def default_folder(home: Path | None = None) -> Path | None:
+    """Folder of the model that ranks by default: that of $RCA_MODEL, the version that was promoted in this home, or the shipped
+    one; None where there is none of them. Raises BadCheckpoint where it cannot be read which version was promoted."""
     named = os.environ.get(VARIABLE)
-    return Path(named) if named else shipped_folder()
+    if named:
+        return Path(named)
+    versions = Versions(home)
+    current = versions.state().current
+    return versions.get(current).folder if current else shipped_folder()
 
 
-def default_ranker() -> Ranker:
-    """The model that $RCA_MODEL names, else the shipped one, else the label-free score with a note in its rankings that says why.
+def default_ranker(home: Path | None = None) -> Ranker:
+    """The model that ranks by default, in the order of docs/model.md; one that had to give way is named in its rankings' notes.
 
     Raises BadCheckpoint or BadInput if the model that $RCA_MODEL names cannot be used.
     """
     named = os.environ.get(VARIABLE)
     if named:
         return checked(Path(named))
+    try:
+        versions = Versions(home)
+        current = versions.state().current
+        if current is not None:
+            return checked(versions.get(current).folder)
+    except (BadCheckpoint, BadInput) as error:
+        ranker = shipped_ranker()
+        return _Instead(ranker, f"the model that was promoted, so {ranker.name} ranked: {error}")
+    return shipped_ranker()
+
+
+def shipped_ranker() -> Ranker:
+    """The model that ships, or the label-free score with a note in its rankings that says why."""
     folder = shipped_folder()
     if folder is None:
-        return _FloorInstead("a trained model: none ships with this version, so the label-free score ranked")
+        return _Instead(
+            registry.create("floor"), "a trained model: none ships with this version, so the label-free score ranked"
+        )
     try:
         return checked(folder)
     except (BadCheckpoint, BadInput) as error:
-        return _FloorInstead(f"the shipped model, so the label-free score ranked: {error}")
+        return _Instead(registry.create("floor"), f"the shipped model, so the label-free score ranked: {error}")
 
 
 def checked(folder: Path) -> Ranker:
@@ -82,17 +103,19 @@ class _AsItStands:
         return self.model.rank(case)
 
 
-class _FloorInstead:
-    """The label-free score in the place of a model, and the reason."""
+class _Instead:
+    """A ranker in the place of a model that cannot be used, and the reason."""
 
-    def __init__(self, reason: str) -> None:
-        self.reason, self.floor = reason, registry.create("floor")
-        self.name, self.uses_names, self.learned = self.floor.name, False, False
+    def __init__(self, ranker: Ranker, reason: str) -> None:
+        self._ranker, self._own = ranker, reason
+        self.reason = "; ".join(filter(None, [reason, getattr(ranker, "reason", "")]))
+        self.name, self.uses_names, self.learned = ranker.name, ranker.uses_names, ranker.learned
+        self.card: ModelCard | None = getattr(ranker, "card", None)
 
     def fit(self, cases: Sequence[LabelledCase], validation: Sequence[LabelledCase] | None = None) -> Self:
-        self.floor.fit(cases, validation)
+        self._ranker.fit(cases, validation)
         return self
 
     def rank(self, case: Case) -> Ranking:
-        ranking = self.floor.rank(case)
-        return replace(ranking, notes=(*ranking.notes, self.reason))
+        ranking = self._ranker.rank(case)
+        return replace(ranking, notes=(*ranking.notes, self._own))

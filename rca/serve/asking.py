@@ -104,7 +104,7 @@ class Asker:
         self._config, self._home = config, home
         self._observer = observer or Observer()
         self._sources = sources_of(config) if sources is None else tuple(sources)
-        self._ranker, self._trouble = (ranker, "") if ranker is not None else usable_ranker()
+        self._ranker, self._trouble = (ranker, "") if ranker is not None else usable_ranker(home)
 
     def ranks(self) -> Ranks:
         """What ranks here."""
@@ -241,10 +241,10 @@ class _Received:
         return Telemetry.of(gaps, alerts=frame)
 
 
-def usable_ranker() -> tuple[Ranker, str]:
+def usable_ranker(home: Path | None = None) -> tuple[Ranker, str]:
     """The model that ranks by default; where it cannot be used, the label-free score and why."""
     try:
-        return default_ranker(), ""
+        return default_ranker(home), ""
     except (BadCheckpoint, BadInput) as error:
         return registry.create("floor"), _instead(error)
 
