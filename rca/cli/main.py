@@ -24,6 +24,7 @@ from rca.cli import (
     imports,
     incidents,
     init,
+    models,
     postmortem,
     report,
     serve,
@@ -63,6 +64,7 @@ app.command()(postmortem.postmortem)
 app.command("import")(imports.import_)
 app.command()(evaluate.evaluate)
 app.command()(train.train)
+app.add_typer(models.app, name="models")
 app.add_typer(report.app, name="report")
 app.add_typer(shop.app, name="shop")
 app.add_typer(gameday.app, name="gameday")

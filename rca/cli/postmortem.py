@@ -41,7 +41,7 @@ def postmortem(
     force: Annotated[bool, typer.Option("--force", help="Write over files that are there.")] = False,
     ranker: Annotated[str | None, typer.Option(metavar="NAME", help="Ranker that needs no training, such as floor.")] = None,
     model: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Trained model. Default: $RCA_MODEL, or the shipped one.")
+        Path | None, typer.Option(metavar="FOLDER", help="Trained model. Default: $RCA_MODEL, else the promoted or shipped one.")
     ] = None,
     store: Annotated[Path | None, typer.Option(metavar="FOLDER", help="The store of incidents. Default: $RCA_HOME.")] = None,
 ) -> None:
@@ -62,7 +62,7 @@ def postmortem(
     stated = _objective(objective, days)
     if out is not None and _is_file(out):
         _refuse_existing([out], force=force)
-    chosen = ranker_of(ranker, model, None)
+    chosen = ranker_of(ranker, model, None, store)
     made_by = f"--ranker {shlex.quote(ranker)}" if ranker else f"--model {shlex.quote(str(model))}" if model else ""
     home, named = store or default_home(), str(store) if store else ""
     account = account_of(incident, home, chosen, made_by=made_by, store=named, objective=stated, redact=redact)

@@ -91,7 +91,7 @@ def print_rows(head: tuple[str, ...] | None, rows: Sequence[tuple[str, ...]]) ->
 
 
 def ranker_of(name: str | None, model: Path | None, engine: str | None, home: Path | None = None) -> Ranker:
-    """What the options --ranker, --model and --engine ask for; without any, the default of a home. Raises BadInput, UnknownName."""
+    """What the options --ranker, --model and --engine ask for; without any, the default. Raises BadInput, UnknownName."""
     from rca.errors import BadInput
     from rca.models import registry
 

@@ -62,7 +62,10 @@ def triage(
     ranker: Annotated[str | None, typer.Option(metavar="NAME", help="Ranker that needs no training, such as floor.")] = None,
     model: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Trained model, as `rca train` writes it. Default: $RCA_MODEL, else the promoted or shipped one."),
+        typer.Option(
+            metavar="FOLDER",
+            help="Trained model, as `rca train` writes it. Default: $RCA_MODEL, else the promoted or shipped one.",
+        ),
     ] = None,
     engine: Annotated[
         str | None,

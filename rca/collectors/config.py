@@ -41,6 +41,20 @@ class LiveSettings(Section):
     longest: Annotated[DurationNs, Field(description="how long after an alert to look at most")] = 30 * MINUTE_NS
 
 
+class TrainingRules(Section):
+    """When `rca models due` and `rca train --if-due` say that it is time to train again: as soon as one of these is met."""
+
+    labels: Annotated[int, Field(ge=1, description="so many incidents with a label that the model in use did not learn from")] = (
+        20
+    )
+    every: Annotated[DurationNs, Field(description="the model in use is that old, and there is a new label at least")] = (
+        30 * 24 * 60 * MINUTE_NS
+    )
+    drift: Annotated[
+        bool, Field(description="the last 30 days look unlike what the model in use was trained on, and there is a new label")
+    ] = True
+
+
 class Config(Section):
     """Every table of the file. A table that is absent means that the source is not used."""
 
@@ -60,6 +74,7 @@ class Config(Section):
     kubernetes: KubernetesConfig | None = None
     alertmanager: AlertmanagerConfig | None = None
     serve: ServeConfig = ServeConfig()
+    training: TrainingRules = TrainingRules()
     observe: ObserveConfig = ObserveConfig()
     sinks: Annotated[
         dict[str, dict[str, Any]],

@@ -95,6 +95,14 @@ MIGRATIONS: Final[list[tuple[str, ...]]] = [
              PRIMARY KEY (episode, revision, sink)) STRICT""",
         "CREATE INDEX deliveries_due ON deliveries (sink, due_ns) WHERE state = 'waiting'",
     ),
+    (
+        """CREATE TABLE shadows (
+             episode INTEGER NOT NULL REFERENCES episodes (number) ON DELETE CASCADE,
+             version TEXT NOT NULL,
+             at_ns INTEGER NOT NULL,
+             body TEXT NOT NULL,        -- JSON: what was told, and what the version in shadow said of the same question
+             PRIMARY KEY (episode, version)) STRICT""",
+    ),
 ]
 
 
@@ -476,6 +484,10 @@ class InboxFile:
         """Look at an episode later."""
         self._db.execute("UPDATE episodes SET due_ns = ? WHERE number = ?", (due_ns, number))
 
+    def shadowed(self, number: int, version: str, at_ns: int, body: str) -> None:
+        """Keep what a version in shadow said last of an episode, beside what was told."""
+        self._db.execute("INSERT OR REPLACE INTO shadows VALUES (?, ?, ?, ?)", (number, version, at_ns, body))
+
     def deliveries_due(self, sink: str, now_ns: int, most: int) -> tuple[Delivery, ...]:
         """Deliveries to a sink to try by now; of one incident the oldest revision alone, so that their order holds."""
         query = f"""{_DELIVERY} WHERE state = 'waiting' AND sink = ? AND d.due_ns <= ? AND NOT EXISTS (
@@ -585,6 +597,15 @@ class InboxFile:
         with self._explained():
             for row in self._db.execute(query):
                 yield row[6], replace(_notice(row), body=row[5])
+
+    def shadows(self, version: str | None = None) -> Iterator[tuple[str, str, int, Any]]:
+        """What versions in shadow said, oldest episode first: the telemetry's id in the store (else the incident's), the version,
+        when, and the JSON that was kept."""
+        query = """SELECT coalesce(bundle, incident_id), version, at_ns, body FROM shadows JOIN episodes ON number = episode
+                   WHERE ?1 IS NULL OR version = ?1 ORDER BY number"""
+        with self._explained():
+            for row in self._db.execute(query, (version,)):
+                yield row[0], row[1], row[2], json.loads(row[3])
 
     def notice(self, number: int, revision: int) -> StoredNotice:
         """One answer with its body. Raises UnknownName."""

@@ -67,9 +67,7 @@ def shipped_ranker() -> Ranker:
     """The model that ships, or the label-free score with a note in its rankings that says why."""
     folder = shipped_folder()
     if folder is None:
-        return _Instead(
-            registry.create("floor"), "a trained model: none ships with this version, so the label-free score ranked"
-        )
+        return _Instead(registry.create("floor"), "a trained model: none ships with this version, so the label-free score ranked")
     try:
         return checked(folder)
     except (BadCheckpoint, BadInput) as error:

@@ -18,6 +18,7 @@ from rca.errors import BadInput, RcaError
 from rca.incidents.inbox import Episode, InboxFile, Receipt, StoredNotice
 from rca.incidents.store import IncidentStore
 from rca.serve.app import ALERTS_PATH, Desk, answer_to
+from rca.serve.asking import Ranks
 from rca.serve.auth import Role, Who
 from rca.serve.labelling import judged, label_of, labels_of
 from rca.serve.notices import leader
@@ -368,6 +369,18 @@ def _add_labels(router: APIRouter, desk: Desk) -> None:
     _ = labels, label
 
 
+def _model_out(ranks: Ranks, role: Literal["current", "shadow"]) -> ModelOut:
+    return ModelOut(
+        id=ranks.model,
+        version=ranks.version,
+        role=role,
+        learned=ranks.learned,
+        trouble=ranks.trouble,
+        trained_on=list(ranks.trained_on),
+        limits=list(ranks.limits),
+    )
+
+
 def bundle_of(episode: Episode) -> str:
     """The id in the store that labels of an incident go to. Raises HTTPException where there is none."""
     if episode.bundle is None:
@@ -384,14 +397,8 @@ def _add_state(router: APIRouter, desk: Desk) -> None:
         ranks = desk.ranks()
         if ranks is None:
             return ModelList(models=[])
-        found = ModelOut(
-            id=ranks.model,
-            learned=ranks.learned,
-            trouble=ranks.trouble,
-            trained_on=list(ranks.trained_on),
-            limits=list(ranks.limits),
-        )
-        return ModelList(models=[found])
+        shadow = [_model_out(ranks.shadow, "shadow")] if ranks.shadow is not None else []
+        return ModelList(models=[_model_out(ranks, "current"), *shadow])
 
     @router.get("/healthz", tags=["state"], summary="Whether the server runs", openapi_extra=_OPEN)
     async def healthz() -> Health:

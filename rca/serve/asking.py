@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,7 +28,8 @@ from rca.incidents.inbox import GroupAlert
 from rca.incidents.incident import EntityModel, Incident
 from rca.incidents.store import IncidentStore
 from rca.models import registry
-from rca.models.shipped import default_ranker
+from rca.models.shipped import VARIABLE, checked, default_ranker, shipped_ranker
+from rca.models.versions import Versions
 from rca.naming import reconciled
 from rca.observe import Observer
 from rca.pipeline import case_of, subject_of
@@ -38,6 +42,7 @@ SOURCE: Final = "webhook"
 _TOP: Final = 5
 _FOR_SOURCES: Final = 0.6
 """Share of a deadline that sources get; what is left is for the ranking."""
+_LEAST_FOR_SHADOW_S, _MOST_FOR_SHADOW_S = 1.0, 30.0
 _AUTHOR: Final = "rca serve"
 _LOG: Final = logging.getLogger(__name__)
 
@@ -71,26 +76,46 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Kept:
-    """The id in the store under which the telemetry is, or why there is none."""
+class Shadowed:
+    """What the version in shadow said of the same question; without a ranking, why there is none."""
 
-    bundle: str | None
+    version: str
+    model: str
+    ranking: Ranking | None
     trouble: str = ""
 
 
 @dataclass(frozen=True)
+class Kept:
+    """The id in the store under which the telemetry is, or why there is none; and what the version in shadow said, if any is."""
+
+    bundle: str | None
+    trouble: str = ""
+    shadow: Shadowed | None = None
+
+
+@dataclass(frozen=True)
 class Ranks:
-    """What ranks: its id, whether it learned, what its card says, and why it is not the one that was asked for."""
+    """What ranks: its id, whether it learned, what its card says, and why it is not the one that was asked for.
+
+    `version` is that of the registry, empty for another model. `shadow` is what ranks beside it and is not told.
+    """
 
     model: str
     learned: bool
     trouble: str = ""
     trained_on: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
+    version: str = ""
+    shadow: Ranks | None = None
 
 
 class Asker:
-    """Answers one question after the other. Raises BadInput if the configuration names no source."""
+    """Answers one question after the other. Raises BadInput if the configuration names no source.
+
+    Before each it looks whether another version was promoted, rolled back to, or put into shadow. One that cannot be read leaves
+    the one before where it is, which rankings then say.
+    """
 
     def __init__(
         self,
@@ -104,17 +129,69 @@ class Asker:
         self._config, self._home = config, home
         self._observer = observer or Observer()
         self._sources = sources_of(config) if sources is None else tuple(sources)
+        self._follows = ranker is None and not os.environ.get(VARIABLE)
         self._ranker, self._trouble = (ranker, "") if ranker is not None else usable_ranker(home)
+        self._versions = Versions(home)
+        self._stamp = self._versions.stamp()
+        self._version = self._promoted()
+        self._shadow = self._in_shadow()
+        self._answered: tuple[Case, int] | None = None
+        """What was ranked last, and until when the version in shadow may rank it, on the monotonic clock."""
 
     def ranks(self) -> Ranks:
         """What ranks here."""
-        card = getattr(self._ranker, "card", None)
-        names = tuple(str(source.get("name", "")) for source in card.data.get("sources", ())) if card else ()
-        trouble = self._trouble or str(getattr(self._ranker, "reason", ""))
-        return Ranks(self._ranker.name, self._ranker.learned, trouble, names, tuple(card.limits) if card else ())
+        shadow = self._shadow
+        beside = None
+        if shadow is not None:
+            beside = _ranks(shadow.ranker, shadow.trouble, shadow.version)
+        return replace(_ranks(self._ranker, self._trouble, self._version), shadow=beside)
+
+    def refresh(self) -> None:
+        """Take up what was promoted or put into shadow since the last look."""
+        stamp = self._versions.stamp()
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        if self._follows:
+            self._follow()
+        self._shadow = self._in_shadow()
+
+    def _follow(self) -> None:
+        """Rank with the promoted version. One that cannot be used leaves what ranks, and says so."""
+        try:
+            current = self._versions.state().current
+            ranker = checked(self._versions.get(current).folder) if current else shipped_ranker()
+        except Exception as error:  # whatever is wrong with a new model, the old one still ranks
+            _LOG.warning("the model that was promoted cannot be used: %s", error)
+            self._trouble = f"the model that was promoted, so {self._ranker.name} went on ranking: {error}"
+            return
+        self._ranker, self._trouble, self._version = ranker, "", current or ""
+        _LOG.info("%s ranks", ranker.name)
+
+    def _promoted(self) -> str:
+        """The version that ranks; empty where another model does."""
+        if not self._follows or self._trouble:
+            return ""
+        try:
+            current = self._versions.state().current
+            return current if current and self._versions.get(current).model.id == self._ranker.name else ""
+        except (BadCheckpoint, BadInput):
+            return ""
+
+    def _in_shadow(self) -> _Shadow | None:
+        """The version that ranks beside; one that cannot be used says why."""
+        version = ""
+        try:
+            version = self._versions.state().shadow or ""
+            return _Shadow(version, checked(self._versions.get(version).folder)) if version else None
+        except Exception as error:  # it is not what anybody is told
+            _LOG.warning("the version in shadow cannot be used: %s", error)
+            return _Shadow(version, None, str(error))
 
     def find(self, asked: Asked) -> tuple[Found, Incident, Telemetry]:
         """Ask every source and rank. Raises Unavailable if no source answered, BadInput if nothing can be asked about."""
+        until_ns = time.monotonic_ns() + asked.deadline_ns
+        self.refresh()
         longest = self._config.triage.longest
         asked = replace(asked, groups=tuple(replace(each, alerts=of_late(each.alerts, longest)) for each in asked.groups))
         with self._observer.span("collect", asked.trace) as span:
@@ -136,6 +213,7 @@ class Asker:
             )
         with self._observer.span("score", asked.trace) as span:
             ranking = self._ranked(case)
+            self._answered = case, until_ns
             span.tell(rca_model_id=ranking.ranker, rca_ranking_no_fault=ranking.no_fault)
         with self._observer.span("explain", asked.trace):
             lead = report_of(subject_of(incident, case), case, ranking, top=_TOP)
@@ -143,7 +221,42 @@ class Asker:
         return Found(reports, lead.ranking.ranker, age_s), incident, telemetry
 
     def keep(self, incident: Incident, telemetry: Telemetry, trace: Mapping[str, str] | None = None) -> Kept:
-        """Put the incident into the store, over what was kept of it before, unless people labelled another time of it."""
+        """Put the incident into the store, over what was kept of it before, unless people labelled another time of it.
+
+        The version in shadow ranks now, when the answer is on its way already.
+        """
+        return replace(self._stored(incident, telemetry, trace), shadow=self._shadowed())
+
+    def _shadowed(self) -> Shadowed | None:
+        """What the version in shadow says of what was ranked last, within its deadline; one that misses that is asked no more."""
+        shadow, answered = self._shadow, self._answered
+        self._answered = None
+        if shadow is None or answered is None:
+            return None
+        if shadow.ranker is None:
+            return Shadowed(shadow.version, "", None, shadow.trouble)
+        ranker, (case, until_ns) = shadow.ranker, answered
+        said: list[Ranking | str] = []
+
+        def ask() -> None:
+            try:
+                said.append(Ranking(ranker.name, case.window.incident, ()) if is_empty(case.window) else ranker.rank(case))
+            except Exception as error:  # it is not what anybody is told
+                said.append(str(error) or type(error).__name__)
+
+        thread = threading.Thread(target=ask, name="shadow", daemon=True)
+        thread.start()
+        thread.join(min(max((until_ns - time.monotonic_ns()) / SECOND_NS, _LEAST_FOR_SHADOW_S), _MOST_FOR_SHADOW_S))
+        if not said:
+            self._shadow = _Shadow(shadow.version, None, "it missed the deadline, and is asked no more until something changes")
+            said.append(self._shadow.trouble)
+        ranking = said[0]
+        if isinstance(ranking, str):
+            _LOG.warning("the version in shadow did not rank: %s", ranking)
+            return Shadowed(shadow.version, ranker.name, None, ranking)
+        return Shadowed(shadow.version, ranker.name, ranking)
+
+    def _stored(self, incident: Incident, telemetry: Telemetry, trace: Mapping[str, str] | None) -> Kept:
         try:
             with self._observer.span("store", trace), IncidentStore(self._home, who=_AUTHOR) as store:
                 if _labelled_before(store, incident):
@@ -201,6 +314,24 @@ class Asker:
         except (BadCheckpoint, BadGraph) as error:
             ranking, trouble = registry.create("floor").rank(case), _instead(error)
         return replace(ranking, notes=(*ranking.notes, trouble)) if trouble else ranking
+
+
+@dataclass(frozen=True)
+class _Shadow:
+    """The version in shadow, or why it cannot be used."""
+
+    version: str
+    ranker: Ranker | None
+    trouble: str = ""
+
+
+def _ranks(ranker: Ranker | None, trouble: str, version: str) -> Ranks:
+    """What a ranker says about itself."""
+    card = getattr(ranker, "card", None)
+    names = tuple(str(source.get("name", "")) for source in card.data.get("sources", ())) if card else ()
+    trouble = trouble or str(getattr(ranker, "reason", ""))
+    learned = ranker is not None and ranker.learned
+    return Ranks(ranker.name if ranker else "", learned, trouble, names, tuple(card.limits) if card else (), version)
 
 
 def of_late(alerts: Sequence[GroupAlert], longest_ns: int) -> tuple[GroupAlert, ...]:

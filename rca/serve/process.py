@@ -22,6 +22,8 @@ from rca.telemetry import SECOND_NS
 _LOG: Final = logging.getLogger(__name__)
 _START_S: Final = 60.0
 _KEEP_S: Final = 60.0
+_LOOK_S: Final = 1.0
+"""How often the process looks whether another version was promoted while nothing is asked."""
 
 
 class AskingProcess:
@@ -46,14 +48,26 @@ class AskingProcess:
                 return self.ranks
             self._kill()
             ours, theirs = self._context.Pipe()
+            news, teller = self._context.Pipe(duplex=False)
             process = self._context.Process(
-                target=_serve, args=(theirs, self._config, self._home, os.getpid()), name="rca ranking", daemon=True
+                target=_serve, args=(theirs, teller, self._config, self._home, os.getpid()), name="rca ranking", daemon=True
             )
             process.start()
             theirs.close()
+            teller.close()
             self._process, self._line = process, ours
         self.ranks = self._heard(_START_S, Ranks)
+        threading.Thread(target=self._listen, args=(news, ours), name="ranking news", daemon=True).start()
         return self.ranks
+
+    def _listen(self, news: Connection, line: Connection) -> None:
+        """Hear what ranks whenever that changes, until the process ends."""
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                ranks: Ranks = news.recv()
+                if self._line is line:
+                    self.ranks = ranks
+        news.close()
 
     def find(self, asked: Asked) -> Found:
         """Raises Unavailable where the deadline passed or the process ended; the next question starts another one."""
@@ -126,17 +140,24 @@ def _late(asked: Asked) -> str:
     return f"no ranking within {asked.deadline_ns / SECOND_NS:g} s ([serve] deadline)"
 
 
-def _serve(line: Connection, config: Config, home: Path, parent: int) -> None:
-    """What the process does: say what ranks, then answer."""
+def _serve(line: Connection, news: Connection, config: Config, home: Path, parent: int) -> None:
+    """What the process does: say what ranks, then answer, and say so when something else does."""
     begin(parent)
     try:
         asker = Asker(config, home, observer=observing(config.observe))
     except RcaError as error:
         line.send(_Raised(error))
         return
-    line.send(asker.ranks())
+    said = asker.ranks()
+    line.send(said)
     with contextlib.suppress(EOFError, OSError):
         while True:
+            if (ranks := asker.ranks()) != said:
+                news.send(ranks)
+                said = ranks
+            if not line.poll(_LOOK_S):
+                asker.refresh()
+                continue
             asked = line.recv()
             try:
                 found, incident, telemetry = asker.find(asked)

@@ -259,9 +259,14 @@ class LabelList(_Model):
 
 
 class ModelOut(_Model):
-    """What ranks. `trouble` says why it is not the model that was asked for."""
+    """What ranks, or what does so in shadow, beside it and untold. `version` is that of `rca models`, empty for another model.
+
+    `trouble` says why it is not the model that was asked for.
+    """
 
     id: str
+    version: str
+    role: Literal["current", "shadow"]
     learned: bool
     trouble: str
     trained_on: list[str]
@@ -269,11 +274,21 @@ class ModelOut(_Model):
 
 
 class ModelList(_Model):
-    """What ranks now; none before the first ranking process is up."""
+    """What ranks now, and what does in shadow; none before the first ranking process is up."""
 
     model_config = _example(
         schema_version="1",
-        models=[{"id": "general 2026-11", "learned": True, "trouble": "", "trained_on": ["shop"], "limits": []}],
+        models=[
+            {
+                "id": "general-51b18fc4",
+                "version": "",
+                "role": "current",
+                "learned": True,
+                "trouble": "",
+                "trained_on": ["shop"],
+                "limits": [],
+            }
+        ],
     )
 
     schema_version: Literal["1"] = "1"

@@ -16,7 +16,8 @@ from rca.errors import BadInput, RcaError, StorageFull, Unavailable
 from rca.incidents.inbox import Episode, GroupAlert, InboxFile, Task
 from rca.incidents.store import IncidentStore
 from rca.observe import Observer
-from rca.serve.asking import Asked, AskedGroup, Found, Kept, Ranks
+from rca.serve.answered import beside
+from rca.serve.asking import Asked, AskedGroup, Found, Kept, Ranks, Shadowed
 from rca.serve.config import ServeConfig
 from rca.serve.inbox import Inbox
 from rca.serve.labelling import labels_of
@@ -188,7 +189,7 @@ class Worker:
                     self._say(episode, alerts[episode.number], before[episode.number], found, trouble)
             finally:
                 if found is not None:
-                    self._keep(batch)
+                    self._keep(batch, found)
 
     def _counted(self, found: Found | None, seconds: float) -> None:
         self._metrics.rankings.add("ranked" if found else "failed")
@@ -262,9 +263,11 @@ class Worker:
         if sinks or not self._sinks:
             self._metrics.notices.add(notice.state)
 
-    def _keep(self, batch: Sequence[Episode]) -> None:
-        """Note where the telemetry is, once it is in the store."""
+    def _keep(self, batch: Sequence[Episode], found: Found) -> None:
+        """Note where the telemetry is, once it is in the store, and what the version in shadow said."""
         kept = self._asking.kept()
+        if kept.shadow is not None:
+            self._note_shadow(batch, found, kept.shadow)
         if kept.bundle is None:
             _LOG.warning("%s: %s", batch[0].incident_id, kept.trouble)
             return
@@ -272,6 +275,16 @@ class Worker:
             for episode in batch:
                 if not _judged_elsewhere(store, episode, kept.bundle):
                     self._note(episode, kept.bundle)
+
+    def _note_shadow(self, batch: Sequence[Episode], found: Found, shadow: Shadowed) -> None:
+        ranking = next(iter(found.reports.values())).ranking
+        body, now = json.dumps(beside(ranking, shadow)), self._wall_ns()
+
+        def noted(file: InboxFile) -> None:
+            for episode in batch:
+                file.shadowed(episode.number, shadow.version, now, body)
+
+        self._inbox.write(noted)
 
     def _note(self, episode: Episode, bundle: str) -> None:
         self._inbox.write(lambda file: file.keeps(episode.number, bundle))
