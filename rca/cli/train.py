@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -16,8 +17,11 @@ from rca.cli.terminal import progress
 if TYPE_CHECKING:
     from rca.contracts import LabelledCase
     from rca.errors import BadInput
+    from rca.evaluation.cases import Recorded
     from rca.models.gnn import NetworkRanker, Progress
+    from rca.models.learnt import Learnt
     from rca.models.reference import Reference
+    from rca.models.versions import Version
 
     _Summary = Callable[[], Reference]
     _Learn = Callable[[Path, Progress, Callable[[], None]], str]
@@ -55,8 +59,57 @@ _Layers = Annotated[int | None, typer.Option(min=0, help="Rounds of messages. De
 _Epochs = Annotated[int, typer.Option(min=0, help="Most passes over the training incidents.")]
 _From = Annotated[
     Path | None,
-    typer.Option("--from", metavar="MODEL", help="Go on from the weights of this model, at a third of the learning rate."),
+    typer.Option(
+        "--from",
+        metavar="MODEL",
+        help="Go on from the weights of this model folder, at a third of the learning rate. `current` is the model in use: what "
+        "it learnt from is learnt again beside what is new.",
+    ),
 ]
+_Replay = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="PATH",
+        help="Folder of bundles with incidents that --from current learnt from (repeatable); those in the store are found.",
+        show_default=False,
+    ),
+]
+_ReplaySimulated = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        metavar="N",
+        help="Simulated incidents that --from current learnt from, to learn again. Default: as many as there are new ones, less "
+        "the recorded ones that are learnt again; at most 100.",
+        show_default=False,
+    ),
+]
+_Exam = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=0.5,
+        metavar="SHARE",
+        help="Share of the groups of labelled incidents that no model learns from, to judge by; always the same ones. "
+        "Default: 0.25 with --promote, else 0.",
+        show_default=False,
+    ),
+]
+_TrustLabels = Annotated[bool, typer.Option("--trust-labels", help="With --from current: learn from odd labels, too.")]
+_Register = Annotated[bool, typer.Option("--register", help="Keep the model as a version (`rca models`).")]
+_Promote = Annotated[
+    bool,
+    typer.Option("--promote", help="Register it, judge it by the incidents kept aside, and let it rank if the gate says so."),
+]
+_IfDue = Annotated[
+    bool, typer.Option("--if-due", help="With --from current: train only if a rule of [training] says that it is time.")
+]
+_Config = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="With --if-due. Default: $RCA_CONFIG, ./rca.toml or ~/.config/rca/rca.toml."),
+]
+_CURRENT = "current"
+_EXAM_SHARE = 0.25
 _Invent = Annotated[
     bool,
     typer.Option(
@@ -128,6 +181,14 @@ def train(
     resume: _Resume = False,
     onnx: _Onnx = True,
     no_cache: _NoCache = False,
+    replay: _Replay = None,
+    replay_simulated: _ReplaySimulated = None,
+    exam: _Exam = None,
+    trust_labels: _TrustLabels = False,
+    register: _Register = False,
+    promote: _Promote = False,
+    if_due: _IfDue = False,
+    config: _Config = None,
 ) -> None:
     """Train the graph network and write it as a model folder.
 
@@ -138,6 +199,7 @@ def train(
     from rca.errors import BadInput
     from rca.models import registry
     from rca.models.files import MODEL_FILE, read_model
+    from rca.models.learnt import Learnt, write_learnt
     from rca.models.reference import write_reference
     from rca.shop import manifest
 
@@ -146,7 +208,12 @@ def train(
         raise BadInput("--from", expected="the shape of its model", found=", ".join(f"--{name}" for name in shape))
     choosing = {"--bundles": bundles, "--part": part, "--store": store, "--system": system or None}
     changing = {"--invent": invent or None, "--invented": invented, "--transfer": transfer or None}
-    beside = [name for name, value in {**choosing, **changing}.items() if value is not None]
+    going_on = str(start) == _CURRENT
+    again = {"--replay": replay or None, "--replay-simulated": replay_simulated, "--trust-labels": trust_labels or None}
+    if not going_on and (wrong := [name for name, value in (again | {"--if-due": if_due or None}).items() if value is not None]):
+        raise BadInput(", ".join(wrong), expected="--from current", found=f"--from {start}" if start else "no --from")
+    judging_by = {"--exam": exam, "--promote": promote or None}
+    beside = [name for name, value in {**choosing, **changing, **again, **judging_by}.items() if value is not None]
     if simulate and beside:
         raise BadInput("--simulate", expected="no option about recorded incidents beside it", found=", ".join(beside))
     if part == "test":
@@ -164,6 +231,10 @@ def train(
         "seed": seed,
         "threads": threads,
     }
+    home = _cache_home(store)
+    parent, start = _parent(home) if going_on else (None, start)
+    if if_due and not _is_due(home, config, system or []):
+        return
     created = registry.create("gnn", epochs=epochs, start=start, **options, **shape)
     ranker = cast("NetworkRanker", created)
     ranker.network_config()
@@ -177,15 +248,21 @@ def train(
     states = out / _STATES
     if resume and not states.exists():
         raise BadInput(str(states), expected="the state of an interrupted training", found="none (start without --resume)")
-    home = _cache_home(store)
     if simulate:
         learn, summary = _on_simulated(ranker, simulate, workers, home)
+        lesson = _Lesson([], [], Learnt() if start is None else _learnt_by(start), [])
     else:
         wanted = invent or bool(invented)
-        training, validation = _cases(
-            bundles, part, store, system or [], seed, home=None if no_cache else home, unlabelled=wanted
-        )
-        learn, summary = _on_recorded(ranker, training, validation, invented, wanted=wanted)
+        share = (_EXAM_SHARE if promote else 0.0) if exam is None else exam
+        cached = None if no_cache else home
+        recorded, aside = _recorded(bundles, part, store, system or [], start, share, unlabelled=wanted)
+        if promote and not aside:
+            expected = "labelled incidents to judge by that no model learnt from (--exam says how many are kept aside)"
+            raise BadInput("--promote", expected=expected, found=f"none of {len(recorded)}")
+        lesson = _lesson(recorded, aside, start, seed, cached)
+        if going_on:
+            lesson = _with_replay(lesson, recorded, start, home, cached, replay or [], replay_simulated, trust=trust_labels)
+        learn, summary = _on_recorded(ranker, lesson.training, lesson.validation, invented, wanted=wanted)
     if not resume:
         shutil.rmtree(states, ignore_errors=True)
     try:
@@ -197,10 +274,85 @@ def train(
     reason = _not_exported(ranker.network_config().edges) if onnx else "not asked for"
     ranker.save(out, onnx=not reason)
     write_reference(read_model(out), summary())
+    write_learnt(read_model(out), lesson.learnt)
     shutil.rmtree(states, ignore_errors=True)
     _report(ranker, out, source)
     if reason:
         typer.echo(f"no ONNX file: {reason}; this model ranks where torch is installed")
+    if register or promote:
+        version = _registered(out, home, parent)
+        if promote:
+            _judge_and_promote(version, home, lesson.aside, str(bundles or "the store"))
+
+
+@dataclass(frozen=True, eq=False)
+class _Lesson:
+    """Cases to train on and such as are held out to stop early, what all of it is called, and incidents set aside to judge."""
+
+    training: list[LabelledCase]
+    validation: list[LabelledCase]
+    learnt: Learnt
+    aside: list[Recorded]
+
+
+def _parent(home: Path) -> tuple[str | None, Path]:
+    """The version in use and its folder; None and that of the model that ships, where none was promoted."""
+    from rca.errors import BadInput
+    from rca.models.shipped import shipped_folder
+    from rca.models.versions import Versions
+
+    versions = Versions(home)
+    current = versions.state().current
+    if current is not None:
+        version = versions.get(current)
+        version.check()
+        return version.id, version.folder
+    folder = shipped_folder()
+    if folder is None:
+        expected = "a model in use, promoted (`rca models promote`) or shipped"
+        raise BadInput("--from current", expected=expected, found="none (--from FOLDER goes on from another one)")
+    return None, folder
+
+
+def _is_due(home: Path, config: Path | None, systems: list[str]) -> bool:
+    import time
+
+    from rca.cli.models import training_rules
+    from rca.evaluation.due import due
+
+    with progress("incidents") as step:
+        found = due(home, training_rules(config), time.time_ns(), systems=systems, step=step)
+    typer.echo(found.words())
+    return found.met
+
+
+def _learnt_by(folder: Path) -> Learnt:
+    """What a model learnt from, as far as it tells."""
+    from rca.models.files import read_model
+    from rca.models.learnt import Learnt, read_learnt
+
+    return read_learnt(read_model(folder)) or Learnt()
+
+
+def _registered(out: Path, home: Path, parent: str | None) -> Version:
+    from rca.models.versions import Versions
+
+    found = Versions(home).register(out, source="rca train", parent=parent)
+    typer.echo(f"version {found.version.id}{'' if found.new else ', which was there already'}")
+    return found.version
+
+
+def _judge_and_promote(version: Version, home: Path, aside: list[Recorded], of: str) -> None:
+    """Raises typer.Exit where the gate refuses."""
+    from rca.cli.models import promoted
+    from rca.evaluation.life import examine
+    from rca.incidents.store import user_name
+    from rca.models.versions import Versions
+
+    versions = Versions(home)
+    with progress("incidents", len(aside)) as step:
+        examine(versions, version, aside, of=f"{of}, kept aside", who=user_name(), step=step)
+    promoted(versions, version.id, "rca train --promote")
 
 
 def _kept(states: Path) -> str:
@@ -259,24 +411,80 @@ def _on_simulated(ranker: NetworkRanker, incidents: int, workers: int, home: Pat
     return learn, lambda: reference_of_graphs(graphs[0], {"what": "simulated incidents", **facts}, ranker.seed)
 
 
-def _cases(
+def _recorded(
     bundles: Path | None,
     part: str | None,
     store: Path | None,
     systems: list[str],
-    seed: int,
+    start: Path | None,
+    share: float,
     *,
-    home: Path | None,
     unlabelled: bool,
-) -> tuple[list[LabelledCase], list[LabelledCase]]:
-    """Cases to train on, and labelled ones that are held out."""
-    from rca.evaluation import cases, runner
+) -> tuple[list[Recorded], list[Recorded]]:
+    """What is asked for: to learn from, and a share to judge by that neither this model nor the one before learns from."""
+    from rca.evaluation import cases, learning
+    from rca.models.learnt import Learnt
 
     found = cases.asked_for(bundles, part, systems, cases.Labels.ANY, store)
     recorded = [one for one in found if unlabelled or cases.Labels.TOLD.want(one.incident)]
     if not recorded:
         raise _nothing_to_learn_from(bundles or _cache_home(store), len(found))
-    return runner.to_learn_from(cases.exam_of(recorded, home=home), seed)
+    learnt = Learnt() if start is None or not share else _learnt_by(start)
+    kept, aside = learning.set_aside(recorded, share, learnt)
+    if not kept:
+        raise _nothing_to_learn_from(bundles or _cache_home(store), 0)
+    return kept, aside
+
+
+def _lesson(recorded: list[Recorded], aside: list[Recorded], start: Path | None, seed: int, home: Path | None) -> _Lesson:
+    from rca.evaluation import cases, runner
+    from rca.models.learnt import Learnt
+
+    training, validation = runner.to_learn_from(cases.exam_of(recorded, home=home), seed)
+    before = Learnt() if start is None else _learnt_by(start)
+    return _Lesson(training, validation, before | Learnt.of((one.incident.id, one.digest) for one in recorded), aside)
+
+
+def _with_replay(
+    lesson: _Lesson,
+    recorded: list[Recorded],
+    start: Path | None,
+    home: Path,
+    cached: Path | None,
+    folders: Sequence[Path],
+    simulated: int | None,
+    *,
+    trust: bool,
+) -> _Lesson:
+    """The lesson with cases of before beside the new ones, so that these are not forgotten. Raises BadInput for odd labels."""
+    from rca.errors import BadInput
+    from rca.evaluation import cases, learning
+    from rca.models.files import read_model
+    from rca.models.learnt import Learnt, simulated_of
+    from rca.wording import count as counted
+
+    assert start is not None
+    before = _learnt_by(start)
+    known = {one.incident.id for one in recorded if before.knows(one.incident.id, one.digest)}
+    fresh = [case for case in (*lesson.training, *lesson.validation) if case.incident_id not in known]
+    if not fresh:
+        raise BadInput("--from current", expected="incidents that it did not learn from", found=f"none of {len(recorded)}")
+    if not trust:
+        for words in learning.check_labels("--from current", fresh):
+            typer.echo(f"labels: {words}", err=True)
+    again = learning.replayed(before, recorded, home, folders)
+    replayed = list(cases.exam_of(again, home=cached).training)
+    made_of = simulated_of(read_model(start))
+    missing = max(len(fresh) - len(known) - len(replayed), 0)
+    number = min(missing, learning.MOST_SIMULATED) if simulated is None else simulated
+    if made_of is not None and number:
+        with progress("simulated incidents", number) as step:
+            replayed += learning.simulated_cases(made_of, number, step)
+    elif simulated:
+        raise BadInput("--replay-simulated", expected="a model that learnt from simulated incidents", found=str(start))
+    typer.echo(f"{counted(len(fresh), 'new incident')}, {counted(len(known) + len(replayed), 'case')} of before learnt again")
+    learnt = lesson.learnt | Learnt.of((one.incident.id, one.digest) for one in again)
+    return _Lesson([*lesson.training, *replayed], lesson.validation, learnt, lesson.aside)
 
 
 def _nothing_to_learn_from(where: Path, unlabelled: int) -> BadInput:

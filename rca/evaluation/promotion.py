@@ -359,7 +359,7 @@ def _cohorts(evaluation: Evaluation) -> Reason:
             found = difference(ours, theirs, groups)
             if found.worse:
                 lost.append(f"{what} {name} ({count(len(rows), 'incident')}): {found.words()}")
-    words = "; ".join(lost) or f"none of {count(seen, 'cohort')} large enough to tell"
+    words = "; ".join(lost) or f"none of the {count(seen, 'cohort')} that are large enough to tell"
     return Reason("no cohort is lost", not lost, words)
 
 
