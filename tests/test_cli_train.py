@@ -49,7 +49,7 @@ def test_a_model_is_trained_and_ranks(bundles: Path, tmp_path: Path, monkeypatch
     assert "network 0: epoch" in done.stdout
     assert "graphs from 8 incidents" in done.stdout
     files = sorted(path.name for path in (tmp_path / "mine").iterdir())
-    assert [*files[:2], files[2][:8]] == ["model.json", "reference.json", "weights-"]
+    assert [*files[:3], files[3][:8]] == ["learnt.json", "model.json", "reference.json", "weights-"]
     reference = read_reference(read_model(tmp_path / "mine"))
     assert reference is not None
     assert (reference.graphs, reference.unit, reference.learnt_from("example-return-cart-3")) == (8, "graph", True)

@@ -120,11 +120,11 @@ def doubts(cases: Sequence[LabelledCase]) -> Doubts:
 
 
 def _place(case: LabelledCase) -> float:
-    """Where the label-free score puts the cause: 0 the first of all candidates, 1 the last; ties count half."""
+    """Where the label-free score puts the cause among candidates of its kind: 0 the first, 1 the last; ties count half."""
     ranking = registry.create("floor").rank(case.case)
     scores = {candidate.entity: candidate.score for candidate in ranking.candidates}
-    best = max(scores[cause] for cause in case.causes if cause in scores)
-    others = [score for entity, score in scores.items() if entity not in case.causes]
+    best, kind = max((scores[cause], cause.kind) for cause in case.causes if cause in scores)
+    others = [score for entity, score in scores.items() if entity.kind == kind and entity not in case.causes]
     if not others:
         return 0.0
     return (sum(score > best for score in others) + sum(score == best for score in others) / 2) / len(others)
