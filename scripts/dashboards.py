@@ -58,7 +58,7 @@ ON_CALL: Final = (
         limits=((1, "orange"), (50, "red")),
     ),
     _stat("Newest bin", "max(rca_serve_telemetry_age_seconds)", "s", "its age", ((60, "orange"), (120, "red"))),
-    _stat("Model replaced", "max(rca_serve_model_replaced)", about="1: the label-free score ranks", limits=((1, "orange"),)),
+    _stat("Model replaced", "max(rca_serve_model_replaced)", about="1: another one ranks", limits=((1, "orange"),)),
     _stat("Maintenance", f"count({MAINTENANCE}) or vector(0)", about="1: declared, nobody is told", limits=((1, "blue"),)),
     _stat(
         "Failed rankings, 1 h",

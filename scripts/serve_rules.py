@@ -135,7 +135,7 @@ ALERTS: Final = (
         "max(rca_serve_model_replaced) == 1",
         "10m",
         "ticket",
-        "the model cannot be used, so the label-free score ranks",
+        "the model cannot be used, so another one ranks",
     ),
     Alert(
         "RcaServeModelWrong",

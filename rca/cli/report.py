@@ -159,6 +159,7 @@ def _models(folders: Sequence[Path], home: Path) -> tuple[list[Model], Reference
     from rca.evaluation.history import Model
     from rca.models import registry
     from rca.models.files import read_model
+    from rca.models.learnt import read_learnt
     from rca.models.reference import read_reference
     from rca.models.shipped import checked, default_folder, default_ranker
 
@@ -172,9 +173,10 @@ def _models(folders: Sequence[Path], home: Path) -> tuple[list[Model], Reference
         found = [folder] if not trouble and (folder := default_folder(home)) is not None else []
         asked = [] if found else [Model(ranker)]
     for folder in found:
-        reference, ranker = read_reference(read_model(folder)), checked(folder)
-        references.append(reference)
-        asked.append(Model(ranker, reference.learnt_from) if reference else Model(ranker))
+        stored, ranker = read_model(folder), checked(folder)
+        learnt = read_learnt(stored)
+        references.append(read_reference(stored))
+        asked.append(Model(ranker, learnt.knows) if learnt else Model(ranker))
     if "floor" not in [model.ranker.name for model in asked]:
         asked.append(Model(registry.create("floor")))
     names = [model.ranker.name for model in asked]

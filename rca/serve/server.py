@@ -146,7 +146,7 @@ class Server:
             Gauge("waiting_deliveries", "messages that wait to be sent", messages),
             Gauge("pending_bytes", "bytes of notifications held in memory", lambda: desk.pending),
             Gauge("telemetry_age_seconds", "age of the newest bin that `rca collect` keeps", age_s),
-            Gauge("model_replaced", "1 while the label-free score ranks in place of a model that cannot be used", instead),
+            Gauge("model_replaced", "1 while another one ranks in place of a model that cannot be used", instead),
             Gauge("maintenance", "1 while maintenance is declared", lambda: maintenance is not None and maintenance.exists()),
         ]
 
