@@ -280,6 +280,8 @@ def test_models_of_another_version_of_the_format(tmp_path: Path) -> None:
         versions.state()
     facts = one.folder / VERSION_FILE
     facts.write_text(facts.read_text().replace('"version": "1"', '"version": "9"'))
+    assert versions.list() == ()
+    assert [name for name, _ in versions.look()[1]] == [one.id]
     with pytest.raises(BadCheckpoint, match="a model version of format '1', found '9'"):
         versions.get(one.id)
 

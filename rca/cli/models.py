@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rca.cli.terminal import print_json, print_rows, progress
-from rca.wording import clock
+from rca.wording import clock, printable
 
 if TYPE_CHECKING:
     from rca.collectors.config import TrainingRules
@@ -44,9 +44,14 @@ _Why = Annotated[str, typer.Option("--why", metavar="TEXT", help="Why, for the h
 def list_(store: _Store = None, json: _Json = False) -> None:
     """List the versions, oldest first, and say which one ranks."""
     versions = _versions(store)
-    state, found = versions.state(), versions.list()
+    state, (found, broken) = versions.state(), versions.look()
     if json:
-        body = {"current": state.current, "shadow": state.shadow, "versions": [_json(versions, each) for each in found]}
+        body = {
+            "current": state.current,
+            "shadow": state.shadow,
+            "versions": [_json(versions, each) for each in found],
+            "broken": dict(broken),
+        }
         print_json({"schema_version": "1", **body})
         return
     if found:
@@ -55,6 +60,8 @@ def list_(store: _Store = None, json: _Json = False) -> None:
             for each in found
         ]
         print_rows(("", "version", "ranks as", "registered (UTC)", "evaluations", "cause first"), rows)
+    for _, trouble in broken:
+        typer.echo(f"cannot be read: {printable(trouble)}", err=True)
     if state.current is None:
         typer.echo(f"no version was promoted: {_shipped_name()} ranks", err=bool(found))
 
@@ -122,7 +129,7 @@ def evaluate(
         recorded = life.unseen(recorded, read_learnt(found.model), life.current_of(versions, state).learnt)
     _expect_some(recorded, bundles or versions.home, unseen=unseen)
     with progress("incidents", len(recorded)) as step:
-        of = " ".join(filter(None, [str(bundles or "the store"), part and f"({part})", *(system or [])]))
+        of = " ".join(filter(None, [bundles.name if bundles else "the store", part and f"({part})", *(system or [])]))
         judgement = life.examine(versions, found, recorded, of=of, who=by or user_name(), step=step)
     if json:
         print_json({"schema_version": "1", "digest": judgement.digest, **_verdict_json(judgement)})
@@ -353,11 +360,11 @@ def _role(version: Version, state: State) -> str:
 
 def _measured(versions: Versions, version: Version) -> tuple[str, str]:
     """How many evaluations there are, and how often the cause was first in the newest."""
-    from rca.evaluation.life import figures
+    from rca.evaluation.life import overall
     from rca.evaluation.promotion import Evaluation
 
     bodies = versions.evaluations(version.id)
-    return str(len(bodies)), figures(Evaluation.from_json(bodies[-1]))[0][3] if bodies else "-"
+    return str(len(bodies)), overall(Evaluation.from_json(bodies[-1]))[3] if bodies else "-"
 
 
 def _moment(at_ns: int) -> str:
@@ -385,7 +392,6 @@ def _warn_of_variable() -> None:
 
 def _print_verdict(found: Judgement) -> None:
     from rca.evaluation.life import verdict_lines
-    from rca.wording import printable
 
     for line in verdict_lines(found):
         typer.echo(printable(line))

@@ -282,7 +282,7 @@ def train(
     if register or promote:
         version = _registered(out, home, parent)
         if promote:
-            _judge_and_promote(version, home, lesson.aside, str(bundles or "the store"))
+            _judge_and_promote(version, home, lesson.aside, bundles.name if bundles else "the store")
 
 
 @dataclass(frozen=True, eq=False)
@@ -295,9 +295,10 @@ class _Lesson:
     aside: list[Recorded]
 
 
-def _parent(home: Path) -> tuple[str | None, Path]:
-    """The version in use and its folder; None and that of the model that ships, where none was promoted."""
+def _parent(home: Path) -> tuple[str, Path]:
+    """The version in use and its folder; id and folder of the model that ships, where none was promoted."""
     from rca.errors import BadInput
+    from rca.models.files import read_model
     from rca.models.shipped import shipped_folder
     from rca.models.versions import Versions
 
@@ -311,7 +312,7 @@ def _parent(home: Path) -> tuple[str | None, Path]:
     if folder is None:
         expected = "a model in use, promoted (`rca models promote`) or shipped"
         raise BadInput("--from current", expected=expected, found="none (--from FOLDER goes on from another one)")
-    return None, folder
+    return read_model(folder).id, folder
 
 
 def _is_due(home: Path, config: Path | None, systems: list[str]) -> bool:

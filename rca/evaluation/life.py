@@ -109,10 +109,15 @@ def promoted(versions: Versions, version: Version, state: State, found: Judgemen
 def figures(evaluation: Evaluation) -> list[tuple[str, str, str, str, str, str]]:
     """Rows of a table: cohort, incidents, and how often version, current model and best rule named the cause first."""
     rule = evaluation.best_rule()
-    rows = [_row("all", evaluation, evaluation.rows(), rule.ranker)]
+    rows = [overall(evaluation)]
     for what, parts in evaluation.cohorts().items():
         rows += [_row(f"{what} {name}", evaluation, places, rule.ranker) for name, places in parts.items()]
     return rows
+
+
+def overall(evaluation: Evaluation) -> tuple[str, str, str, str, str, str]:
+    """The first of these rows: all incidents together."""
+    return _row("all", evaluation, evaluation.rows(), evaluation.best_rule().ranker)
 
 
 HEAD = ("cohort", "incidents", "groups", "this version", "ranks now", "best rule")

@@ -138,8 +138,19 @@ class Versions:
     # --- reading ----------------------------------------------------------------------------------------------------
 
     def list(self) -> tuple[Version, ...]:
-        """Every version that can be read, oldest first. Raises BadCheckpoint for one that cannot."""
-        return tuple(sorted(map(self._read, self.ids()), key=lambda version: (version.facts.registered_ns, version.id)))
+        """Every version that can be read, oldest first."""
+        return self.look()[0]
+
+    def look(self) -> tuple[tuple[Version, ...], tuple[tuple[str, str], ...]]:
+        """Every version that can be read, oldest first; and the ids of those that cannot, with the reason."""
+        found: dict[str, Version] = {}
+        broken: dict[str, str] = {}
+        for each in self.ids():
+            try:
+                found[each] = self._read(each)
+            except BadCheckpoint as error:
+                broken[each] = str(error)
+        return tuple(sorted(found.values(), key=lambda each: (each.facts.registered_ns, each.id))), tuple(broken.items())
 
     def ids(self) -> tuple[str, ...]:
         """Ids of all versions."""
@@ -420,7 +431,10 @@ def _evaluation(path: Path) -> Mapping[str, Any]:
     content = read_bytes(path)
     if (found := hashlib.sha256(content).hexdigest()[:_DIGITS]) != path.stem:
         raise BadCheckpoint(str(path), expected=f"the evaluation {path.stem}", found=f"{found} (damaged or changed)")
-    return {**_object(path), "digest": path.stem}
+    body = _object(path)
+    if not isinstance(body.get("made_ns"), int):
+        raise BadCheckpoint(str(path), expected="the time of an evaluation as made_ns", found=repr(body.get("made_ns")))
+    return {**body, "digest": path.stem}
 
 
 def _object(path: Path, content: bytes | None = None) -> dict[str, Any]:

@@ -170,7 +170,7 @@ class Asker:
 
     def _promoted(self) -> str:
         """The version that ranks; empty where another model does."""
-        if not self._follows or self._trouble:
+        if not self._follows or self._trouble or getattr(self._ranker, "reason", ""):
             return ""
         try:
             current = self._versions.state().current
