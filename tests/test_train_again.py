@@ -112,6 +112,13 @@ def test_without_what_was_learnt_before_the_new_alone_is_learnt_and_said(home: P
     assert read_learnt(model) != learnt
 
 
+def test_a_home_that_takes_no_version_is_told_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RCA_HOME", str(tmp_path / "file"))
+    with pytest.raises(BadInput, match="expected a place that can be written"):
+        run("train", "--simulate", "99", "--out", str(tmp_path / "second"), "--register")
+
+
 def test_simulated_cases_are_made_again() -> None:
     made = learning.simulated_cases({"seed": 1, "incidents": 2}, 5)
     assert [case.system for case in made] == [learning.SIMULATED] * 2

@@ -173,6 +173,8 @@ def promoted(versions: Versions, version: str, why: str, force: str | None = Non
         typer.echo(f"forced past the gate: {error}", err=True)
     if judgement is not None:
         _print_verdict(judgement)
+        if judgement.evaluation.code != life.code():
+            typer.echo(f"measured with code {judgement.evaluation.code}, this is {life.code()}", err=True)
         if not judgement.verdict.passed and not forced:
             typer.echo(f"{found.id} is not promoted; --force REASON does it all the same", err=True)
             raise typer.Exit(REFUSED_EXIT_CODE)

@@ -201,6 +201,7 @@ def train(
     from rca.models.files import MODEL_FILE, read_model
     from rca.models.learnt import Learnt, write_learnt
     from rca.models.reference import write_reference
+    from rca.models.versions import Versions
     from rca.shop import manifest
 
     shape = {name: value for name, value in (("edges", edges), ("width", width), ("layers", layers)) if value is not None}
@@ -248,6 +249,8 @@ def train(
     states = out / _STATES
     if resume and not states.exists():
         raise BadInput(str(states), expected="the state of an interrupted training", found="none (start without --resume)")
+    if register or promote:
+        Versions(home).check_writable()
     if simulate:
         learn, summary = _on_simulated(ranker, simulate, workers, home)
         lesson = _Lesson([], [], Learnt() if start is None else _learnt_by(start), [])

@@ -37,6 +37,11 @@ def current_of(versions: Versions, state: State) -> Asked:
     return Asked(shipped_ranker(), read_learnt(read_model(folder)) if folder is not None else Learnt())
 
 
+def code() -> str:
+    """Version and digest of the program that measures."""
+    return f"{__version__}+{code_digest('models', 'evaluation')}"
+
+
 def unseen(recorded: Sequence[Recorded], *learnt: Learnt | None) -> list[Recorded]:
     """The incidents that none of these learnt from."""
     known = [each for each in learnt if each is not None]
@@ -63,7 +68,7 @@ def examine(
         of=of,
         made_ns=time.time_ns(),
         who=who,
-        code=f"{__version__}+{code_digest('models', 'evaluation')}",
+        code=code(),
         home=versions.home,
         step=step,
     )

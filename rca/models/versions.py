@@ -177,8 +177,12 @@ class Versions:
     def state(self) -> State:
         """What ranks. Raises BadCheckpoint where that cannot be read."""
         path = self.folder / STATE_FILE
-        if not path.exists():
+        try:
+            path.stat()
+        except (FileNotFoundError, NotADirectoryError):
             return State()
+        except OSError as error:
+            raise BadCheckpoint(str(path), expected="a readable file", found=error.strerror or str(error)) from error
         body = _object(path)
         if body.get("version") != FORMAT:
             raise BadCheckpoint(str(path), expected=f"models of version {FORMAT!r}", found=repr(body.get("version")))
@@ -263,6 +267,11 @@ class Versions:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_archive(path, files)
         return path
+
+    def check_writable(self) -> None:
+        """Raise BadInput where nothing can be kept here, before hours of work that would be lost."""
+        with self._locked():
+            pass
 
     def add_evaluation(self, version: str, body: Mapping[str, Any]) -> str:
         """Keep what was measured of a version; its digest."""
