@@ -159,6 +159,7 @@ def promoted(versions: Versions, version: str, why: str, force: str | None = Non
     """Promote through the gate, and say what became of it. Raises BadInput, or typer.Exit where the gate refuses."""
     from rca.errors import BadInput
     from rca.evaluation import life
+    from rca.models.files import ONNX
 
     found, state = versions.get(version), versions.state()
     forced = force is not None
@@ -180,6 +181,8 @@ def promoted(versions: Versions, version: str, why: str, force: str | None = Non
             raise typer.Exit(REFUSED_EXIT_CODE)
     change = life.promoted(versions, found, state, judgement, why=force or why, forced=forced)
     typer.echo(f"{_named(change.after)} ranks now, {_named(change.before)} ranked before (`rca models rollback` undoes this)")
+    if ONNX not in found.model.files:
+        typer.echo(f"{found.id} has no ONNX file: it ranks where torch is installed", err=True)
     _warn_of_variable()
     return change
 
