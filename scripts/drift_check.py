@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from rca.errors import BadInput
-from rca.incidents.store import default_home
+from rca.incidents.home import default_home
 from rca.models.drift import Drift, drift_of_measured
 from rca.models.files import read_model
 from rca.models.measures import measured

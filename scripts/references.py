@@ -18,7 +18,7 @@ from typing import Any, Final
 from rca.cli.terminal import progress
 from rca.evaluation.cases import Labels, asked_for, exam_of
 from rca.evaluation.runner import to_learn_from
-from rca.incidents.store import default_home
+from rca.incidents.home import default_home
 from rca.models.files import StoredModel, read_model
 from rca.models.reference import Reference, reference_of_cases, write_reference
 from rca.models.simulated import Order, Simulated, graph_code, simulated_graphs

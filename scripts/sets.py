@@ -14,7 +14,8 @@ from rca.contracts import LabelledCase
 from rca.errors import BadInput
 from rca.evaluation.cases import Labels, exam_of, from_folder, from_store
 from rca.evaluation.runner import Exam
-from rca.incidents.store import IncidentStore, default_home
+from rca.incidents.home import default_home
+from rca.incidents.store import IncidentStore
 from rca.models.files import MODEL_FILE, ONNX, read_model, write_atomically
 from rca.shop import manifest
 

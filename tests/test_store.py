@@ -20,6 +20,7 @@ from rca.errors import BadInput, RcaError, StorageFull, Unavailable, UnknownName
 from rca.incidents import store as store_module
 from rca.incidents.entities import find_entity, known_entities
 from rca.incidents.example import example_incident
+from rca.incidents.home import default_home
 from rca.incidents.incident import EntityModel, Incident, Label
 from rca.incidents.store import BUNDLE_FOLDER, DATABASE_FILE, IncidentStore
 from rca.telemetry import EntityId, Telemetry
@@ -444,4 +445,4 @@ def test_the_home_comes_from_the_environment(tmp_path: Path, monkeypatch: pytest
     IncidentStore().close()
     assert (tmp_path / "there" / DATABASE_FILE).is_file()
     monkeypatch.delenv("RCA_HOME")
-    assert store_module.default_home() == Path("~/.local/share/rca").expanduser()
+    assert default_home() == Path("~/.local/share/rca").expanduser()

@@ -97,7 +97,7 @@ def evaluate(
 
 def _exam(bundles: Path | None, part: str | None, systems: list[str], transform: str, *, use_cache: bool) -> Exam:
     from rca.evaluation import cases
-    from rca.incidents.store import default_home
+    from rca.incidents.home import default_home
 
     recorded = cases.asked_for(bundles, part, systems)
     with progress("incidents", len(recorded)) as step:

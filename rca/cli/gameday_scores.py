@@ -60,7 +60,7 @@ def score(
     from rca.gameday.folder import load
     from rca.gameday.scores import write_scores
     from rca.gameday.scoring import scores_of
-    from rca.incidents.store import default_home
+    from rca.incidents.home import default_home
 
     home = store or default_home()
     game = load(home, name)
@@ -100,7 +100,7 @@ def report(
     from rca.gameday.report import report_of
     from rca.gameday.scores import read_scores
     from rca.incidents.bundle import storage
-    from rca.incidents.store import default_home
+    from rca.incidents.home import default_home
     from rca.models.files import write_atomically
 
     if format not in _FORMATS:

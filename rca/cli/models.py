@@ -119,7 +119,7 @@ def evaluate(
     The incidents must be such as the version did not learn from.
     """
     from rca.evaluation import cases, life
-    from rca.incidents.store import user_name
+    from rca.incidents.home import user_name
     from rca.models.learnt import read_learnt
 
     versions = _versions(store, by)

@@ -52,7 +52,7 @@ def postmortem(
     """
     from rca.documents.html import to_html
     from rca.documents.markdown import to_markdown
-    from rca.incidents.store import default_home
+    from rca.incidents.home import default_home
     from rca.models.files import make_folder, write_atomically
     from rca.postmortem.document import document_of
     from rca.postmortem.gathering import account_of

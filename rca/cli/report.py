@@ -87,7 +87,7 @@ def models(
     from rca.errors import BadInput, UnknownName
     from rca.evaluation import history
     from rca.evaluation.model_report import ModelReport
-    from rca.incidents.store import default_home
+    from rca.incidents.home import default_home
 
     if per not in history.PERIODS:
         raise UnknownName("--per", per, history.PERIODS)

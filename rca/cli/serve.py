@@ -25,7 +25,7 @@ def serve(
     import signal
 
     from rca.collectors.config import config_path, load_config
-    from rca.incidents.store import default_home
+    from rca.incidents.home import default_home
     from rca.serve.server import Server
     from rca.sinks.destinations import sinks_at
 

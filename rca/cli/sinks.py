@@ -40,7 +40,7 @@ def send_example(
     from rca.cli.terminal import progress
     from rca.collectors.config import config_path, load_config
     from rca.errors import BadInput, UnknownName
-    from rca.incidents.store import default_home
+    from rca.incidents.home import default_home
     from rca.serve.checking import send_to_all
     from rca.sinks.destinations import sinks_at
     from rca.sinks.example import trial_notices

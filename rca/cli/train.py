@@ -350,7 +350,7 @@ def _judge_and_promote(version: Version, home: Path, aside: list[Recorded], of: 
     """Raises typer.Exit where the gate refuses."""
     from rca.cli.models import promoted
     from rca.evaluation.life import examine
-    from rca.incidents.store import user_name
+    from rca.incidents.home import user_name
     from rca.models.versions import Versions
 
     versions = Versions(home)
@@ -366,7 +366,7 @@ def _kept(states: Path) -> str:
 
 
 def _cache_home(store: Path | None) -> Path:
-    from rca.incidents.store import default_home
+    from rca.incidents.home import default_home
 
     return store or default_home()
 

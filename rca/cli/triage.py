@@ -156,7 +156,8 @@ def _load(text: str, home: Path | None) -> tuple[Incident, Telemetry]:
     if "/" in text or text.endswith(".tar.zst"):
         siblings = path.parent.iterdir() if path.parent.is_dir() else ()
         raise UnknownName("bundle", text, map(str, siblings))
-    from rca.incidents.store import IncidentStore, default_home
+    from rca.incidents.home import default_home
+    from rca.incidents.store import IncidentStore
 
     if not (home or default_home()).exists():  # looking something up should not make a store
         raise UnknownName("bundle, or id of an incident in the store", text, ())

@@ -39,8 +39,8 @@ from rca.errors import BadInput, UnknownName
 from rca.gameday.injections import Injection
 from rca.gameday.plan import Plan, load_plan
 from rca.incidents.bundle import fsync_folder, storage
+from rca.incidents.home import default_home
 from rca.incidents.incident import EntityModel
-from rca.incidents.store import default_home
 from rca.models.files import write_atomically
 from rca.shop.folder import alone
 from rca.telemetry import EntityId, Interval

@@ -8,7 +8,7 @@ from pathlib import Path
 from rca.errors import BadInput
 from rca.gameday.folder import GameDay, Journal, entity_json, load
 from rca.incidents.entities import find_entity
-from rca.incidents.store import user_name
+from rca.incidents.home import user_name
 from rca.telemetry import EntityId
 
 

@@ -8,10 +8,8 @@ stands in this package: here, and in rca.incidents.inbox.
 from __future__ import annotations
 
 import contextlib
-import getpass
 import hashlib
 import json
-import os
 import shutil
 import sqlite3
 import time
@@ -34,6 +32,7 @@ from rca.incidents.bundle import (
 )
 from rca.incidents.database import Database, explained
 from rca.incidents.entities import check_label, known_entities
+from rca.incidents.home import default_home, user_name
 from rca.incidents.incident import EntityModel, Incident, Label
 from rca.telemetry import Telemetry
 
@@ -88,11 +87,6 @@ class AuditEntry:
     action: str
     before: Any
     after: Any
-
-
-def default_home() -> Path:
-    """`$RCA_HOME`, or `~/.local/share/rca`."""
-    return Path(os.environ.get("RCA_HOME") or "~/.local/share/rca").expanduser()
 
 
 class IncidentStore:
@@ -392,13 +386,6 @@ class IncidentStore:
 
 def _dumped(labels: tuple[Label, ...]) -> list[dict[str, Any]]:
     return [label.model_dump(mode="json") for label in labels]
-
-
-def user_name() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container often has no name for its user
-        return f"uid {os.getuid()}"
 
 
 def _explained(home: Path) -> contextlib.AbstractContextManager[None]:

@@ -28,7 +28,7 @@ from rca.arrays import Schema
 from rca.errors import BadBundle, BadCheckpoint, BadInput, Unavailable, UnknownName
 from rca.features import EDGE_FEATURE_NAMES, NODE_FEATURE_NAMES
 from rca.incidents.bundle import ARCHIVE_SUFFIX, fsync_folder, read_archive, storage, write_archive, write_folder
-from rca.incidents.store import default_home, user_name
+from rca.incidents.home import default_home, user_name
 from rca.models.files import MODEL_FILE, StoredModel, parsed_model, read_bytes, read_model, write_atomically
 from rca.provenance import code_digest
 from rca.wording import clock

@@ -202,6 +202,6 @@ def remove_private(paths: Iterable[str], patience_s: float = 5.0) -> None:
 
 def run_folder(given: Path | None = None) -> RunFolder:
     """The given folder, or `shop` below $RCA_HOME."""
-    from rca.incidents.store import default_home
+    from rca.incidents.home import default_home
 
     return RunFolder((given or default_home() / "shop").expanduser().resolve())

@@ -27,7 +27,7 @@ from rca.collectors.warm.reading import View, read_shelf
 from rca.collectors.warm.shelf import Shelf
 from rca.collectors.warm.state import Ends, State, StoredGap, joined, read_state, without
 from rca.errors import BadInput, Unavailable
-from rca.incidents.store import default_home
+from rca.incidents.home import default_home
 from rca.telemetry import BIN_FRAMES, FRAME_NAMES, MINUTE_NS, Gap, Interval, Telemetry, empty
 from rca.wording import clock, size
 
