@@ -27,12 +27,25 @@ NO_FAMILY: Final = -1
 """Value of `family` where nobody knows the fault, or where there is none."""
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """How many rows of each kind some graphs have. Who knows them need not ask the device, which would have to finish first."""
+
+    nodes: int
+    candidates: int
+    edges: Mapping[str, int]  # forward relation -> edges
+    kinds: Mapping[str, int]  # kind of entity -> nodes
+    causes: int  # candidates that are true causes
+    named: int  # of these, in graphs whose fault family is known
+
+
 @dataclass(frozen=True, eq=False)
 class GraphTensors:
     """G graphs in one block-diagonal batch.
 
     Shapes: N nodes of all graphs, graph after graph; F node features; E edges of a relation; D edge features; C candidates.
-    Relations without an edge in the batch are absent. `rev_<name>` shares the edge features of `<name>`.
+    Relations without an edge in the batch are absent. `rev_<name>` shares the edge features of `<name>`. With `sizes`, nothing
+    below waits for the device.
     """
 
     schema: Schema
@@ -51,6 +64,7 @@ class GraphTensors:
     family: Tensor  # (G,) int64, row in faults.FAMILIES or NO_FAMILY
     weight: Tensor  # (G,) float
     is_normal: Tensor  # (G,) bool: nothing is wrong, or the cause is no candidate
+    sizes: Sizes | None = None
 
     @property
     def graphs(self) -> int:
@@ -72,9 +86,24 @@ class GraphTensors:
 
     @cached_property
     def kind_rows(self) -> Mapping[str, Tensor]:
-        """Rows of the nodes of every kind that occurs."""
+        """Rows of the nodes of every kind that occurs, in order."""
+        if self.sizes is not None:
+            counts = [self.sizes.kinds[name] for name in ENTITY_KINDS]
+            by_kind = torch.split(torch.argsort(self.kind, stable=True), counts)
+            return {name: row for name, row in zip(ENTITY_KINDS, by_kind, strict=True) if row.shape[0]}
         rows = {name: torch.nonzero(self.kind == i).flatten() for i, name in enumerate(ENTITY_KINDS)}
         return {name: row for name, row in rows.items() if row.shape[0]}
+
+    @cached_property
+    def causes(self) -> Tensor:
+        """Candidates that are true causes, in order."""
+        return _true_rows(self.target, self.sizes.causes if self.sizes else None)
+
+    @cached_property
+    def named_causes(self) -> Tensor:
+        """Candidates that are true causes of a graph whose fault family is known, in order."""
+        known = (self.family != NO_FAMILY)[self.candidate_graph]
+        return _true_rows(self.target & known, self.sizes.named if self.sizes else None)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> GraphTensors:
         """The same on another device, floating numbers as `dtype` (default: unchanged)."""
@@ -93,16 +122,19 @@ class GraphTensors:
         attr = {name: values.half() for name, values in self.edge_attr.items() if not name.startswith(REVERSE)}
         return replace(self, x=self.x.half(), edge_attr=both_ways(attr))
 
-    def select(self, graphs: Tensor) -> GraphTensors:
-        """The given graphs, (B,) int64, as a batch of their own, in that order. A graph may be asked for twice."""
-        node, node_ptr = _rows(self.node_ptr, graphs)
+    def select(self, graphs: Tensor, sizes: Sizes | None = None) -> GraphTensors:
+        """The given graphs, (B,) int64, as a batch of their own, in that order. A graph may be asked for twice.
+
+        `sizes` are theirs, where they are known (rca.models.resident); without them the device is asked.
+        """
+        node, node_ptr = _rows(self.node_ptr, graphs, sizes.nodes if sizes else None)
         shift = node_ptr[:-1] - self.node_ptr[graphs]  # (B,) what a node's row changes by
-        candidate, candidate_ptr = _rows(self.candidate_ptr, graphs)
+        candidate, candidate_ptr = _rows(self.candidate_ptr, graphs, sizes.candidates if sizes else None)
         index, attr, available, ptr = {}, {}, {}, {}
         for name in self.edge_index:
-            if name.startswith(REVERSE):
+            if name.startswith(REVERSE) or (sizes and not sizes.edges[name]):
                 continue
-            edge, edge_ptr = _rows(self.edge_ptr[name], graphs)
+            edge, edge_ptr = _rows(self.edge_ptr[name], graphs, sizes.edges[name] if sizes else None)
             if not edge.shape[0]:
                 continue
             moved = torch.repeat_interleave(shift, edge_ptr.diff(), output_size=edge.shape[0])
@@ -128,6 +160,7 @@ class GraphTensors:
             self.family[graphs],
             self.weight[graphs],
             self.is_normal[graphs],
+            sizes,
         )
 
 
@@ -140,13 +173,20 @@ def _owner(ptr: Tensor, size: int) -> Tensor:
     return torch.repeat_interleave(graphs, ptr.diff(), output_size=size)
 
 
-def _rows(ptr: Tensor, graphs: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of the given graphs one after another, and their new first rows, (B+1,)."""
+def _rows(ptr: Tensor, graphs: Tensor, total: int | None) -> tuple[Tensor, Tensor]:
+    """Rows of the given graphs one after another, `total` of them, and their new first rows, (B+1,)."""
     counts = ptr[graphs + 1] - ptr[graphs]
     new_ptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    total = int(new_ptr[-1])
+    total = int(new_ptr[-1]) if total is None else total
     start = torch.repeat_interleave(ptr[graphs] - new_ptr[:-1], counts, output_size=total)
     return start + torch.arange(total, device=ptr.device), new_ptr
+
+
+def _true_rows(mask: Tensor, count: int | None) -> Tensor:
+    """Rows where a mask, (R,), is True, in order, `count` of them."""
+    if count is None:
+        return mask.nonzero().flatten()
+    return torch.argsort((~mask).to(torch.uint8), stable=True)[:count]
 
 
 def with_reverse(index: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -221,6 +261,7 @@ def joined(parts: Sequence[GraphTensors]) -> GraphTensors:
         edge_ptr=both_ways(edge_ptr),
         candidate=torch.cat([part.candidate + shift for part, shift in zip(parts, shifts, strict=False)]),
         candidate_ptr=_joined_pointers([part.candidate_ptr for part in parts]),
+        sizes=None,
         **{name: torch.cat([getattr(part, name) for part in parts]) for name in plain},
     )
 

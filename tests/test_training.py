@@ -167,7 +167,7 @@ def test_a_single_bad_step_is_left_out() -> None:
     training = incidents(40, 1).tensors()
     network = fresh(training)
     trainer = Trainer(network, training, None, replace(SHORT, epochs=1))
-    trainer.training.weight[3] = torch.nan
+    trainer.training.tensors.weight[3] = torch.nan
     history = trainer.run()
     assert history.epochs[0].skipped_steps == 1
     assert all(bool(p.isfinite().all()) for p in network.parameters())

@@ -64,7 +64,9 @@ class Engine(ABC):
 
     def degree(self, links: Links, like: Tensor) -> Tensor:
         """Items of every target, at least 1, (T, 1), in the number type of `like`."""
-        counts = torch.bincount(links.target, minlength=links.targets)
+        # Not bincount, which asks a GPU for the largest value and waits for it.
+        counts = torch.zeros(links.targets, dtype=torch.int64, device=links.target.device)
+        counts = counts.index_add(0, links.target, torch.ones_like(links.target))
         return counts.clamp(min=1).to(like.dtype).unsqueeze(1)
 
     def maximum(self, values: Tensor, links: Links) -> Tensor:

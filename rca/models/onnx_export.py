@@ -87,7 +87,7 @@ class _Ranking(nn.Module):
         return score, null, family, (torch.cat([score, null]) / self.temperature).softmax(0)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class _OneGraph(GraphTensors):
     """A single graph. Its rows by kind are given, since a search for them would have as many results as the values want."""
 

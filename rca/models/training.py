@@ -23,17 +23,18 @@ from torch import Tensor
 from torch.nn import functional
 
 from rca.arrays import REVERSE, GraphArrays
-from rca.errors import BadGraph, BadInput, TrainingDiverged
+from rca.errors import BadGraph, BadInput
 from rca.graph import ServiceGraph
 from rca.models.checkpoint import read_state, write_state
 from rca.models.engines import Engine, engine_of
 from rca.models.network import Corruption, Network, Output
 from rca.models.reference import Reference, reference_of
-from rca.tensors import NO_FAMILY, GraphTensors, batch, chunks, feature_classes
+from rca.models.resident import Resident
+from rca.models.updates import Updates
+from rca.tensors import GraphTensors, batch, feature_classes
 
 Device = Literal["auto", "cpu", "cuda"]
 Schedule = Literal["cosine", "plateau"]
-_MAX_BAD_STEPS: Final = 5
 _EVALUATION_GRAPHS: Final = 256
 _WATCHED_GRAPHS: Final = 32
 
@@ -222,7 +223,7 @@ def listwise_loss(output: Output, tensors: GraphTensors, engine: Engine) -> Tens
     everyone = engine.links(rows, tensors.candidate_graph, rows.shape[0], tensors.graphs)
     null = output.null.unsqueeze(1)
     total = torch.logaddexp(engine.log_sum_exp(output.score.unsqueeze(1), everyone), null)  # (G, 1)
-    hit = tensors.target.nonzero().flatten()
+    hit = tensors.causes
     right = engine.links(hit, tensors.candidate_graph[hit], rows.shape[0], tensors.graphs)
     positive = engine.log_sum_exp(output.score[hit].unsqueeze(1), right)
     answer = torch.where(tensors.is_normal.unsqueeze(1), null, positive)
@@ -231,8 +232,7 @@ def listwise_loss(output: Output, tensors: GraphTensors, engine: Engine) -> Tens
 
 def family_loss(output: Output, tensors: GraphTensors) -> Tensor:
     """Cross-entropy of the fault family at the causes, weighted per graph; 0 where no family is known."""
-    family = tensors.family[tensors.candidate_graph]  # (C,)
-    rows = (tensors.target & (family != NO_FAMILY)).nonzero().flatten()
+    family, rows = tensors.family[tensors.candidate_graph], tensors.named_causes  # (C,), (R,)
     if not rows.shape[0]:
         return output.family.sum() * 0
     weight = tensors.weight[tensors.candidate_graph[rows]]
@@ -240,14 +240,17 @@ def family_loss(output: Output, tensors: GraphTensors) -> Tensor:
     return (weight * each).sum() / weight.sum().clamp(min=1e-12)
 
 
-def mean_loss(network: Network, tensors: GraphTensors, engine: Engine) -> float:
-    """Weighted mean listwise loss, without dropout and noise."""
+def mean_loss(network: Network, graphs: Resident, engine: Engine) -> float:
+    """Weighted mean listwise loss, without dropout and noise. The device is waited for once."""
     network.eval()
-    total, weight = 0.0, 0.0
+    sums = []
     with torch.no_grad():
-        for part in chunks(tensors, _EVALUATION_GRAPHS):
-            total += float((listwise_loss(network(part, engine), part, engine) * part.weight).sum())
-            weight += float(part.weight.sum())
+        for part in graphs.batches(np.arange(graphs.graphs), _EVALUATION_GRAPHS):
+            loss = (listwise_loss(network(part, engine), part, engine) * part.weight).sum()
+            sums.append(torch.stack([loss, part.weight.sum()]))
+    total, weight = 0.0, 0.0
+    for part_loss, part_weight in torch.stack(sums).tolist():
+        total, weight = total + part_loss, weight + part_weight
     return total / weight if weight else 0.0
 
 
@@ -258,7 +261,6 @@ class _State:
     epoch: int = 0
     best: int = 0
     best_loss: float = math.inf
-    bad_steps: int = 0
     seconds: float = 0.0
     plateau: int = 0
     rate: float = 1.0
@@ -289,9 +291,9 @@ class Trainer:
         self.engine = engine_of(config.engine)
         (network.extend_inputs if continued else network.fit_inputs)(training)
         self.network = network.to(self.device)
-        self.training = training.to(self.device)
-        self.validation = validation.to(self.device) if validation is not None and validation.graphs else None
-        self.optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        self.training = Resident(training, self.device)
+        self.validation = Resident(validation, self.device) if validation is not None and validation.graphs else None
+        self.updates = Updates(network, weight_decay=config.weight_decay, clip=config.clip, on_device=self.device.type == "cuda")
         names = sorted({*feature_classes(network.schema.features), *feature_classes(network.schema.edge_features)})
         self._classes = len(names)
         self._node_class, self._edge_class = (
@@ -301,7 +303,8 @@ class Trainer:
         self._state = _State()
         self._best = deepcopy(self.network.state_dict())
         self._fingerprint = self._identity()
-        self._watched = self.training.select(torch.arange(min(_WATCHED_GRAPHS, training.graphs), device=self.device))
+        watched = np.arange(min(_WATCHED_GRAPHS, training.graphs))
+        self._watched = next(self.training.batches(watched, _WATCHED_GRAPHS))
 
     def run(self) -> History:
         """Train to the end, and leave the best weights in the network (the last ones without validation graphs)."""
@@ -327,21 +330,15 @@ class Trainer:
     def _one_epoch(self) -> None:
         state, config = self._state, self.config
         rate = self._rate()
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
         generator = torch.Generator(self.device).manual_seed(config.seed * 1_000_003 + state.epoch)
         order = np.random.default_rng([config.seed, state.epoch]).permutation(self.training.graphs)
-        shuffled = torch.from_numpy(order).to(self.device)
         self.network.train()
         self.network.seed_dropout(generator)
         noise = Corruption(config.noise, config.class_dropout, self._node_class, self._edge_class, self._classes, generator)
-        losses, skipped = [], 0
-        for chosen in torch.split(shuffled, config.batch_graphs):
-            loss = self._step(self.training.select(chosen), noise)
-            if loss is None:
-                skipped += 1
-            else:
-                losses.append(loss)
+        self.updates.begin(state.epoch + 1, rate)
+        for part in self.training.batches(order, config.batch_graphs):
+            self.updates.step(self._loss(part, noise))
+        losses, skipped = self.updates.end()
         validation = mean_loss(self.network, self.validation, self.engine) if self.validation is not None else None
         self._keep(validation)
         state.epoch += 1
@@ -349,25 +346,10 @@ class Trainer:
         gate = float(torch.tanh(self.network.gate.detach()))
         state.epochs.append(Epoch(state.epoch, mean, validation, rate, gate, self._similarity(), skipped))
 
-    def _step(self, part: GraphTensors, noise: Corruption) -> float | None:
-        """One step of the optimizer; None where loss or gradient is no finite number and the step was left out."""
+    def _loss(self, part: GraphTensors, noise: Corruption) -> Tensor:
         output = self.network(part, self.engine, noise=noise)
         listwise = (listwise_loss(output, part, self.engine) * part.weight).mean()
-        loss = listwise + self.config.family_weight * family_loss(output, part)
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
-        if not bool(torch.isfinite(norm + loss.detach())):
-            self._state.bad_steps += 1
-            if self._state.bad_steps >= _MAX_BAD_STEPS:
-                raise TrainingDiverged(
-                    f"training: expected a finite loss, found {_MAX_BAD_STEPS} steps in a row without one "
-                    f"(epoch {self._state.epoch + 1}); try a lower learning rate, and look for extreme features"
-                )
-            return None
-        self._state.bad_steps = 0
-        self.optimizer.step()
-        return float(loss.detach())
+        return listwise + self.config.family_weight * family_loss(output, part)
 
     def _keep(self, validation: float | None) -> None:
         state = self._state
@@ -396,8 +378,9 @@ class Trainer:
     def _identity(self) -> str:
         """What must be the same for a run to go on: configuration, first weights and data."""
         digest = hashlib.sha256(json.dumps([asdict(self.config), self.network.config.to_json()], sort_keys=True).encode())
-        for tensors in (self.training, self.validation):
-            if tensors is not None:
+        for graphs in (self.training, self.validation):
+            if graphs is not None:
+                tensors = graphs.tensors
                 for values in (tensors.x, tensors.target, tensors.weight, *tensors.edge_index.values()):
                     digest.update(values.cpu().contiguous().numpy().tobytes())
         for values in self.network.state_dict().values():
@@ -407,9 +390,10 @@ class Trainer:
     def _save(self, path: Path) -> None:
         tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
         tensors |= {f"best.{name}": value for name, value in self._best.items()}
-        for i, state in self.optimizer.state_dict()["state"].items():
+        for i, state in self.updates.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{name}": value for name, value in state.items()}
-        write_state(path, tensors, {"fingerprint": self._fingerprint, **asdict(self._state)})
+        facts = {**asdict(self._state), "bad_steps": self.updates.bad_steps}
+        write_state(path, tensors, {"fingerprint": self._fingerprint, **facts})
 
     def _restore(self, path: Path) -> None:
         tensors, facts = read_state(path, self._fingerprint)
@@ -419,7 +403,9 @@ class Trainer:
         for name, value in _under("optimizer.", tensors).items():
             number, moment = name.split(".", 1)
             moments.setdefault(int(number), {})[moment] = value
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        optimizer = self.updates.optimizer
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+        self.updates.bad_steps = facts.pop("bad_steps")
         epochs = [Epoch(**{**epoch, "similarity": tuple(epoch["similarity"])}) for epoch in facts["epochs"]]
         self._state = _State(**{**facts, "epochs": epochs})
 
