@@ -77,7 +77,7 @@ class Observer:
     def count(self, name: str, meaning: str, label: str, read: Reading) -> None:
         """Report sums that only grow, whenever metrics are sent. `name` is Prometheus' name of it."""
 
-    def gauge(self, name: str, meaning: str, read: Reading) -> None:
+    def gauge(self, name: str, meaning: str, read: Reading, label: str = "") -> None:
         """Report values of the moment, whenever metrics are sent; none of an empty mapping."""
 
     def histogram(self, name: str, meaning: str, bounds: Sequence[float]) -> Callable[[float], None]:
@@ -153,10 +153,10 @@ class _OpenTelemetry(Observer):
         short, unit = _otel_name(name)
         self._meter.create_observable_counter(short, [_observed(read, label)], unit, meaning)
 
-    def gauge(self, name: str, meaning: str, read: Reading) -> None:
+    def gauge(self, name: str, meaning: str, read: Reading, label: str = "") -> None:
         """See Observer."""
         short, unit = _otel_name(name)
-        self._meter.create_observable_gauge(short, [_observed(read, "")], unit, meaning)
+        self._meter.create_observable_gauge(short, [_observed(read, label)], unit, meaning)
 
     def histogram(self, name: str, meaning: str, bounds: Sequence[float]) -> Callable[[float], None]:
         """See Observer."""

@@ -43,9 +43,7 @@ def _stat(title: str, expr: str, unit: str = "short", about: str = "", limits: t
     return Panel(title, ((expr, ""),), unit, "stat", 4, about, limits)
 
 
-_AGREEMENT: Final = (
-    'sum(increase(rca_serve_agreement_total{outcome="agrees"}[30d])) / sum(increase(rca_serve_agreement_total[30d]))'
-)
+_DRIFT: Final = "of the incidents of 30 days against training data; with few incidents chance alone makes it large"
 
 ON_CALL: Final = (
     _stat(
@@ -81,7 +79,17 @@ OWNER: Final = (
         )
         for promise in PROMISES
     ),
-    _stat("People agree", _AGREEMENT, "percentunit", "of the answers that they judged in 30 days", ((0, "red"), (0.5, "green"))),
+    _stat(
+        "Answers that were right",
+        "min(rca_serve_agreement_ratio)",
+        "percentunit",
+        "of those of 30 days whose cause is confirmed or was injected",
+        ((0, "red"), (0.5, "green")),
+    ),
+    _stat("Causes known", "max(rca_serve_agreement_incidents)", about="incidents of 30 days that were answered"),
+    _stat("Drift", "max(rca_serve_drift_found)", about="1: incidents differ from training data", limits=((1, "orange"),)),
+    _stat("Incidents compared", "max(rca_serve_drift_incidents)", about="of 30 days, for drift; fewer than 5 say little"),
+    _stat("Unseen kinds", "max(rca_serve_drift_unseen_kinds)", about="of entities and edges", limits=((1, "orange"),)),
     Panel(
         "How fast budgets burn, over 6 h",
         tuple(
@@ -91,7 +99,13 @@ OWNER: Final = (
         limits=((1, "orange"), (6, "red")),
     ),
     Panel("What ranks", _by("rca_serve_ranked_by_total", "model")),
-    Panel("Labels that people gave", _by("rca_serve_labels_total", "verdict")),
+    Panel("Labels that people gave", (*_by("rca_serve_labels_total", "verdict"), *_by("rca_serve_agreement_total", "outcome"))),
+    Panel("Drift: the largest PSI", (("max by (of) (rca_serve_drift_psi)", "{{of}}"),), about=_DRIFT, limits=((0.25, "orange"),)),
+    Panel("Drift: the largest KS distance", (("max by (of) (rca_serve_drift_ks)", "{{of}}"),), about=_DRIFT),
+    Panel(
+        "Incidents without telemetry", (("max by (telemetry) (rca_serve_drift_missing_ratio)", "{{telemetry}}"),), "percentunit"
+    ),
+    Panel("What drifted", (("max by (part) (rca_serve_drift_found)", "{{part}}"),), about="1: more than chance does"),
     Panel("Answers handed to the sinks", _by("rca_serve_notices_total", "state")),
 )
 DEBUGGING: Final = (

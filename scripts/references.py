@@ -20,7 +20,7 @@ from rca.evaluation.cases import Labels, asked_for, exam_of
 from rca.evaluation.runner import to_learn_from
 from rca.incidents.home import default_home
 from rca.models.files import StoredModel, read_model
-from rca.models.reference import Reference, reference_of_cases, write_reference
+from rca.models.reference import Reference, read_reference, reference_of_cases, write_reference
 from rca.models.simulated import Order, Simulated, graph_code, simulated_graphs
 from rca.models.training import reference_of_graphs
 
@@ -59,12 +59,19 @@ def of_recorded(seed: int) -> Reference:
     return reference_of_cases(to_learn_from(exam, seed)[0], seed)
 
 
+def _before(model: StoredModel) -> Reference | None:
+    """The reference of the model of models/ that it went on from; None where it began with nothing."""
+    start = model.card.data.get("start")
+    told = [each for each in map(read_model, FOLDERS) if start is not None and each.card.data.items() <= start.items()]
+    return read_reference(told[0]) if told else None
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="*", default=FOLDERS)
     for folder in parser.parse_args().folders:
         model = read_model(folder)
-        print(write_reference(model, reference_for(model)))
+        print(write_reference(model, reference_for(model).after(_before(model))))
 
 
 if __name__ == "__main__":

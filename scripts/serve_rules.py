@@ -139,11 +139,17 @@ ALERTS: Final = (
     ),
     Alert(
         "RcaServeModelWrong",
-        'sum(increase(rca_serve_agreement_total{outcome="agrees"}[30d])) / sum(increase(rca_serve_agreement_total[30d])) < 0.5 '
-        "and sum(increase(rca_serve_agreement_total[30d])) >= 10",
+        "min(rca_serve_agreement_ratio) < 0.5 and min(rca_serve_agreement_incidents) >= 10",
         "1h",
         "ticket",
-        "people agreed with {{ $value | humanizePercentage }} of the answers that they judged in 30 days",
+        "{{ $value | humanizePercentage }} of the answers of 30 days whose cause is known named it first",
+    ),
+    Alert(
+        "RcaServeDrift",
+        "max by (part) (rca_serve_drift_found) == 1",
+        "1h",
+        "ticket",
+        "the incidents of 30 days differ from what the model learnt from: {{ $labels.part }}",
     ),
 )
 

@@ -241,7 +241,9 @@ class _Down(RecordedSource):
 def _doctor(folder: Path, config: str, *options: str) -> subprocess.CompletedProcess[str]:
     (folder / "rca.toml").write_text(config, encoding="utf-8")
     command = [sys.executable, "-m", "rca", "doctor", "--config", str(folder / "rca.toml"), *options]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env={"COLUMNS": "80", "PATH": ""})
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env={"COLUMNS": "80", "PATH": "", "RCA_HOME": str(folder)}
+    )
 
 
 def test_the_table_fits_a_terminal(shop_prometheus: tuple[str, int], tmp_path: Path) -> None:

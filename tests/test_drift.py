@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import networkx
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rca.arrays import arrays_of
@@ -198,6 +199,30 @@ def test_what_is_counted_by_hand() -> None:
     assert (found.kinds["service"], found.relations) == (8, {"calls": 4})
 
 
+@settings(deadline=None)
+@given(st.integers(0, 2**32 - 1), st.lists(st.integers(0, 30), min_size=1, max_size=4), st.floats(0, 1.5))
+def test_degrees_and_connected_parts_of_any_graph(seed: int, sizes: list[int], density: float) -> None:
+    rng = np.random.default_rng(seed)
+    found = [
+        random_graph(rng, n, others={"database": n % 3}, edges_per_service=density, features=FEATURES, edge_features=("gap.z",))
+        for n in sizes
+    ]
+    measures = measured(arrays_of(found)).measures
+    for place, graph in enumerate(found):
+        pairs = [pair for edges in graph.edges.values() for pair in edges.T.tolist()]
+        nodes = range(len(graph.entities))
+
+        def of(name: str, place: int = place) -> list[float]:
+            measure = measures[name]
+            return sorted(measure.values[measure.owner == place].tolist())
+
+        assert of("degree.out") == sorted(sum(source == node for source, _ in pairs) for node in nodes)
+        assert of("degree.in") == sorted(sum(target == node for _, target in pairs) for node in nodes)
+        parts = list(networkx.connected_components(networkx.Graph([*pairs, *((node, node) for node in nodes)])))
+        assert of("component.nodes") == sorted(len(part) for part in parts)
+        assert (of("graph.components"), of("graph.edges"), of("graph.nodes")) == ([len(parts)], [len(pairs)], [len(nodes)])
+
+
 def test_the_order_of_nodes_and_graphs_does_not_matter(known: Reference) -> None:
     found = graphs(8, 12)
     rng = np.random.default_rng(0)
@@ -213,7 +238,8 @@ def test_a_fresh_draw_raises_no_alarm(known: Reference, count: int) -> None:
     for seed in range(20, 26):
         drift = compared(known, graphs(seed, count))
         assert not drift.found, drift.sentence()
-        assert drift.sentence() == "features look like training data"
+        few = {1: ", as far as 1 system can tell", 2: ", as far as 2 systems can tell"}
+        assert drift.sentence() == f"features look like training data{few.get(count, '')}"
 
 
 def test_few_graphs_of_one_system_raise_no_alarm_where_graphs_are_drawn() -> None:
@@ -249,7 +275,7 @@ def test_another_unit_is_found(known: Reference) -> None:
     assert drift.alarms("feature")
     assert {shift.name for shift in drift.drifted("feature")} >= {"self_time.z", "errors.z"}
     assert {shift.name for shift in drift.drifted("feature")} <= {"self_time.z", "errors.z", "floor"}
-    assert "features differ from training data, above all self_time.z" in drift.sentence()
+    assert "features differ from training data, above all self time (higher, PSI 3.15), failed requests" in drift.sentence()
     shift = next(shift for shift in drift.shifts if shift.name == "self_time.z")
     assert shift.psi > max(1, shift.psi_by_chance)
     assert shift.ks is not None

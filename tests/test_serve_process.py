@@ -136,6 +136,10 @@ def test_from_a_real_prometheus_and_alertmanager_to_a_message_a_page_and_a_label
         until(lambda: {"rank", "deliver", "store"} <= {span.name for span in collector.spans()})
         check_trace(collector, message)
         until(lambda: "rca.serve.agreement" in collector.metrics())
+        until(  # looked at when nobody waits
+            lambda: "rca_serve_drift_incidents 1\n" in requests.get(f"{server.url}/metrics", headers=AUTHORIZED, timeout=20).text
+        )
+        until(lambda: "rca.serve.drift_incidents" in collector.metrics())
 
 
 def check_trace(collector: Observed, message: Any) -> None:

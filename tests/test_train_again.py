@@ -26,6 +26,7 @@ from rca.models import shipped
 from rca.models.files import read_model
 from rca.models.gnn import NetworkRanker
 from rca.models.learnt import Learnt, read_learnt, write_learnt
+from rca.models.reference import read_reference
 from rca.models.versions import Versions
 from rca.telemetry import EntityId
 from tests.cases import CULPRITS, example_case, example_cases
@@ -88,6 +89,11 @@ def test_what_was_learnt_before_is_learnt_again_and_listed(home: Path, bundles: 
     assert "graphs from 8 incidents" in done.stdout
     second = next(each for each in versions.list() if each.id != current.id)
     assert second.facts.parent == current.id
+    before, after = read_reference(current.model), read_reference(second.model)
+    assert before is not None
+    assert after is not None
+    services = before.kinds["service"] // before.graphs  # of the one shop
+    assert after.kinds["service"] == services * (after.graphs + before.graphs), "what it went on from had seen is not unseen"
     assert versions.state().current == current.id, "training promotes nothing by itself"
     learnt = read_learnt(second.model)
     assert learnt is not None

@@ -1,4 +1,4 @@
-"""`rca doctor`: test every configured source and sink, and say what to change."""
+"""`rca doctor`: test every configured source and sink, look for drift, and say what to change."""
 
 from __future__ import annotations
 
@@ -13,15 +13,21 @@ if TYPE_CHECKING:
     from rca.collectors.findings import Finding
 
 _CONFIG = typer.Option("--config", metavar="FILE", help="Settings. Default: $RCA_CONFIG, ./rca.toml or ~/.config/rca/rca.toml.")
+_STORE = typer.Option(metavar="FOLDER", help="The store of incidents, for drift. Default: $RCA_HOME.", show_default=False)
 _JSON = typer.Option("--json", help="Print the findings as JSON.")
 
 
-def doctor(config: Annotated[Path | None, _CONFIG] = None, json: Annotated[bool, _JSON] = False) -> None:
+def doctor(
+    config: Annotated[Path | None, _CONFIG] = None,
+    store: Annotated[Path | None, _STORE] = None,
+    json: Annotated[bool, _JSON] = False,
+) -> None:
     """Test every source and sink, and say what to change.
 
     Reads the last five minutes of every source and compares them: names that do not agree, traces that are sampled, telemetry
     that is missing or old. Of sinks it looks whether they answer and their secrets can be read; `rca sinks test` sends something.
-    Changes nothing. Exits with 1 if a source or a sink does not work.
+    Of the model it says whether the incidents of the last 30 days look like what it learnt from. Changes nothing. Exits with 1 if
+    a source or a sink does not work.
     """
     import time
 
@@ -29,6 +35,8 @@ def doctor(config: Annotated[Path | None, _CONFIG] = None, json: Annotated[bool,
     from rca.collectors.config import config_path, load_config
     from rca.collectors.doctor import diagnose
     from rca.collectors.sources import sources_of
+    from rca.evaluation.lately import findings_of, known_in_use
+    from rca.incidents.home import default_home
     from rca.serve.checking import look_at_all
     from rca.sinks.destinations import sinks_of
 
@@ -37,6 +45,8 @@ def doctor(config: Annotated[Path | None, _CONFIG] = None, json: Annotated[bool,
     with progress("Looking", None):
         findings = diagnose(settings, sources, time.time_ns())
         findings += look_at_all(sinks_of(settings.sinks))
+        home = store or default_home()
+        findings += findings_of(home, known_in_use(home), time.time_ns())
     tell(findings, json=json)
 
 

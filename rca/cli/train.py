@@ -200,7 +200,7 @@ def train(
     from rca.models import registry
     from rca.models.files import MODEL_FILE, read_model
     from rca.models.learnt import Learnt, write_learnt
-    from rca.models.reference import write_reference
+    from rca.models.reference import read_reference, write_reference
     from rca.models.versions import Versions
     from rca.shop import manifest
 
@@ -241,11 +241,12 @@ def train(
     ranker.network_config()
     if out.exists() and not out.is_dir():
         raise BadInput("--out", expected="a folder, or a place for one", found=f"{out}, a file")
+    before = None
     if start is not None:  # looked at before anything is simulated or read, which may take hours
         if not (start / MODEL_FILE).is_file():
             found = f"{start}, a folder without {MODEL_FILE}" if start.is_dir() else f"{start}, which is none"
             raise BadInput("--from", expected="the folder of a model, as `rca train` writes it", found=found)
-        read_model(start)
+        before = read_reference(read_model(start))
     states = out / _STATES
     if resume and not states.exists():
         raise BadInput(str(states), expected="the state of an interrupted training", found="none (start without --resume)")
@@ -276,7 +277,7 @@ def train(
         raise
     reason = _not_exported(ranker.network_config().edges) if onnx else "not asked for"
     ranker.save(out, onnx=not reason)
-    write_reference(read_model(out), summary())
+    write_reference(read_model(out), summary().after(before))
     write_learnt(read_model(out), lesson.learnt)
     shutil.rmtree(states, ignore_errors=True)
     _report(ranker, out, source)

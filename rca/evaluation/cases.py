@@ -43,8 +43,13 @@ class Recorded:
 
     @classmethod
     def of(cls, file: IncidentFile, read: Callable[[], tuple[Incident, Telemetry]]) -> Recorded:
-        facts = file.model_dump_json(include={"window", "baselines", "onset_ns", "gaps", "frames"})
-        return cls(file.incident(), hashlib.blake2b(facts.encode(), digest_size=12).hexdigest(), read)
+        return cls(file.incident(), recording_digest(file), read)
+
+
+def recording_digest(file: IncidentFile) -> str:
+    """What changes with the telemetry of a recording and with its times, and with nothing else."""
+    facts = file.model_dump_json(include={"window", "baselines", "onset_ns", "gaps", "frames"})
+    return hashlib.blake2b(facts.encode(), digest_size=12).hexdigest()
 
 
 class Labels(Enum):

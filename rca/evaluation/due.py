@@ -8,19 +8,15 @@ from pathlib import Path
 
 from rca.collectors.config import TrainingRules
 from rca.evaluation.cases import Labels, Recorded, from_store
-from rca.evaluation.history import see
+from rca.evaluation.lately import RECENT_NS, count_recorded, known_of, lately
 from rca.evaluation.life import unseen
 from rca.incidents.store import DATABASE_FILE
-from rca.models.drift import drift_of
 from rca.models.files import StoredModel, read_model
 from rca.models.learnt import read_learnt
-from rca.models.reference import read_reference
 from rca.models.shipped import shipped_folder
 from rca.models.versions import Versions
-from rca.telemetry import MINUTE_NS, SECOND_NS
+from rca.telemetry import SECOND_NS
 from rca.wording import count, seconds
-
-_RECENT_NS = 30 * 24 * 60 * MINUTE_NS
 
 
 @dataclass(frozen=True)
@@ -71,20 +67,25 @@ def due(
         words = f"{whose} {seconds(age_ns / SECOND_NS)} old, of {seconds(rules.every / SECOND_NS)} ([training] every)"
         found.append(Rule("time", age_ns >= rules.every, words))
         if rules.drift:
-            met, said = _drift(model, recorded, home, now_ns, step)
+            met, said = _drift(model, recorded, home, now_ns, systems, step)
             found.append(Rule("drift", met, f"{said} ([training] drift)"))
     return Due(len(fresh), tuple(found))
 
 
 def _drift(
-    model: StoredModel | None, recorded: Sequence[Recorded], home: Path, now_ns: int, step: Callable[[str], None]
+    model: StoredModel | None,
+    recorded: Sequence[Recorded],
+    home: Path,
+    now_ns: int,
+    systems: Sequence[str],
+    step: Callable[[str], None],
 ) -> tuple[bool, str]:
-    reference = read_reference(model) if model else None
-    if reference is None:
-        return False, "no drift can be told: the model in use has no reference"
-    recent = [one for one in recorded if one.incident.window.end_ns > now_ns - _RECENT_NS]
-    seen = see(recent, (), {}, since_ns=now_ns - _RECENT_NS, home=home, step=step)
-    if not seen.graphs:
+    """The same figures as in `rca serve` and `rca doctor`, after counting what these have not counted."""
+    known = known_of(model.folder if model else None)
+    if known.reference is None:
+        return False, f"no drift can be told: {known.why_not}"
+    count_recorded(home, [one for one in recorded if one.incident.window.end_ns > now_ns - RECENT_NS], step=step)
+    found = lately(home, known, now_ns, systems)
+    if found.drift is None:
         return False, "no drift can be told: no incident of the last 30 days"
-    drift = drift_of(reference, seen.graphs, seen.systems)
-    return bool(drift.found), drift.sentence()
+    return found.drift.found, found.drift.sentence()

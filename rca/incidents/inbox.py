@@ -598,6 +598,15 @@ class InboxFile:
             for row in self._db.execute(query):
                 yield row[6], replace(_notice(row), body=row[5])
 
+    def answers_since(self, since_ns: int) -> Iterator[tuple[str, StoredNotice]]:
+        """The last answer to every such episode that was given after a moment, without its body, and the telemetry's id in the
+        store."""
+        query = f"""{_NOTICE.replace("gist, number", "gist, bundle")}
+                    WHERE n.revision = episodes.revision AND bundle IS NOT NULL AND at_ns > ? ORDER BY number"""
+        with self._explained():
+            for row in self._db.execute(query, (since_ns,)):
+                yield row[5], _notice(row)
+
     def shadows(self, version: str | None = None) -> Iterator[tuple[str, str, int, Any]]:
         """What versions in shadow said, oldest episode first: the telemetry's id in the store (else the incident's), the version,
         when, and the JSON that was kept."""

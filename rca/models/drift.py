@@ -10,8 +10,8 @@ from typing import Final, Literal
 import numpy as np
 
 from rca.arrays import arrays_of
-from rca.graph import Indices, ServiceGraph
-from rca.models.measures import MODALITIES, Group, Measure, Measured, measured
+from rca.graph import RELATIONS, Indices, ServiceGraph
+from rca.models.measures import MODALITIES, Group, Measure, Measured, Values, measured, title_of
 from rca.models.reference import (
     MUCH_MISSING,
     SOME,
@@ -31,16 +31,18 @@ Level = Literal["none", "some", "drift"]
 _LEAST_LIKELY: Final = 0.01
 _RARE: Final = 0.1
 _NAMED: Final = 3
-_FEWEST: Final = 5
+FEWEST: Final = 5
 """Of fewer graphs of systems that the model knows, the next one may well be of another kind of fault."""
+
+How = Literal["higher", "lower", "spread otherwise", "missing more often", "missing less often"]
 
 
 @dataclass(frozen=True)
 class Shift:
     """One quantity now and in training. Shares of values that are missing; `psi_by_chance` is what chance alone stays below.
 
-    `excess` is how many times it is what is large and what chance does. `ks` is None where one side has no value. Medians of
-    training are at the resolution of the reference's cuts.
+    `excess` is how many times it is what is large and what chance does, `how` what is most different about it. `ks` is None where
+    one side has no value. Medians of training are at the resolution of the reference's cuts.
     """
 
     name: str
@@ -55,12 +57,19 @@ class Shift:
     median_training: float | None
     observed: int
     excess: float
+    how: How
 
     @property
     def level(self) -> Level:
         if self.excess > 1:
             return "drift"
         return "some" if self.psi >= SOME and self.psi > self.psi_by_chance else "none"
+
+    def words(self) -> str:
+        """What it is and how it differs, for people."""
+        if self.how in ("missing more often", "missing less often"):
+            return f"{title_of(self.name)} ({self.how}: {percent(self.missing)}, in training {percent(self.missing_training)})"
+        return f"{title_of(self.name)} ({self.how}, PSI {self.psi:.2f})"
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,10 @@ class Modality:
 
 @dataclass(frozen=True)
 class Drift:
-    """Graphs of now against those of training. `strangers` are systems of now that the model was not trained on, where known."""
+    """Graphs of now against those of training. `strangers` are systems of now that the model was not trained on, where known.
+
+    `units` of now, graphs or systems as `unit` says, are independent of each other.
+    """
 
     graphs: int
     systems: int
@@ -93,8 +105,13 @@ class Drift:
     expected_excess: Mapping[str, float]  # and how far the one goes that goes furthest
     strangers: tuple[str, ...]
     systems_training: int | None
-    few: bool
-    """Whether there are too few graphs to say that features or structure drifted."""
+    unit: str
+    units: int
+
+    @property
+    def few(self) -> bool:
+        """Whether there are too few graphs to say that features or structure drifted."""
+        return self.unit == "graph" and self.units < FEWEST
 
     def drifted(self, part: str) -> tuple[Shift, ...]:
         """Features or quantities of the structure that drifted, the furthest first."""
@@ -107,28 +124,38 @@ class Drift:
         furthest = max((shift.excess for shift in drifted), default=0.0)
         return len(drifted) > self.expected[part] or furthest > max(self.expected_excess[part], 1)
 
+    def verdicts(self) -> dict[str, bool]:
+        """Whether anything is worth a person's look, by what it is about."""
+        return {
+            "features": self.alarms("feature"),
+            "structure": self.alarms("structure"),
+            "telemetry": any(modality.differs for modality in self.modalities),
+            "kinds": bool(self.unseen_kinds or self.unseen_relations),
+        }
+
     @property
     def found(self) -> bool:
         """Whether anything is worth a person's look."""
-        differing = any(modality.differs for modality in self.modalities)
-        return differing or bool(self.unseen_kinds) or self.alarms("feature") or self.alarms("structure")
+        return any(self.verdicts().values())
 
     def sentence(self) -> str:
         """What there is to say, in one plain sentence."""
-        alike = "features look like training data"
-        return "; ".join(self._findings()) or (
-            f"{alike}, as far as {count(self.graphs, 'graph')} can tell" if self.few else alike
-        )
+        return "; ".join(self.findings()) or f"features look like training data{self.caution()}"
 
-    def _findings(self) -> Iterator[str]:
+    def caution(self) -> str:
+        """Where so few systems or graphs were seen that little drift would be found: that."""
+        return f", as far as {count(self.units, self.unit)} can tell" if self.units < FEWEST else ""
+
+    def findings(self) -> Iterator[str]:
+        """What is worth a person's look, most telling first."""
         for modality in self.modalities:
             if modality.differs:
                 yield (
                     f"{modality.name} are missing in {percent(modality.missing)} of now's graphs, "
                     f"{percent(modality.missing_training)} in training"
                 )
-        if self.unseen_kinds:
-            yield f"no training graph had a {' or a '.join(self.unseen_kinds)}"
+        if strange := [*self.unseen_kinds, *map(_edge_words, self._strange_relations())]:
+            yield f"no training graph had {' or '.join(map(_a, strange))}"
         if self.alarms("feature"):
             yield self._count("feature", "features")
         if self.alarms("structure"):
@@ -137,8 +164,28 @@ class Drift:
     def _count(self, part: str, what: str) -> str:
         drifted = self.drifted(part)
         of = sum(section(shift.group) == part for shift in self.shifts)
-        first = listed([each.name for each in drifted], _NAMED)
+        first = listed([alike[0].words() for alike in _by_title(drifted)], _NAMED)
         return f"{len(drifted)} of {of} {what} differ from training data, above all {first}"
+
+    def _strange_relations(self) -> list[str]:
+        """Relations that no training graph had, though it had what they lead from and to."""
+        return [name for name in self.unseen_relations if not set(RELATIONS.get(name, ())) & set(self.unseen_kinds)]
+
+
+def _by_title(shifts: Sequence[Shift]) -> list[list[Shift]]:
+    """Those that are called alike together, in their order."""
+    found: dict[str, list[Shift]] = {}
+    for shift in shifts:
+        found.setdefault(title_of(shift.name), []).append(shift)
+    return list(found.values())
+
+
+def _a(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
+def _edge_words(relation: str) -> str:
+    return f"relation `{relation}`"
 
 
 def drift_of(reference: Reference, graphs: Sequence[ServiceGraph], systems: Sequence[str]) -> Drift:
@@ -169,7 +216,8 @@ def drift_of_measured(reference: Reference, now: Measured, systems: Sequence[str
         expected_excess={part: by_chance(far, units) for part, far in reference.excess_by_chance.items()},
         strangers=tuple(name for name in distinct if known and not reference.knows(name)),
         systems_training=len(reference.systems) if known else None,
-        few=not by_system and now.graphs < _FEWEST,
+        unit=reference.unit,
+        units=units,
     )
 
 
@@ -183,6 +231,8 @@ def _shift(name: str, sketch: Sketch, measure: Measure, unit: Indices, units: in
     asked = int(measure.asked.sum())
     missing = 1 - len(measure.values) / asked if asked else sketch.missing
     psi_floor, missing_floor = by_chance(sketch.psi_by_chance, units), by_chance(sketch.missing_by_chance, units)
+    far, gone = excess(np.array([psi, 0.0]), np.array([0.0, abs(missing - sketch.missing)]), psi_floor, missing_floor)
+    median = float(np.median(measure.values.astype(np.float64))) if len(measure.values) else None
     return Shift(
         name=name,
         group=measure.group,
@@ -192,11 +242,24 @@ def _shift(name: str, sketch: Sketch, measure: Measure, unit: Indices, units: in
         missing=missing,
         missing_training=sketch.missing,
         missing_by_chance=missing_floor,
-        median=float(np.median(measure.values.astype(np.float64))) if len(measure.values) else None,
+        median=median,
         median_training=sketch.median,
         observed=len(measure.values),
-        excess=float(excess(np.array(psi), np.array(abs(missing - sketch.missing)), psi_floor, missing_floor)),
+        excess=float(max(far, gone)),
+        how=_how(median, sketch.median, cuts) if far >= gone else _missing_how(missing, sketch.missing),
     )
+
+
+def _how(now: float | None, training: float | None, cuts: Values) -> How:
+    """Where the middle of the values went, at the resolution of the cuts."""
+    if now is None or training is None:
+        return "spread otherwise"
+    places = binned(np.array([now, training], dtype=np.float16), cuts)
+    return "higher" if places[0] > places[1] else "lower" if places[0] < places[1] else "spread otherwise"
+
+
+def _missing_how(now: float, training: float) -> How:
+    return "missing more often" if now > training else "missing less often"
 
 
 def _modalities(reference: Reference, now: Measured) -> Iterator[Modality]:

@@ -6,6 +6,7 @@ counts it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -30,6 +31,18 @@ _SOURCES: Final[dict[str, str]] = {
     **{f"{EDGE_PREFIX}{signal.name}": signal.source for signal in EDGE_SIGNALS},
 }
 _MOST: Final = float(np.finfo(np.float16).max)
+_TITLES: Final[dict[str, str]] = {
+    **{signal.name: signal.title for signal in NODE_SIGNALS},
+    **{f"{EDGE_PREFIX}{signal.name}": f"{signal.title}, of calls" for signal in EDGE_SIGNALS},
+    "floor": "the label-free score",
+    "degree.in": "edges into an entity",
+    "degree.out": "edges out of an entity",
+    "component.nodes": "entities of a connected part",
+    "graph.nodes": "entities in a graph",
+    "graph.edges": "edges in a graph",
+    "graph.components": "connected parts in a graph",
+    **{f"graph.{kind}": f"{'external host' if kind == 'external' else kind}s in a graph" for kind in ENTITY_KINDS},
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +77,39 @@ def measured(arrays: GraphArrays) -> Measured:
         kinds={kind: int((arrays.kind == row).sum()) for row, kind in enumerate(ENTITY_KINDS)},
         relations={name: index.shape[1] for name, index in arrays.edge_index.items()},
     )
+
+
+def title_of(name: str) -> str:
+    """What a quantity is called among people; what several features say of one signal is called alike."""
+    return _TITLES.get(name) or _TITLES.get(name.rpartition(".")[0], name)
+
+
+def joined(parts: Sequence[Measured]) -> Measured:
+    """Several counts as one, graph after graph. Quantities that one of them lacks are left out. Raises ValueError without any."""
+    if not parts:
+        raise ValueError("expected at least one count")
+    first = np.cumsum([0, *(part.graphs for part in parts)])
+    shared = [name for name in parts[0].measures if all(name in part.measures for part in parts)]
+    return Measured(
+        graphs=int(first[-1]),
+        measures={name: _together([part.measures[name] for part in parts], first) for name in shared},
+        missing={name: np.concatenate([part.missing[name] for part in parts]) for name in MODALITIES},
+        kinds=_summed([part.kinds for part in parts]),
+        relations=_summed([part.relations for part in parts]),
+    )
+
+
+def _together(parts: Sequence[Measure], first: Indices) -> Measure:
+    return Measure(
+        parts[0].group,
+        np.concatenate([part.values for part in parts]),
+        np.concatenate([part.owner + start for part, start in zip(parts, first, strict=False)]),
+        np.concatenate([part.asked for part in parts]),
+    )
+
+
+def _summed(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    return dict(sum(map(Counter, counts), Counter[str]()))
 
 
 def _node_measures(arrays: GraphArrays, node_graph: Indices) -> Iterator[tuple[str, Measure]]:

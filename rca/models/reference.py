@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -91,7 +91,8 @@ class Reference:
 
     What was drawn are `units`: systems where there were at least three, else graphs. `systems` and `incidents` are digests,
     none where there were too many to list. `by_chance` is how many quantities of a group drift in the worst of 100 draws of
-    DRAWS units, `excess_by_chance` how far the one goes that goes furthest (`excess`).
+    DRAWS units, `excess_by_chance` how far the one goes that goes furthest (`excess`). `kinds` and `relations` count what the
+    models saw that it went on from, too.
     """
 
     weights: str
@@ -113,9 +114,19 @@ class Reference:
         """Whether the model was trained on incidents of this system, as far as that is listed."""
         return digest_of(system) in self.systems
 
+    def after(self, before: Reference | None) -> Reference:
+        """The same of a model that went on from another one: what that one had seen is no unseen kind of entity or relation."""
+        if before is None:
+            return self
+        return replace(self, kinds=_both(self.kinds, before.kinds), relations=_both(self.relations, before.relations))
+
     def learnt_from(self, incident_id: str) -> bool:
         """Whether the model was trained on this incident, as far as that is listed."""
         return digest_of(incident_id) in self.incidents
+
+
+def _both(counts: Mapping[str, int], others: Mapping[str, int]) -> dict[str, int]:
+    return {name: counts.get(name, 0) + others.get(name, 0) for name in {**counts, **others}}
 
 
 def digest_of(name: str) -> str:

@@ -23,11 +23,14 @@ from rca.collectors.live import collect_incident, fresh_until, now_ns, question_
 from rca.collectors.sources import sources_of
 from rca.contracts import Case, Collector, Ranker
 from rca.errors import BadCheckpoint, BadGraph, BadInput, RcaError, Unavailable, UnknownName
+from rca.evaluation.cases import recording_digest
+from rca.evaluation.lately import Lately, known_in_use, lately
 from rca.graph import ServiceGraph
 from rca.incidents.inbox import GroupAlert
 from rca.incidents.incident import EntityModel, Incident
 from rca.incidents.store import IncidentStore
 from rca.models import registry
+from rca.models.recent import Recent
 from rca.models.shipped import VARIABLE, checked, default_ranker, shipped_ranker
 from rca.models.versions import Versions
 from rca.naming import reconciled
@@ -43,6 +46,8 @@ _TOP: Final = 5
 _FOR_SOURCES: Final = 0.6
 """Share of a deadline that sources get; what is left is for the ranking."""
 _LEAST_FOR_SHADOW_S, _MOST_FOR_SHADOW_S = 1.0, 30.0
+_LOOK_BACK_S: Final = 600.0
+"""How often labels, and the time that passed, are looked at for drift."""
 _AUTHOR: Final = "rca serve"
 _LOG: Final = logging.getLogger(__name__)
 
@@ -108,6 +113,8 @@ class Ranks:
     limits: tuple[str, ...] = ()
     version: str = ""
     shadow: Ranks | None = None
+    lately: Lately | None = field(default=None, repr=False)
+    """Whether what it ranked lately looks like what it learnt from; None until somebody looked."""
 
 
 class Asker:
@@ -137,6 +144,8 @@ class Asker:
         self._shadow = self._in_shadow()
         self._answered: tuple[Case, int] | None = None
         """What was ranked last, and until when the version in shadow may rank it, on the monotonic clock."""
+        self._lately: Lately | None = None
+        self._looked_back_s: float | None = None
 
     def ranks(self) -> Ranks:
         """What ranks here."""
@@ -144,7 +153,20 @@ class Asker:
         beside = None
         if shadow is not None:
             beside = _ranks(shadow.ranker, shadow.trouble, shadow.version)
-        return replace(_ranks(self._ranker, self._trouble, self._version), shadow=beside)
+        return replace(_ranks(self._ranker, self._trouble, self._version), shadow=beside, lately=self._lately)
+
+    def look_back(self) -> None:
+        """Hold what was ranked lately against what the model learnt from, where that may have changed: after an answer, with
+        another model, and now and then for labels that people gave. To be called when nobody waits."""
+        now_s = time.monotonic()
+        if self._looked_back_s is not None and now_s - self._looked_back_s < _LOOK_BACK_S:
+            return
+        self._looked_back_s = now_s
+        try:
+            self._lately = lately(self._home, known_in_use(self._home, self._ranker.name), now_ns())
+        except Exception as error:  # answers do not depend on it
+            _LOG.warning("drift cannot be told: %s", error)
+            self._lately = Lately(why_not=str(error) or type(error).__name__)
 
     def refresh(self) -> None:
         """Take up what was promoted or put into shadow since the last look."""
@@ -152,6 +174,7 @@ class Asker:
         if stamp == self._stamp:
             return
         self._stamp = stamp
+        self._looked_back_s = None
         if self._follows:
             self._follow()
         self._shadow = self._in_shadow()
@@ -225,7 +248,22 @@ class Asker:
 
         The version in shadow ranks now, when the answer is on its way already.
         """
-        return replace(self._stored(incident, telemetry, trace), shadow=self._shadowed())
+        graph = self._answered[0].graph if self._answered is not None else None
+        kept = replace(self._stored(incident, telemetry, trace), shadow=self._shadowed())
+        if kept.bundle is not None and graph is not None:
+            self._count(incident, graph)
+        return kept
+
+    def _count(self, incident: Incident, graph: ServiceGraph) -> None:
+        """Keep what the graph looked like, for drift."""
+        try:
+            with IncidentStore(self._home) as store:
+                recording = recording_digest(store.manifest(incident.id))
+            with Recent(self._home) as recent:
+                recent.keep(incident.id, recording, incident.system, incident.window.end_ns, graph)
+        except Exception as error:  # it was answered and stored
+            _LOG.warning("%s is not counted for drift: %s", incident.id, error)
+        self._looked_back_s = None
 
     def _shadowed(self) -> Shadowed | None:
         """What the version in shadow says of what was ranked last, within its deadline; one that misses that is asked no more."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -75,11 +75,12 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Gauge:
-    """A value of the moment; None while there is none. `name` ends in its unit."""
+    """A value of the moment, or one for every value of a label; None while there is none. `name` ends in its unit."""
 
     short: str
     meaning: str
-    read: Callable[[], float | None]
+    read: Callable[[], float | Mapping[str, float] | None]
+    label: str = ""
 
     @property
     def name(self) -> str:
@@ -91,7 +92,15 @@ class Gauge:
         except Exception as error:  # one figure that cannot be told must not keep the others, least of all when the disk fails
             _LOG.warning("%s: %s", self.name, error)
             value = None
-        return {} if value is None else {"": float(value)}
+        if value is None:
+            return {}
+        return {of: float(each) for of, each in value.items()} if isinstance(value, Mapping) else {"": float(value)}
+
+    def lines(self) -> Iterator[str]:
+        yield from _head(self.name, "gauge", self.meaning)
+        for of, value in self.values().items():
+            labels = f'{{{self.label}="{_escaped(of)}"}}' if self.label else ""
+            yield f"{self.name}{labels} {value:g}"
 
 
 class Metrics:
@@ -134,9 +143,7 @@ class Metrics:
         """The whole page."""
         lines = [line for counter in self.counted() for line in counter.lines()]
         lines += [line for histogram in self.timed() for line in histogram.lines()]
-        for gauge in self.gauges:
-            values = gauge.values().values()
-            lines += [*_head(gauge.name, "gauge", gauge.meaning), *(f"{gauge.name} {value:g}" for value in values)]
+        lines += [line for gauge in self.gauges for line in gauge.lines()]
         return "\n".join(lines) + "\n"
 
     def report_to(self, observer: Observer) -> None:
@@ -146,7 +153,7 @@ class Metrics:
         for histogram in self.timed():
             histogram.report_to(observer)
         for gauge in self.gauges:
-            observer.gauge(gauge.name, gauge.meaning, gauge.values)
+            observer.gauge(gauge.name, gauge.meaning, gauge.values, gauge.label)
 
 
 def _head(name: str, kind: str, meaning: str) -> Iterator[str]:

@@ -23,7 +23,7 @@ _LOG: Final = logging.getLogger(__name__)
 _START_S: Final = 60.0
 _KEEP_S: Final = 60.0
 _LOOK_S: Final = 1.0
-"""How often the process looks whether another version was promoted while nothing is asked."""
+"""How often the process looks, while nothing is asked, whether another version was promoted and whether there is drift."""
 
 
 class AskingProcess:
@@ -157,6 +157,7 @@ def _serve(line: Connection, news: Connection, config: Config, home: Path, paren
                 said = ranks
             if not line.poll(_LOOK_S):
                 asker.refresh()
+                asker.look_back()
                 continue
             asked = line.recv()
             try:

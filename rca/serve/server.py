@@ -24,6 +24,7 @@ from rca.observe import observing
 from rca.serve.api import api
 from rca.serve.app import Desk, build_app
 from rca.serve.auth import Access, Audit, Sites
+from rca.serve.drifting import drift_gauges
 from rca.serve.inbox import Inbox
 from rca.serve.metrics import Gauge, Metrics
 from rca.serve.process import AskingProcess
@@ -147,6 +148,7 @@ class Server:
             Gauge("pending_bytes", "bytes of notifications held in memory", lambda: desk.pending),
             Gauge("telemetry_age_seconds", "age of the newest bin that `rca collect` keeps", age_s),
             Gauge("model_replaced", "1 while another one ranks in place of a model that cannot be used", instead),
+            *drift_gauges(lambda: self._asking.ranks),
             Gauge("maintenance", "1 while maintenance is declared", lambda: maintenance is not None and maintenance.exists()),
         ]
 
