@@ -19,7 +19,7 @@ A message says what was expected, what was found, and where. The command line pr
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from rca.wording import listed
@@ -41,6 +41,16 @@ class BadInput(RcaError):
     def __init__(self, where: str, *, expected: str, found: str) -> None:
         self.where, self.expected, self.found = where, expected, found
         super().__init__(f"{where}: expected {expected}, found {found}")
+
+    def __reduce__(self) -> tuple[Callable[..., BadInput], tuple[type[BadInput], str, dict[str, str]]]:
+        """What it takes to raise it again in another process: the message is made of the parts, not the other way round."""
+        return _again, (type(self), str(self), vars(self))
+
+
+def _again(kind: type[BadInput], message: str, parts: dict[str, str]) -> BadInput:
+    error = kind.__new__(kind, message)
+    vars(error).update(parts)
+    return error
 
 
 class BadTelemetry(BadInput):

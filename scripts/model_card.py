@@ -13,13 +13,14 @@ import argparse
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from rca.errors import BadInput
 from rca.evaluation.tables import markdown
 from rca.models.files import ONNX, WEIGHTS, StoredModel, describe, read_model
+from rca.wording import listed, size
 
 _CARD: Final = """\
 # {name}
@@ -75,12 +76,24 @@ def _facts(model: StoredModel) -> str:
         "seed": card.training.get("seed"),
         "share of the correction that counts": card.training.get("strength"),
         "temperature": round(card.temperature, 4),
+        **_training(card.metrics.get("members", ())),
         "features": f"{len(card.features)} of a node, {len(card.edge_features)} of a call",
         "size": f"{size / 2**20:.1f} MiB",
         "weights": f"`{model.files[WEIGHTS][0]}`",
         "exported ranking": f"`{model.files[ONNX][0]}`" if ONNX in model.files else "none: needs torch",
     }
     return "\n".join(["| what | value |", "| --- | --- |", *(f"| {what} | {value} |" for what, value in rows.items())])
+
+
+def _training(members: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """What training cost, of models that tell."""
+    told = [member for member in members if member.get("device")]
+    if not told:
+        return {}
+    seconds, most = sum(member["seconds"] for member in told), max(member["memory_bytes"] for member in told)
+    speed = listed([f"{member['graphs_per_second']:,.0f}" for member in told], len(told))
+    devices = listed(sorted({member["device"] for member in told}), len(told))
+    return {"training": f"{seconds:,.0f} s on {devices}, {speed} graphs/s, at most {size(most)} of memory"}
 
 
 def _bullet(source: Mapping[str, Any]) -> str:

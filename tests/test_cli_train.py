@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -48,6 +49,12 @@ def test_a_model_is_trained_and_ranks(bundles: Path, tmp_path: Path, monkeypatch
     assert done.exit_code == 0
     assert "network 0: epoch" in done.stdout
     assert "graphs from 8 incidents" in done.stdout
+    assert re.search(
+        r"^network 0: [0-9,]+ graphs/s on .+, \d+% busy, at most [0-9.]+ [MG]iB of memory$", done.stdout, re.MULTILINE
+    )
+    cost = read_model(tmp_path / "mine").card.metrics["members"][0]
+    assert cost["device"]
+    assert cost["memory_bytes"] > 2**20
     files = sorted(path.name for path in (tmp_path / "mine").iterdir())
     assert [*files[:3], files[3][:8]] == ["learnt.json", "model.json", "reference.json", "weights-"]
     reference = read_reference(read_model(tmp_path / "mine"))
@@ -204,6 +211,12 @@ def test_without_the_extra_the_message_names_it(bundles: Path, tmp_path: Path, m
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(BadInput, match=r"pip install 'rca-gnn\[gnn\]'"):
         CliRunner().invoke(app, options(bundles, tmp_path / "mine", 2), catch_exceptions=False)
+
+
+def test_an_unknown_precision_ends_before_the_work(tmp_path: Path) -> None:
+    words = ["train", "--simulate", "9999999", "--precision", "half", "--out", str(tmp_path / "mine")]
+    with pytest.raises(BadInput, match="precision: expected auto or float32 or bfloat16, found 'half'"):
+        CliRunner().invoke(app, words, catch_exceptions=False)
 
 
 def test_where_no_epoch_was_finished_nothing_is_said_to_be_kept(

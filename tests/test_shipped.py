@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -179,6 +180,7 @@ def test_a_bare_model_has_a_card_too(trained: Path) -> None:
     page = model_card.card_page(trained, "models/mine")
     assert page.count("Nothing is written down yet.") == 3
     assert "rca triage --model models/mine" in page
+    assert re.search(r"\| training \| \d+ s on .+, [0-9,]+ graphs/s, at most [0-9.]+ [MG]iB of memory \|", page)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rca.models.gnn import NetworkRanker, Progress
     from rca.models.learnt import Learnt
     from rca.models.reference import Reference
+    from rca.models.training import History
     from rca.models.versions import Version
 
     _Summary = Callable[[], Reference]
@@ -131,7 +132,21 @@ _Simulate = Annotated[
         show_default=False,
     ),
 ]
-_Workers = Annotated[int, typer.Option(min=1, help="Processes that simulate.")]
+_Precision = Annotated[
+    str,
+    typer.Option(
+        help="Of products while learning: float32, bfloat16, or auto: bfloat16 on a GPU that has it. Sums, losses and rankings "
+        "are never computed in it."
+    ),
+]
+_Compile = Annotated[
+    bool,
+    typer.Option(
+        "--compile",
+        help="Learn with torch.compile: half a minute before the first epoch. Not worth it on a CPU (docs/training.md).",
+    ),
+]
+_Workers = Annotated[int, typer.Option(min=1, help="Processes that simulate, and that train networks of an --ensemble at once.")]
 _Ensemble = Annotated[int, typer.Option(min=1, help="Networks of different seeds to average.")]
 _Strength = Annotated[
     float | None,
@@ -163,6 +178,8 @@ def train(
     system: _System = None,
     out: _Out = Path("models/mine"),
     device: _Device = "auto",
+    precision: _Precision = "auto",
+    compiled: _Compile = False,
     engine: _Engine = "torch",
     edges: _Edges = None,
     width: _Width = None,
@@ -226,6 +243,9 @@ def train(
     options = {
         "engine": engine,
         "device": device,
+        "precision": precision,
+        "compiled": compiled,
+        "workers": workers,
         "ensemble": ensemble,
         "strength": strength,
         "transfer": transfer,
@@ -239,6 +259,7 @@ def train(
     created = registry.create("gnn", epochs=epochs, start=start, **options, **shape)
     ranker = cast("NetworkRanker", created)
     ranker.network_config()
+    ranker.training_config(0)
     if out.exists() and not out.is_dir():
         raise BadInput("--out", expected="a folder, or a place for one", found=f"{out}, a file")
     before = None
@@ -527,6 +548,7 @@ def _report(ranker: NetworkRanker, out: Path, source: str) -> None:
             f"network {number}: epoch {history.best} of {len(history.epochs)}, loss {kept.loss:.3f}{loss}, "
             f"gate {kept.gate:.2f}, node similarity by layer {likeness}, {history.seconds:.1f} s"
         )
+        typer.echo(f"network {number}: {_cost(history)}")
     typer.echo(
         f"{out}: {ranker.data['graphs']} graphs from {source}, "
         f"{ranker.earned:.0%} of the correction counts, temperature {ranker.temperature:.2f}"
@@ -535,17 +557,30 @@ def _report(ranker: NetworkRanker, out: Path, source: str) -> None:
         typer.echo("without its correction this model ranks as the label-free score does")
 
 
+def _cost(history: History) -> str:
+    """What a training cost, in words."""
+    from rca.wording import size
+
+    busy = "how busy it was is not known" if history.utilisation is None else f"{history.utilisation:.0%} busy"
+    words = (
+        f"{history.graphs_per_second:,.0f} graphs/s on {history.device}, {busy}, at most {size(history.memory_bytes)} of memory"
+    )
+    return f"{words}, {history.compiled}" if history.compiled else words
+
+
 @contextmanager
 def _progress(networks: int, epochs: int) -> Iterator[tuple[Progress, Callable[[], None]]]:
     """A progress bar over the epochs of all networks, and before it a line that says what is judged."""
     from rca.models.training import Epoch
 
+    reached: dict[int, int] = {}  # epoch of every network, since several may learn at once
     with progress("epochs", networks * epochs) as step:
 
         def show(member: int, epoch: Epoch) -> None:
             held_out = "" if epoch.validation_loss is None else f", held out {epoch.validation_loss:.3f}"
-            text = f"network {member + 1} of {networks}: loss {epoch.loss:.3f}{held_out}"
-            step(text, completed=member * epochs + epoch.number)
+            speed = "" if epoch.usage is None else f", {epoch.usage.graphs_per_second:,.0f} graphs/s"
+            reached[member] = epoch.number
+            step(f"network {member + 1} of {networks}: loss {epoch.loss:.3f}{held_out}{speed}", completed=sum(reached.values()))
 
         parts = count(1)
 

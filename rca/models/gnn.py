@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy, deepcopy
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self
 
@@ -30,6 +30,7 @@ from rca.models.training import (
     Device,
     Epoch,
     History,
+    Precision,
     Schedule,
     Trainer,
     TrainingConfig,
@@ -55,7 +56,8 @@ class NetworkRanker:
 
     `invented` incidents are made on the quiet stretches of the training cases and count `invented_share` of the training;
     `normals` quiet stretches per case teach it to say that nothing is wrong. `ensemble` networks of different seeds are
-    averaged. The correction is scaled by `strength`, which is found inside the training data unless given (rca.models.strength),
+    averaged; `workers` of them learn at the same time, each in a process of its own. The correction is scaled by `strength`,
+    which is found inside the training data unless given (rca.models.strength),
     and by how much of what is loud in a graph the training graphs report at all. `start` is the folder of a model whose weights,
     shape and standardisation the training goes on from, at a third of the usual learning rate unless told otherwise. A model
     meant for `transfer` to systems that it never saw is judged on held-out systems alone: where there is one system, by how
@@ -92,6 +94,9 @@ class NetworkRanker:
         family_weight: float = 0.2,
         seed: int = 0,
         device: Device = "cpu",
+        precision: Precision = "auto",
+        compiled: bool = False,
+        workers: int = 1,
         threads: int = 1,
         invented: int = 0,
         invented_share: float = 0.5,
@@ -109,6 +114,7 @@ class NetworkRanker:
         self.weight_decay, self.noise, self.class_dropout = weight_decay, noise, class_dropout
         self.patience, self.schedule, self.family_weight = patience, schedule, family_weight
         self.seed, self.device, self.threads = seed, device, threads
+        self.precision, self.compiled, self.workers = precision, compiled, workers
         self.invented, self.invented_share, self.normals = invented, invented_share, normals
         self.ensemble, self.strength, self.augment = ensemble, strength, augment
         self.start = Path(start) if start is not None else None
@@ -146,6 +152,8 @@ class NetworkRanker:
             seed=self.seed + _SEED_STRIDE * member,
             device=self.device,
             engine=self.engine,
+            precision=self.precision,
+            compiled=self.compiled,
         )
 
     def fit(self, cases: Sequence[LabelledCase], validation: Sequence[LabelledCase] | None = None) -> Self:
@@ -320,8 +328,31 @@ class NetworkRanker:
     def _train_members(
         self, training: GraphTensors, validation: GraphTensors | None, state_folder: Path | None, progress: Progress | None
     ) -> None:
-        trained = [self._train_member(i, training, validation, state_folder, progress) for i in range(self.ensemble)]
+        if min(self.ensemble, self.workers) > 1:
+            trained = self._train_apart(training, validation, state_folder, progress)
+        else:
+            trained = [self._train_member(i, training, validation, state_folder, progress) for i in range(self.ensemble)]
         self._networks, self.histories = tuple(network for network, _ in trained), tuple(history for _, history in trained)
+
+    def _train_apart(
+        self, training: GraphTensors, validation: GraphTensors | None, state_folder: Path | None, progress: Progress | None
+    ) -> list[tuple[Network, History]]:
+        from rca.models.apart import learn_apart
+
+        learn = _Apart(self._plain(), state_folder)
+        show = progress or (lambda *_: None)
+        trained = []
+        for weights, history in learn_apart(learn, training, validation, self.ensemble, self.workers, show):
+            network = Network(training.schema, self.network_config())
+            network.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+            trained.append((_for_ranking(network), history))
+        return trained
+
+    def _plain(self) -> Self:
+        """A ranker of the same options without networks, which another process can be given."""
+        plain = copy(self)
+        plain._networks, plain._before, plain.histories, plain.augment = (), None, (), invented_incidents
+        return plain
 
     def _train_member(
         self,
@@ -465,6 +496,25 @@ class NetworkRanker:
         return ranker
 
 
+@dataclass(frozen=True)
+class _Apart:
+    """Trains one network in a process of its own: (weights as arrays, history)."""
+
+    ranker: NetworkRanker
+    state_folder: Path | None
+
+    def __call__(
+        self, member: int, training: GraphTensors, validation: GraphTensors | None, told: Callable[[Epoch], None]
+    ) -> tuple[dict[str, npt.NDArray[Any]], History]:
+        self.ranker._go_on()
+
+        def show(_: int, epoch: Epoch) -> None:
+            told(epoch)
+
+        network, history = self.ranker._train_member(member, training, validation, self.state_folder, show)
+        return {name: value.numpy() for name, value in network.state_dict().items()}, history
+
+
 class DglNetworkRanker(NetworkRanker):
     """The same network on the dgl engine."""
 
@@ -524,6 +574,11 @@ def _summary(history: History) -> dict[str, Any]:
         "validation_loss": kept.validation_loss if kept else None,
         "similarity": list(kept.similarity) if kept else [],
         "seconds": round(history.seconds, 3),
+        "device": history.device,
+        "graphs_per_second": round(history.graphs_per_second, 1),
+        "memory_bytes": history.memory_bytes,
+        "utilisation": None if history.utilisation is None else round(history.utilisation, 3),
+        "compiled": history.compiled,
     }
 
 

@@ -92,6 +92,22 @@ class Dropout(nn.Module):
         return x * keep * (1 / (1 - self.p))
 
 
+class Linear(nn.Linear):
+    """A linear layer whose products can be taken in fewer bits while it learns; what it gives back is as wide as what it got.
+
+    Sums over edges, norms, softmax and losses are thus as exact as ever, and so is everything once training is over.
+    Shapes: (..., I) -> (..., O).
+    """
+
+    learns_in: torch.dtype | None = None
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch's own name for it
+        if self.learns_in is None or not self.training:
+            return super().forward(input)
+        bias = None if self.bias is None else self.bias.to(self.learns_in)
+        return functional.linear(input.to(self.learns_in), self.weight.to(self.learns_in), bias).to(input.dtype)
+
+
 class Encoder(nn.Module):
     """Own input weights for every kind of entity.
 
@@ -100,7 +116,7 @@ class Encoder(nn.Module):
 
     def __init__(self, features: int, width: int) -> None:
         super().__init__()
-        self.kinds = nn.ModuleDict({kind: nn.Linear(2 * features, width) for kind in ENTITY_KINDS})
+        self.kinds = nn.ModuleDict({kind: Linear(2 * features, width) for kind in ENTITY_KINDS})
         self.norm = nn.LayerNorm(width)
 
     def forward(self, inputs: Tensor, kind_rows: Mapping[str, Tensor]) -> Tensor:
@@ -122,9 +138,9 @@ class Relation(nn.Module):
     def __init__(self, width: int, heads: int, gates: Gates) -> None:
         super().__init__()
         self.heads, self.gates = heads, gates
-        self.sender = nn.Linear(width, heads, bias=False)
-        self.receiver = nn.Linear(width, heads, bias=False)
-        self.mix = nn.Linear(2 * width, width, bias=False)
+        self.sender = Linear(width, heads, bias=False)
+        self.receiver = Linear(width, heads, bias=False)
+        self.mix = Linear(2 * width, width, bias=False)
 
     def forward(self, h: Tensor, edge: Tensor, links: Links, degree: Tensor, engine: Engine) -> Tensor:
         message = engine.gather(h, links) + edge  # (E, W)
@@ -144,7 +160,7 @@ class Layer(nn.Module):
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
-        self.own = nn.Linear(config.width, config.width)
+        self.own = Linear(config.width, config.width)
         self.relations = nn.ModuleDict({name: Relation(config.width, config.heads, config.gates) for name in config.relations})
         self.norm = nn.LayerNorm(config.width)
         self.dropout = Dropout(config.dropout)
@@ -174,7 +190,7 @@ class Network(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.encoder = Encoder(f, w)
-            self.edge_encoders = nn.ModuleDict({name: nn.Linear(2 * d, w) for name in config.relations})
+            self.edge_encoders = nn.ModuleDict({name: Linear(2 * d, w) for name in config.relations})
             self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
             self.head = nn.Linear(w, w)
             self.dropout = Dropout(config.dropout)
@@ -251,6 +267,12 @@ class Network(nn.Module):
         for module in self.modules():
             if isinstance(module, Dropout):
                 module.generator = generator
+
+    def learn_in(self, product: torch.dtype | None) -> None:
+        """Take products in numbers of this type while learning, those of the heads excepted: close candidates would tie."""
+        for module in self.modules():
+            if isinstance(module, Linear):
+                module.learns_in = product
 
     def forward(self, tensors: GraphTensors, engine: Engine, *, noise: Corruption | None = None, watch: bool = False) -> Output:
         self.schema.check(tensors.schema, "graph")

@@ -16,15 +16,14 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from torch import Tensor
 
-from rca.arrays import REVERSE, Schema
+from rca.arrays import Schema
 from rca.contracts import LabelledCase
 from rca.errors import BadCheckpoint
 from rca.features import EDGE_FEATURE_NAMES, NODE_FEATURE_NAMES
 from rca.incidents.incident import Incident
 from rca.models.augmentation import labelled_incidents, normal_windows
-from rca.models.checkpoint import read_state, write_state
+from rca.models.checkpoint import graphs_of_values, read_state, values_of_graphs, write_state
 from rca.models.training import TrainingSet
 from rca.models.views import VIEWS, speaks_of, view
 from rca.pipeline import case_of
@@ -38,21 +37,6 @@ CACHE_FOLDER: Final = "cache/simulated"
 HELD_OUT_SEED: Final = 1_000_003
 """Added to a seed it gives the systems that are held out: none of them is trained on, however many incidents are."""
 _VIEW_SHARE, _QUIET_SHARE = 0.5, 0.25
-_PLAIN: Final = (
-    "x",
-    "available",
-    "kind",
-    "node_ptr",
-    "candidate",
-    "candidate_ptr",
-    "floor",
-    "target",
-    "family",
-    "weight",
-    "is_normal",
-)
-_BY_RELATION: Final = ("edge_index", "edge_attr", "edge_available", "edge_ptr")
-
 Source = Callable[[int, int], tuple[Incident, Telemetry]]
 """(seed, number) -> one incident and its telemetry, always the same. Must be picklable, and its repr must say what it makes."""
 
@@ -132,10 +116,7 @@ def _build(source: Source, order: Order, folder: Path, place: int) -> None:
     made = [graphs_of(*source(order.seed, number), np.random.default_rng([order.seed, number, 5])) for number in numbers]
     whole = sum(made, TrainingSet.empty())
     tensors = whole.tensors(np.array(whole.weights)).compact()
-    values = {name: getattr(tensors, name) for name in _PLAIN}
-    for name in _BY_RELATION:
-        values |= {f"{name}.{rel}": value for rel, value in getattr(tensors, name).items() if not rel.startswith(REVERSE)}
-    write_state(_file(folder, numbers), values, {"fingerprint": folder.name})
+    write_state(_file(folder, numbers), values_of_graphs(tensors), {"fingerprint": folder.name})
 
 
 def _read(file: Path) -> GraphTensors | None:
@@ -144,15 +125,7 @@ def _read(file: Path) -> GraphTensors | None:
         values, _ = read_state(file, file.parent.name)
     except BadCheckpoint:
         return None
-    by_relation: dict[str, dict[str, Tensor]] = {name: {} for name in _BY_RELATION}
-    for name, value in values.items():
-        kind, _, relation = name.partition(".")
-        if relation:
-            by_relation[kind][relation] = value
-            backwards = value.flip(0) if kind == "edge_index" else value
-            by_relation[kind][REVERSE + relation] = backwards
-    schema = Schema(NODE_FEATURE_NAMES, EDGE_FEATURE_NAMES)
-    return GraphTensors(schema, **{name: values[name] for name in _PLAIN}, **by_relation)  # type: ignore[arg-type]
+    return graphs_of_values(Schema(NODE_FEATURE_NAMES, EDGE_FEATURE_NAMES), values)
 
 
 def graphs_of(incident: Incident, telemetry: Telemetry, rng: np.random.Generator) -> TrainingSet:

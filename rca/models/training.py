@@ -9,12 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -26,15 +25,18 @@ from rca.arrays import REVERSE, GraphArrays
 from rca.errors import BadGraph, BadInput
 from rca.graph import ServiceGraph
 from rca.models.checkpoint import read_state, write_state
+from rca.models.compiling import compile_relations, leave_uncompiled
 from rca.models.engines import Engine, engine_of
 from rca.models.network import Corruption, Network, Output
 from rca.models.reference import Reference, reference_of
 from rca.models.resident import Resident
 from rca.models.updates import Updates
+from rca.models.usage import Meter, Usage, device_name
 from rca.tensors import GraphTensors, batch, feature_classes
 
 Device = Literal["auto", "cpu", "cuda"]
 Schedule = Literal["cosine", "plateau"]
+Precision = Literal["auto", "float32", "bfloat16"]
 _EVALUATION_GRAPHS: Final = 256
 _WATCHED_GRAPHS: Final = 32
 
@@ -155,7 +157,12 @@ def mixed(labelled: TrainingSet, invented: TrainingSet, share: float) -> tuple[T
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How to train. `patience` counts epochs without a better validation loss; without validation graphs all epochs are run."""
+    """How to train. `patience` counts epochs without a better validation loss; without validation graphs all epochs are run.
+
+    `precision` is that of the products inside the network while it learns; "auto" is bfloat16 on a GPU that computes in it, else
+    float32. Weights, sums, heads and losses are float32 in any case. A network that is `compiled` computes its messages with
+    torch.compile while it learns.
+    """
 
     epochs: int = 60
     batch_graphs: int = 64
@@ -170,6 +177,8 @@ class TrainingConfig:
     seed: int = 0
     device: Device = "auto"
     engine: str = "torch"
+    precision: Precision = "auto"
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         if self.epochs < 0 or self.batch_graphs < 1:
@@ -178,6 +187,8 @@ class TrainingConfig:
             )
         if self.schedule not in ("cosine", "plateau"):
             raise BadInput("schedule", expected="cosine or plateau", found=repr(self.schedule))
+        if self.precision not in get_args(Precision):
+            raise BadInput("precision", expected=" or ".join(get_args(Precision)), found=repr(self.precision))
 
 
 @dataclass(frozen=True)
@@ -191,15 +202,38 @@ class Epoch:
     gate: float
     similarity: tuple[float, ...]
     skipped_steps: int
+    usage: Usage | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
 class History:
-    """All epochs, and the one whose weights were kept."""
+    """All epochs, and the one whose weights were kept. `compiled` says what came of compiling; empty where nobody asked."""
 
     epochs: tuple[Epoch, ...]
     best: int
     seconds: float
+    device: str = ""  # by name
+    compiled: str = ""
+
+    @property
+    def usages(self) -> list[Usage]:
+        return [epoch.usage for epoch in self.epochs if epoch.usage is not None]
+
+    @property
+    def graphs_per_second(self) -> float:
+        """Of the median epoch."""
+        rates = sorted(usage.graphs_per_second for usage in self.usages)
+        return rates[len(rates) // 2] if rates else 0.0
+
+    @property
+    def memory_bytes(self) -> int:
+        return max((usage.memory_bytes for usage in self.usages), default=0)
+
+    @property
+    def utilisation(self) -> float | None:
+        """Mean over the epochs that know it."""
+        known = [usage.utilisation for usage in self.usages if usage.utilisation is not None]
+        return sum(known) / len(known) if known else None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -212,6 +246,13 @@ def device_of(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise BadInput("device", expected="a GPU that torch can use", found="none")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def is_halved(precision: Precision, device: torch.device) -> bool:
+    """Whether products are taken in bfloat16, which has the range of float32: gradients need no scaling."""
+    if precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return precision == "bfloat16"
 
 
 def listwise_loss(output: Output, tensors: GraphTensors, engine: Engine) -> Tensor:
@@ -288,7 +329,9 @@ class Trainer:
     ) -> None:
         self.config, self.state_path, self.progress = config, state_path, progress
         self.device = device_of(config.device)
+        self._meter = Meter(self.device)
         self.engine = engine_of(config.engine)
+        network.learn_in(torch.bfloat16 if is_halved(config.precision, self.device) else None)
         (network.extend_inputs if continued else network.fit_inputs)(training)
         self.network = network.to(self.device)
         self.training = Resident(training, self.device)
@@ -310,17 +353,17 @@ class Trainer:
         """Train to the end, and leave the best weights in the network (the last ones without validation graphs)."""
         if self.state_path is not None and self.state_path.exists():
             self._restore(self.state_path)
+        compiled = compile_relations(self.network, self.engine, self._watched) if self.config.compiled else ""
         while not self._finished():
-            started = time.perf_counter()
             self._one_epoch()
-            self._state.seconds += time.perf_counter() - started
             if self.state_path is not None:
                 self._save(self.state_path)
             if self.progress is not None:
                 self.progress(self._state.epochs[-1])
         self.network.load_state_dict(self._best)
         self.network.eval()
-        return History(tuple(self._state.epochs), self._state.best, self._state.seconds)
+        leave_uncompiled(self.network)
+        return History(tuple(self._state.epochs), self._state.best, self._state.seconds, device_name(self.device), compiled)
 
     def _finished(self) -> bool:
         state = self._state
@@ -335,16 +378,20 @@ class Trainer:
         self.network.train()
         self.network.seed_dropout(generator)
         noise = Corruption(config.noise, config.class_dropout, self._node_class, self._edge_class, self._classes, generator)
+        self._meter.start()
         self.updates.begin(state.epoch + 1, rate)
         for part in self.training.batches(order, config.batch_graphs):
             self.updates.step(self._loss(part, noise))
+            self._meter.tick()
         losses, skipped = self.updates.end()
         validation = mean_loss(self.network, self.validation, self.engine) if self.validation is not None else None
         self._keep(validation)
         state.epoch += 1
         mean = float(np.mean(losses)) if losses else math.nan
-        gate = float(torch.tanh(self.network.gate.detach()))
-        state.epochs.append(Epoch(state.epoch, mean, validation, rate, gate, self._similarity(), skipped))
+        gate, similarity = float(torch.tanh(self.network.gate.detach())), self._similarity()
+        usage = self._meter.stop(self.training.graphs)
+        state.seconds += usage.seconds
+        state.epochs.append(Epoch(state.epoch, mean, validation, rate, gate, similarity, skipped, usage))
 
     def _loss(self, part: GraphTensors, noise: Corruption) -> Tensor:
         output = self.network(part, self.engine, noise=noise)
@@ -406,8 +453,11 @@ class Trainer:
         optimizer = self.updates.optimizer
         optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
         self.updates.bad_steps = facts.pop("bad_steps")
-        epochs = [Epoch(**{**epoch, "similarity": tuple(epoch["similarity"])}) for epoch in facts["epochs"]]
-        self._state = _State(**{**facts, "epochs": epochs})
+        self._state = _State(**{**facts, "epochs": [_epoch_of(epoch) for epoch in facts["epochs"]]})
+
+
+def _epoch_of(facts: Mapping[str, Any]) -> Epoch:
+    return Epoch(**{**facts, "similarity": tuple(facts["similarity"]), "usage": Usage(**facts["usage"])})
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
