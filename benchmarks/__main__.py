@@ -1,4 +1,4 @@
-"""Every benchmark, one table, and docs/results/performance.json.
+"""Every benchmark, one table, docs/results/performance.json, and training.json beside it.
 
     python -m benchmarks [--quick] [--json OUT]
 
@@ -56,6 +56,7 @@ def main() -> None:
     results += _simulator(*((4, 1) if options.quick else (60, min(repeat, 3))))
     if find_spec("torch") is not None:
         results += _network(repeat) + _printed("benchmarks.exported", "--repeat", str(repeat))
+        _training(options.json.with_name("training.json"), quick=options.quick)
     body = {"machine": _machine(), "repeat": repeat, "results": results}
     _show(body)
     if not options.quick:
@@ -120,6 +121,12 @@ def _network(repeat: int) -> list[dict[str, Any]]:
         subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
         found: list[dict[str, Any]] = json.loads(out.read_text(encoding="utf-8"))["results"]
         return found
+
+
+def _training(out: Path, *, quick: bool) -> None:
+    """On the GPU where there is one, else on the CPU; the file keeps the figures of every device that it was run on."""
+    how = ("--quick",) if quick else ("--json", str(out))
+    subprocess.run([sys.executable, "-m", "benchmarks.training", *how], cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
 
 
 def _commands(repeat: int) -> list[dict[str, Any]]:

@@ -336,7 +336,36 @@ def performance_page() -> str:
         rows.append((result["what"], f"{result['median']:,.0f} {result['unit']}", bar, spread, peer, result["workload"]))
     machine = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in body["machine"].items())
     head = ("what", "figure", "bar", "slowest to fastest", "beside it", "workload")
-    return _PERFORMANCE.format(repeat=body["repeat"], machine=machine) + _table(head, rows) + "\n" + _soak()
+    return _PERFORMANCE.format(repeat=body["repeat"], machine=machine) + _table(head, rows) + "\n" + _training() + _soak()
+
+
+_TRAINING: Final = """
+## Training, by device
+
+`python -m benchmarks.training` (part of `make bench`) trains on simulated incidents and writes `docs/results/training.json`. It
+keeps the figures of every device that it was run on. Graphs a second are those of a second of processor time on a CPU, and of the
+clock on a GPU. [training.md](training.md) says what is compared. {missing}
+"""
+_NO_GPU: Final = "It has not been run on a GPU yet: what pays there is not known."
+
+
+def _training() -> str:
+    """What `python -m benchmarks.training` measured last on every device, if it was run."""
+    path = ROOT / "docs/results/training.json"
+    if not path.exists():
+        return ""
+    devices = json.loads(path.read_text(encoding="utf-8"))
+    rows = []
+    for body in devices:
+        machine = body["machine"]
+        for result in body["results"]:
+            peer = f"{result['peer_median']:,.0f} ({result['peer']})" if result["peer"] else ""
+            spread = f"{result['slowest']:,.0f} to {result['fastest']:,.0f}"
+            where = f"{machine['device']}, {machine['cores']} cores, load {machine['load']}"
+            rows.append((where, result["what"], f"{result['median']:,.0f} {result['unit']}", spread, peer, result["workload"]))
+    missing = "" if any(body["machine"]["is_gpu"] for body in devices) else _NO_GPU
+    head = ("device", "what", "figure", "slowest to fastest", "beside it", "workload")
+    return _TRAINING.format(missing=missing) + "\n" + _table(head, rows) + "\n"
 
 
 _SOAK: Final = """

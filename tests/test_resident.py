@@ -181,21 +181,23 @@ def test_bad_steps_in_a_row_are_counted_over_epochs(on_device: bool) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_an_epoch_on_a_gpu_waits_once_and_ends_as_on_the_cpu() -> None:
     tensors = graphs(60)
-    config = TrainingConfig(epochs=3, batch_graphs=16, noise=0, class_dropout=0, device="cpu")
+    config = TrainingConfig(epochs=3, batch_graphs=16, noise=0, class_dropout=0, device="cpu", precision="float32")
     networks = [small(tensors, dropout=0.0) for _ in range(2)]
     histories = [
         Trainer(network, tensors, graphs(20, 1), replace(config, device=device)).run()
         for network, device in zip(networks, ("cpu", "cuda"), strict=True)
     ]
-    assert [e.loss for e in histories[1].epochs] == pytest.approx([e.loss for e in histories[0].epochs], abs=1e-3)
+    assert [e.loss for e in histories[1].epochs] == pytest.approx([e.loss for e in histories[0].epochs], abs=1e-2)
     engine, resident = engine_of("torch"), Resident(tensors, torch.device("cuda"))
     updates = Updates(networks[1].to("cuda"), weight_decay=0.03, clip=1.0, on_device=True)
     updates.begin(1, 1e-3)
     parts = resident.batches(np.arange(60), 16)
     before = torch.cuda.get_sync_debug_mode()
-    for number, part in enumerate(parts):
-        updates.step(listwise_loss(networks[1](part, engine), part, engine).mean())
-        if not number:  # the order was copied and the moments were made
-            torch.cuda.set_sync_debug_mode("error")
-    torch.cuda.set_sync_debug_mode(before)
+    try:
+        for number, part in enumerate(parts):
+            updates.step(listwise_loss(networks[1](part, engine), part, engine).mean())
+            if not number:  # the order was copied and the moments were made
+                torch.cuda.set_sync_debug_mode("error")
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
     assert len(updates.end()[0]) == 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.training import Apart, write
 from rca.errors import BadInput, TrainingDiverged, Unavailable, UnknownName
 from rca.models import compiling
 from rca.models.apart import learn_apart
@@ -19,6 +21,7 @@ from rca.models.compiling import COMPILED, compile_relations, leave_uncompiled
 from rca.models.engines import engine_of
 from rca.models.gnn import NetworkRanker
 from rca.models.network import Relation
+from rca.models.resident import Resident
 from rca.models.training import Epoch, Trainer, TrainingConfig, family_loss, is_halved, listwise_loss
 from rca.models.usage import Meter, device_name, gpu_utilisation
 from tests.test_resident import graphs, small
@@ -186,3 +189,17 @@ def test_errors_cross_processes_whole(error: Exception) -> None:
     assert type(again) is type(error)
     assert str(again) == str(error)
     assert vars(again) == vars(error)
+
+
+def test_every_device_adds_its_figures_to_the_benchmarks_file(tmp_path: Path) -> None:
+    file = tmp_path / "training.json"
+    for device, load in (("one", 1), ("another", 2), ("one", 3)):
+        write(file, {"machine": {"device": device, "load": load}})
+    found = [(body["machine"]["device"], body["machine"]["load"]) for body in json.loads(file.read_text(encoding="utf-8"))]
+    assert found == [("another", 2), ("one", 3)]
+
+
+def test_graphs_that_are_put_together_anew_make_the_same_batches() -> None:
+    tensors, order = graphs(), torch.randperm(12, generator=torch.Generator().manual_seed(0)).numpy()
+    for ours, theirs in zip(Resident(tensors, CPU).batches(order, 5), Apart(tensors, CPU).batches(order, 5), strict=True):
+        assert_equal(ours, theirs)

@@ -7,6 +7,7 @@ shuffle their graphs differently, their batches have other shapes and do not fit
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import tempfile
 from collections.abc import Callable, Sequence
@@ -113,7 +114,8 @@ def _received(connection: Any, member: int, process: BaseProcess) -> Any:
 
 def _child(job: _Job, member: int, connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its processes
-    try:
-        connection.send(job(member, connection.send))
-    except RcaError as error:
-        connection.send(error)
+    with contextlib.suppress(BrokenPipeError):  # the parent is gone, and nobody waits for this any more
+        try:
+            connection.send(job(member, connection.send))
+        except RcaError as error:
+            connection.send(error)
