@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from rca.cli.main import app
 from rca.errors import BadBundle, BadCheckpoint, BadInput, UnknownName
 from rca.models import shipped
 from rca.models.files import MODEL_FILE, read_model
@@ -304,6 +306,12 @@ def test_an_evaluation_that_somebody_changed(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("1", "2"))
     with pytest.raises(BadCheckpoint, match="damaged or changed"):
         versions.evaluations(one.id)
+    done = CliRunner().invoke(app, ["models", "list", "--store", str(tmp_path)], catch_exceptions=False)
+    assert (done.exit_code, one.id in done.stdout, "damaged  " in done.stdout) == (0, True, True)
+    assert "cannot be read: " in done.stderr
+    assert "damaged or changed" in done.stderr
+    done = CliRunner().invoke(app, ["models", "list", "--json", "--store", str(tmp_path)], catch_exceptions=False)
+    assert list(json.loads(done.stdout)["broken"]) == [one.id]
 
 
 def test_a_home_that_cannot_be_written(tmp_path: Path) -> None:

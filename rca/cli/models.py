@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rca.cli.terminal import print_json, print_rows, progress
+from rca.errors import BadCheckpoint
 from rca.wording import clock, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rca.collectors.config import TrainingRules
     from rca.evaluation.cases import Recorded
     from rca.evaluation.life import Judgement
+    from rca.evaluation.promotion import Evaluation
     from rca.evaluation.shadows import Comparison
     from rca.models.versions import Change, State, Version, Versions
 
@@ -44,23 +48,25 @@ _Why = Annotated[str, typer.Option("--why", metavar="TEXT", help="Why, for the h
 def list_(store: _Store = None, json: _Json = False) -> None:
     """List the versions, oldest first, and say which one ranks."""
     versions = _versions(store)
-    state, (found, broken) = versions.state(), versions.look()
+    state, (found, unread) = versions.state(), versions.look()
+    measured, broken = _measured(versions, found), dict(unread)
+    broken |= {name: str(what) for name, what in measured.items() if isinstance(what, BadCheckpoint)}
     if json:
         body = {
             "current": state.current,
             "shadow": state.shadow,
-            "versions": [_json(versions, each) for each in found],
-            "broken": dict(broken),
+            "versions": [_json(versions, each) for each in found if each.id not in broken],
+            "broken": broken,
         }
         print_json({"schema_version": "1", **body})
         return
     if found:
         rows = [
-            (_role(each, state), each.id, each.model.id, _moment(each.facts.registered_ns), *_measured(versions, each))
+            (_role(each, state), each.id, each.model.id, _moment(each.facts.registered_ns), *_measured_words(measured[each.id]))
             for each in found
         ]
         print_rows(("", "version", "ranks as", "registered (UTC)", "evaluations", "cause first"), rows)
-    for _, trouble in broken:
+    for trouble in broken.values():
         typer.echo(f"cannot be read: {printable(trouble)}", err=True)
     if state.current is None:
         typer.echo(f"no version was promoted: {_shipped_name()} ranks", err=bool(found))
@@ -363,13 +369,26 @@ def _role(version: Version, state: State) -> str:
     return "ranks" if version.id == state.current else "shadow" if version.id == state.shadow else ""
 
 
-def _measured(versions: Versions, version: Version) -> tuple[str, str]:
-    """How many evaluations there are, and how often the cause was first in the newest."""
-    from rca.evaluation.life import overall
+def _measured(versions: Versions, found: Sequence[Version]) -> dict[str, list[Evaluation] | BadCheckpoint]:
+    """The evaluations of every version, oldest first, or why they cannot be read."""
     from rca.evaluation.promotion import Evaluation
 
-    bodies = versions.evaluations(version.id)
-    return str(len(bodies)), overall(Evaluation.from_json(bodies[-1]))[3] if bodies else "-"
+    measured: dict[str, list[Evaluation] | BadCheckpoint] = {}
+    for version in found:
+        try:
+            measured[version.id] = [Evaluation.from_json(body) for body in versions.evaluations(version.id)]
+        except BadCheckpoint as error:
+            measured[version.id] = error
+    return measured
+
+
+def _measured_words(found: list[Evaluation] | BadCheckpoint) -> tuple[str, str]:
+    """How many evaluations there are, and how often the cause was first in the newest."""
+    from rca.evaluation.life import overall
+
+    if isinstance(found, BadCheckpoint):
+        return "damaged", "-"
+    return str(len(found)), overall(found[-1])[3] if found else "-"
 
 
 def _moment(at_ns: int) -> str:
