@@ -1,6 +1,9 @@
 """How often drift is found where there is none, and where there is: simulated incidents against models/simulated.
 
     python -m scripts.drift_check [--incidents N] [--draws N]
+    python -m scripts.drift_check --recorded [--draws N]
+
+The second one draws from the recorded shop's test part and compares with models/general, as `rca serve` keeps counts of graphs.
 
 Draws are of simulated systems that no model was trained on (the seed that training holds out), as many as there would be systems
 now; then the same draws with one signal louder by half a logarithm, as if it were measured anew. Prints a Markdown table.
@@ -18,18 +21,23 @@ from typing import Final
 import numpy as np
 import torch
 
+from rca.arrays import arrays_of
 from rca.errors import BadInput
+from rca.evaluation.cases import Labels, asked_for, case_for
+from rca.graph import ServiceGraph
 from rca.incidents.home import default_home
 from rca.models.drift import Drift, drift_of_measured
 from rca.models.files import read_model
-from rca.models.measures import measured
+from rca.models.measures import Measured, joined, measured
+from rca.models.recent import packed, unpacked
 from rca.models.reference import Reference, read_reference
 from rca.models.simulated import HELD_OUT_SEED, Order, Simulated, simulated_graphs
 from rca.models.training import as_arrays
 from rca.tensors import GraphTensors
-from scripts.references import FOLDERS
+from scripts.references import FOLDERS, ROOT
 
 SYSTEMS: Final = (1, 3, 10, 30, 100)
+INCIDENTS: Final = (3, 5, 10, 20, 40)
 SIGNALS: Final = ("server_latency", "self_time", "cpu")
 _LOUDER: Final = 0.5
 
@@ -59,6 +67,34 @@ def table(reference: Reference, graphs: GraphTensors, draws: int) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def recorded_table(reference: Reference, graphs: Sequence[ServiceGraph], draws: int) -> str:
+    """The same of incidents of one system, as they are counted and kept."""
+    rng = np.random.default_rng(1)
+    kept = {signal: [_kept(louder(graph, signal)) for graph in graphs] for signal in ("", *SIGNALS)}
+    head = ["incidents", "as they are", *(f"{signal} louder" for signal in SIGNALS)]
+    lines = [head, ["---"] * len(head)]
+    for number in INCIDENTS:
+        drawn = [rng.choice(len(graphs), number, replace=False).tolist() for _ in range(draws)]
+        counts = []
+        for signal, counted in kept.items():
+            found = [drift_of_measured(reference, joined([counted[i] for i in rows]), ["shop"] * number) for rows in drawn]
+            counts.append(sum(_names(drift, signal) if signal else drift.found for drift in found))
+        lines.append([str(number), *(f"{count} of {draws}" for count in counts)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def louder(graph: ServiceGraph, signal: str) -> ServiceGraph:
+    """The graph with a signal that is louder, if one is named."""
+    columns = [graph.feature_names.index(f"{signal}.{part}") for part in ("z", "above") if signal]
+    values = graph.features.copy()
+    values[:, columns] += _LOUDER * graph.available[:, columns]
+    return replace(graph, features=values)
+
+
+def _kept(graph: ServiceGraph) -> Measured:
+    return unpacked(packed(measured(arrays_of([graph]))))
+
+
 def _names(drift: Drift, signal: str) -> bool:
     named = {shift.name.split(".")[0] for shift in drift.drifted("feature")}
     return drift.alarms("feature") and signal in named
@@ -68,11 +104,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--incidents", type=int, default=500)
     parser.add_argument("--draws", type=int, default=40)
+    parser.add_argument("--recorded", action="store_true", help="the recorded shop's test part against models/general")
     options = parser.parse_args()
-    model = read_model(FOLDERS[0])
+    model = read_model(FOLDERS[1 if options.recorded else 0])
     reference = read_reference(model)
     if reference is None:
         raise BadInput(str(model.folder), expected="a reference (python -m scripts.references)", found="none")
+    if options.recorded:
+        recorded = asked_for(ROOT / "incidents", "test", [], Labels.ANY)
+        cases = [case for one in recorded if (case := case_for(one, home=default_home())) is not None]
+        print(recorded_table(reference, [case.graph for case in cases], options.draws))
+        return
     order = Order(int(model.card.data["simulated"]["seed"]) + HELD_OUT_SEED, options.incidents)
     graphs = simulated_graphs(Simulated(), order, default_home(), workers=os.cpu_count() or 1)
     print(table(reference, graphs, options.draws))

@@ -38,7 +38,8 @@ from rca.models.reference import (
 )
 from rca.models.training import reference_of_graphs
 from rca.tensors import batch
-from scripts.drift_check import drift_in
+from scripts.drift_check import SIGNALS, drift_in, recorded_table
+from scripts.drift_check import louder as loud
 from tests.graphs import permuted, random_graph
 
 COUNTS = st.integers(2, 12).flatmap(lambda n: st.tuples(*[st.lists(st.integers(0, 500), min_size=n, max_size=n)] * 2))
@@ -54,6 +55,8 @@ FEATURES = (
     "x.mean",
     "y.mean",
 )
+
+SIGNAL_FEATURES = ("floor", *(f"{signal}.{part}" for signal in SIGNALS for part in ("z", "above")), "x.mean")
 
 
 def graphs(seed: int, count: int, most: int = 14) -> list[ServiceGraph]:
@@ -417,3 +420,19 @@ def test_models_of_the_project_have_references(name: str) -> None:
     assert (model.folder / REFERENCE_FILE).stat().st_size < 80 * 1024
     simulated = model.card.data.get("simulated")
     assert found.made_of == ({"what": "simulated incidents", **simulated} if simulated else {"what": "recorded incidents"})
+
+
+def test_the_check_on_recorded_incidents_counts_what_it_should() -> None:
+    found = [
+        random_graph(np.random.default_rng(seed), 8, features=SIGNAL_FEATURES, edge_features=("gap.z",)) for seed in range(60)
+    ]
+    known = reference(found[:30], systems=["shop"] * 30)
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in recorded_table(known, found[30:40] * 4, 2).splitlines()]
+    assert lines[0] == ["incidents", "as they are", "server_latency louder", "self_time louder", "cpu louder"]
+    by_number = {line[0]: line[1:] for line in lines[2:]}
+    assert by_number["3"] == ["0 of 2"] * 4, "of so few nothing is said"
+    assert by_number["40"] == ["0 of 2", "2 of 2", "2 of 2", "2 of 2"]
+    louder_now = loud(found[0], "cpu").features - found[0].features
+    column = SIGNAL_FEATURES.index("cpu.z")
+    assert np.allclose(louder_now[:, column], 0.5 * found[0].available[:, column])
+    assert np.count_nonzero(np.delete(louder_now, [column, column + 1], axis=1)) == 0
