@@ -173,10 +173,10 @@ def write(path: Path, body: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--incidents", type=int, default=24, help="simulated incidents")
-    parser.add_argument("--graphs", type=int, default=512, help="graphs to learn from; they repeat")
+    parser.add_argument("--incidents", type=int, default=12, help="simulated incidents")
+    parser.add_argument("--graphs", type=int, default=256, help="graphs to learn from; they repeat")
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--passes", type=int, default=8, help="epochs of networks that learn at once")
+    parser.add_argument("--passes", type=int, default=4, help="epochs of networks that learn at once")
     parser.add_argument("--quick", action="store_true", help="small, and without compiling, to see that it runs")
     parser.add_argument("--json", type=Path, help="where the figures go; without it they are printed as JSON")
     options = parser.parse_args()
