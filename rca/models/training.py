@@ -345,7 +345,7 @@ class Trainer:
         )
         self._state = _State()
         self._best = deepcopy(self.network.state_dict())
-        self._fingerprint = self._identity()
+        self._fingerprint = self._identity(training, validation)
         watched = np.arange(min(_WATCHED_GRAPHS, training.graphs))
         self._watched = next(self.training.batches(watched, _WATCHED_GRAPHS))
 
@@ -422,12 +422,11 @@ class Trainer:
             output: Output = self.network(self._watched, self.engine, watch=True)
         return output.similarity
 
-    def _identity(self) -> str:
+    def _identity(self, training: GraphTensors, validation: GraphTensors | None) -> str:
         """What must be the same for a run to go on: configuration, first weights and data."""
         digest = hashlib.sha256(json.dumps([asdict(self.config), self.network.config.to_json()], sort_keys=True).encode())
-        for graphs in (self.training, self.validation):
-            if graphs is not None:
-                tensors = graphs.tensors
+        for tensors in (training, validation):
+            if tensors is not None and tensors.graphs:
                 for values in (tensors.x, tensors.target, tensors.weight, *tensors.edge_index.values()):
                     digest.update(values.cpu().contiguous().numpy().tobytes())
         for values in self.network.state_dict().values():
