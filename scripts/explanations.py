@@ -40,7 +40,7 @@ from rca.models.attribution import (
     telling,
 )
 from rca.models.deletion import Piece, Trial
-from rca.models.shipped import default_ranker
+from rca.models.shipped import shipped_ranker
 from rca.pipeline import case_of
 from rca.provenance import code_digest
 from rca.simulator import simulate
@@ -172,7 +172,7 @@ def row_of(trial: Trial, choose: Way, truth: set[EntityId], source: str, name: s
 
 @cache
 def _shipped() -> Ranker:
-    return default_ranker()
+    return shipped_ranker()
 
 
 @cache

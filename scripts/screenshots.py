@@ -17,7 +17,7 @@ from PIL import Image
 from rca.drawing.similar import gist_of, similar_to
 from rca.incidents.bundle import read_bundle
 from rca.incidents.incident import Incident
-from rca.models.shipped import default_ranker
+from rca.models.shipped import shipped_ranker
 from rca.pipeline import case_of, report_on
 from rca.report import TriageReport
 from rca.serve.pages.listing import Known, Query, list_view
@@ -109,7 +109,7 @@ def pages() -> dict[str, str]:
 
 def _ranked(path: Path) -> tuple[Incident, TriageReport, Telemetry]:
     incident, telemetry = read_bundle(path)
-    report = report_on(incident, telemetry, default_ranker())
+    report = report_on(incident, telemetry, shipped_ranker())
     return incident, report, telemetry
 
 

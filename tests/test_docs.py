@@ -6,11 +6,15 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
+from typer.main import get_command
 
+from rca.cli.main import app
 from rca.features import EDGE_FEATURES, NODE_FEATURES
 from rca.incidents.bundle import IncidentFile, write_bundle
 from rca.incidents.example import FAULTS, example_incident
@@ -19,6 +23,8 @@ from rca.signals import EDGE_SIGNALS, NODE_SIGNALS
 from rca.telemetry import SCHEMAS
 from scripts import docs
 
+_COLUMNS = 80
+"""Of a terminal; click indents a summary by 6 behind the longest name, and leaves 2 free."""
 SCHEMA = json.loads((docs.ROOT / "docs/incident.schema.json").read_text(encoding="utf-8"))
 
 
@@ -67,3 +73,21 @@ def test_a_written_incident_fits_the_schema(tmp_path: Path, fault_kind: str) -> 
     jsonschema.validate(body, SCHEMA)
     with pytest.raises(jsonschema.ValidationError, match="colour"):
         jsonschema.validate(body | {"colour": "red"}, SCHEMA)
+
+
+def _groups(command: Any, name: str = "rca") -> Iterator[tuple[str, Any]]:
+    """Every command that has commands."""
+    if found := getattr(command, "commands", None):
+        yield name, command
+        for word, each in found.items():
+            yield from _groups(each, f"{name} {word}")
+
+
+def test_no_summary_of_a_command_is_cut_at_80_columns() -> None:
+    cut = [
+        f"{name} {word}"
+        for name, group in _groups(get_command(app))
+        for word, each in group.commands.items()
+        if each.get_short_help_str(_COLUMNS - 2 - 6 - max(map(len, group.commands))).endswith("...")
+    ]
+    assert cut == []

@@ -41,7 +41,8 @@ from rca.gameday.scoring import newest, scores_of, settled
 from rca.incidents.example import example_incident
 from rca.incidents.incident import Incident, IntervalModel, Label
 from rca.incidents.store import IncidentStore
-from rca.models import registry
+from rca.models import registry, shipped
+from rca.models.versions import Versions
 from rca.pipeline import case_of
 from rca.report import Certainty
 from rca.telemetry import (
@@ -56,6 +57,7 @@ from rca.telemetry import (
     time_column,
 )
 from tests.played import Guessed, game_day, moved
+from tests.versions import registered
 
 T0 = 1_780_000_000 * SECOND_NS
 CART, ORDERS, SHOP_DB = EntityId("service", "cart"), EntityId("service", "orders"), EntityId("database", "shop-db")
@@ -610,6 +612,17 @@ def test_what_was_kept_with_trouble_counts_and_tells_it(tmp_path: Path) -> None:
     first = replace(day.injections[0], trouble="telemetry covers 3 of 12 bins")
     one, _ = standings(tmp_path, replace(day, injections=(first, day.injections[1])))
     assert (one.standing, one.trouble) == ("scored", "telemetry covers 3 of 12 bins")
+
+
+def test_what_was_promoted_in_the_home_of_the_game_day_is_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if shipped.shipped_folder() is None:
+        pytest.skip("no model ships")
+    monkeypatch.delenv(shipped.VARIABLE, raising=False)
+    (mine,) = registered(tmp_path, "mine")
+    versions = Versions(tmp_path)
+    versions.promote(mine, expected=versions.state(), why="")
+    assert contenders((), (), tmp_path)[0].label == mine.model.id
+    assert contenders((), (), tmp_path / "elsewhere")[0].label == shipped.shipped_ranker().name
 
 
 def test_contenders() -> None:

@@ -150,10 +150,10 @@ class Fails(Floor):
 
 def test_in_shadow_another_answer_is_kept_and_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     onset, sources = recent("payment")
-    one, two = registered(tmp_path, "one", "two")
+    one, two, three = registered(tmp_path, "one", "two", "three")
     versions = Versions(tmp_path)
     versions.set_shadow(one, expected=versions.state())
-    ranks: dict[str, Any] = {str(one.folder): Blind(), str(two.folder): Fails()}
+    ranks: dict[str, Any] = {str(one.folder): Blind(), str(two.folder): Fails(), str(three.folder): Floor()}
     monkeypatch.setattr(asking, "checked", lambda folder: ranks[str(folder)])
     with serving(tmp_path, sources=sources) as server:
         incident_id = requests.post(f"{server.url}/v1/alertmanager", json=notification(began=rfc3339(onset)), timeout=20).json()[
@@ -172,6 +172,12 @@ def test_in_shadow_another_answer_is_kept_and_compared(tmp_path: Path, monkeypat
         failed = until(lambda: shadow_pairs(tmp_path, two.id))[0]
         assert failed.shadow is None
         assert failed.trouble.startswith("of ")
+        versions.set_shadow(three, expected=versions.state())
+        requests.post(f"{server.url}/v1/alertmanager", json=notification("third", began=rfc3339(onset)), timeout=20)
+        until(lambda: shadow_pairs(tmp_path, three.id))
+        figures = requests.get(f"{server.url}/metrics", timeout=20).text
+        for outcome in ("agrees", "differs", "failed"):
+            assert f'rca_serve_shadow_answers_total{{outcome="{outcome}"}} 1' in figures
     assert "no label says who was right" in run(tmp_path, "compare", one.id)
     with IncidentStore(tmp_path, who="anna") as store:
         culprit = EntityModel(kind="service", name="payment", namespace=pair.told.candidates[0].namespace)

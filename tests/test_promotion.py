@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 from rca.cli.main import app
 from rca.cli.models import REFUSED_EXIT_CODE
 from rca.errors import BadCheckpoint, BadInput
+from rca.evaluation import life
 from rca.evaluation.promotion import (
     CHANCE,
     Answers,
@@ -27,15 +28,18 @@ from rca.evaluation.promotion import (
     judged,
     sign_flip_chance,
 )
+from rca.features import NODE_FEATURE_NAMES
 from rca.incidents.example import example_incident
 from rca.incidents.incident import Label
 from rca.incidents.store import IncidentStore
 from rca.models import shipped
-from rca.models.learnt import Learnt
-from rca.models.shipped import shipped_folder
-from rca.models.versions import Version, Versions
+from rca.models import versions as versions_module
+from rca.models.files import read_model
+from rca.models.learnt import Learnt, write_learnt
+from rca.models.shipped import default_ranker, shipped_folder
+from rca.models.versions import State, Version, Versions
 from tests.cases import CULPRITS
-from tests.versions import registered
+from tests.versions import model_folder, registered
 
 N = 24  # incidents with a cause, each a group of its own
 
@@ -199,6 +203,8 @@ def test_without_an_evaluation_nothing_is_promoted_unless_by_force(home: Path) -
         run("promote", one.id)
     with pytest.raises(BadInput, match="--force: expected a reason, found none"):
         run("promote", one.id, "--force", " ")
+    with pytest.raises(BadInput, match="--why, or the reason of --force, found both"):
+        run("promote", one.id, "--force", "the old one is on fire", "--why", "it is")
     done = run("promote", one.id, "--force", "the old one is on fire", "--by", "anna")
     assert done.exit_code == 0
     assert "forced past the gate: " in done.stderr
@@ -223,7 +229,8 @@ def test_a_promotion_rests_on_its_evaluation(home: Path) -> None:
     digest = measured(versions, one)
     done = run("promote", one.id, "--why", "much better")
     assert done.exit_code == 0, done.output
-    assert f"evaluation {digest}: may be promoted" in done.stdout
+    assert f"evaluation {digest} of the store, 1970-01-01 00:00:00 UTC by tester, beside general-" in done.stdout
+    assert f"by this evaluation {one.id} may be promoted" in done.stdout
     measured(versions, two, improved=3, beside=one)
     refused = run("promote", two.id)
     assert refused.exit_code == REFUSED_EXIT_CODE
@@ -232,13 +239,13 @@ def test_a_promotion_rests_on_its_evaluation(home: Path) -> None:
     assert versions.state().current == one.id
     assert f"ranks  {one.id}" in " ".join(run("list").stdout.split(" "))
     shown = run("show", one.id).stdout
-    assert "fault kind exception" in shown
-    assert "100 %" in shown
+    assert ["exception", str(N), "100", "(86-100)", "0", "(0-14)", "0", "(0-14)"] in [line.split() for line in shown.splitlines()]
     body = json.loads(run("show", one.id, "--json").stdout)
-    assert body["evaluations"][0]["cohorts"]["fault kind"]["exception"]["version"]["value"] == 1.0
+    assert body["evaluations"][0]["cohorts"]["fault kind"]["exception"]["version"]["ac1"]["value"] == 1.0
+    assert body["evaluations"][0]["cohorts"]["fault kind"]["exception"]["current"]["mrr"]["value"] == 0.5
     assert body["evaluations"][0]["passed"] is True
     assert json.loads(run("list", "--json").stdout)["current"] == one.id
-    assert "much better" in run("history").stdout
+    assert f"promoted {one.id} in the place of the model that ships, on evaluation {digest}: much better" in run("history").stdout
     assert run("rollback", "--why", "late in the night").stdout.startswith("the model that ships ranks now, in the place of")
     assert versions.state().current is None
     with pytest.raises(BadInput, match="expected a promotion to roll back"):
@@ -247,6 +254,100 @@ def test_a_promotion_rests_on_its_evaluation(home: Path) -> None:
         run("rollback", "--to", two.id)
     assert run("rollback", "--to", one.id).exit_code == 0
     assert versions.state().current == one.id
+
+
+def test_what_a_version_learnt_from_promotes_it_nowhere(home: Path) -> None:
+    """The evaluation is as it was when it was made; that its incidents were learnt from is looked at again."""
+    folder = model_folder(home / "made", "mine")
+    write_learnt(read_model(folder), Learnt.of([("i3", "another recording")]))
+    one = Versions(home).register(folder, source="test").version
+    measured(Versions(home), one)
+    with pytest.raises(BadInput, match=rf"evaluation of {one.id}: .* found 1 of {N} incidents that it learnt from: i3"):
+        run("promote", one.id)
+    assert Versions(home).state().current is None
+
+
+def test_an_evaluation_of_another_version_promotes_nothing(home: Path) -> None:
+    versions = Versions(home)
+    one, two = registered(home, "one", "two")
+    body = {**evaluation([1] * N, [2] * N, version=two.id, name=shipped.shipped_ranker().name).to_json()}
+    versions.add_evaluation(one.id, body)
+    with pytest.raises(BadInput, match=f"expected one of {one.id}, found {two.id}"):
+        run("promote", one.id)
+
+
+def test_a_promotion_that_another_one_overtook_is_told_so(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the gate reads, somebody else promotes: what ranks is no longer what the evaluation was made beside."""
+    versions = Versions(home, who="bob")
+    one, two = registered(home, "one", "two")
+    measured(versions, one)
+    reads = life.judgement
+
+    def overtaken(versions_: Versions, version: Version, state: State) -> life.Judgement:
+        found = reads(versions_, version, state)
+        versions.promote(two, expected=versions.state(), why="first")
+        return found
+
+    monkeypatch.setattr(life, "judgement", overtaken)
+    with pytest.raises(BadInput, match=f"expected no change after change 0, found change 1: promote of {two.id} by bob"):
+        run("promote", one.id)
+    assert versions.state().current == two.id
+    assert len(versions.history()) == 1
+
+
+def test_evaluations_of_many_systems_and_of_nobody_to_blame(home: Path) -> None:
+    versions = Versions(home)
+    one, two, three = registered(home, "one", "two", "three")
+    made = evaluation([1] * 40, [2] * 40, version=one.id)
+    many = tuple(replace(each, system=f"s{max(row - 5, 0)}") for row, each in enumerate(made.incidents))
+    versions.add_evaluation(one.id, replace(made, incidents=many).to_json())
+    shown = [line.split() for line in run("show", one.id).stdout.splitlines()]
+    assert ["s0", "6", "100", "(54-100)", "0", "(0-46)", "0", "(0-46)"] in shown
+    assert ["34", "too", "small", "to", "tell", "34"] in shown
+    versions.add_evaluation(two.id, evaluation([], [], blames=(9, 0, 0), version=two.id).to_json())
+    assert ["all", "0", "-", "-", "-"] in [line.split() for line in run("show", two.id).stdout.splitlines()]
+    assert json.loads(run("show", two.id, "--json").stdout)["evaluations"][0]["passed"] is False
+    digest = versions.add_evaluation(three.id, made.to_json())
+    path = versions.folder / "evaluations" / three.id / f"{digest}.json"
+    path.write_text(path.read_text().replace("shop", "stop"))
+    listed = {line.split()[0]: line.split()[3:] for line in run("list").stdout.splitlines()[1:]}
+    assert listed == {one.id: ["100", "%", "of", "40"], two.id: ["-"], three.id: ["damaged"]}
+    with pytest.raises(BadCheckpoint, match=f"{digest}.json: expected the evaluation {digest}, found .* .damaged or changed"):
+        run("show", three.id)
+
+
+@pytest.mark.parametrize("harm", ["weights", "features"])
+def test_no_command_takes_a_damaged_version_or_one_for_other_features(
+    harm: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = Versions(home)
+    one, two = registered(home, "one", "two")
+    for each in (one, two):
+        versions.promote(each, expected=versions.state(), why="")
+    measured(versions, one, beside=two)
+    with IncidentStore(home, who="test") as store:
+        incident, telemetry = example_incident(5, *CULPRITS[0], requests_per_second=0.5)
+        store.add(incident, telemetry)
+    if harm == "weights":
+        for file in (*one.folder.glob("*.onnx"), *one.folder.glob("*.safetensors")):
+            file.write_bytes(b"junk")
+        said = "damaged or replaced"
+    else:  # the program was upgraded, and makes other features now
+        for module in (versions_module, shipped):
+            monkeypatch.setattr(module, "NODE_FEATURE_NAMES", ("gremlins.z", *NODE_FEATURE_NAMES[1:]))
+        said = r"gremlins\.z"
+    state, packed = versions.state(), home / "one.tar.zst"
+    commands = ["show"], ["evaluate"], ["promote"], ["promote", "--force", "now"], ["shadow"], ["export", str(packed)]
+    for name, *more in commands:
+        with pytest.raises(BadCheckpoint, match=said):
+            run(name, one.id, *more)
+    with pytest.raises(BadCheckpoint, match=said):
+        run("rollback")
+    assert versions.state() == state
+    assert not packed.exists()
+    if harm == "weights":
+        assert default_ranker(home).name == two.model.id
+    assert run("rollback", "--to", "shipped").exit_code == 0, "there is always a way back"
 
 
 def test_a_version_is_measured_on_what_it_never_saw(home: Path) -> None:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from rca.gameday.seen import Seen
 
 app = typer.Typer(
-    help="Game days: inject faults by a plan, or record what another tool injects, and see what rca and people make of it.",
+    help="Run game days, and score who finds the causes. Inject faults by a plan, or record what another tool injects, and see "
+    "what rca and people make of it.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -56,10 +57,10 @@ def run(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with one that was interrupted or aborted.")] = False,
 ) -> None:
-    """Inject the faults of a plan into the running shop, one after the other, and keep each as a labelled incident.
+    """Inject the faults of a plan into the running shop.
 
-    Ctrl-C, SIGTERM and the plan's abort conditions end every fault and then the run, with a code other than 0. A guard, a process
-    of its own, ends them where this one is killed.
+    One after the other; each is kept as a labelled incident. Ctrl-C, SIGTERM and the plan's abort conditions end every fault
+    and then the run, with a code other than 0. A guard, a process of its own, ends them where this one is killed.
     """
     from rca.gameday.plan import find_plan, load_plan, total_ns
     from rca.gameday.running import Runner, prepare
@@ -114,9 +115,10 @@ def record(
         str, typer.Option("--lasting", metavar="DURATION", help="How long an injection without an end is looked at.")
     ] = "2m",
 ) -> None:
-    """Record what another tool injects: each injection becomes a labelled incident, collected from the sources of rca.toml.
+    """Record what another tool injects, as labelled incidents.
 
-    What was kept already is left alone, so the same command again goes on. Exits with 1 where an injection could not be kept.
+    Telemetry comes from the sources of rca.toml. What was kept already is left alone, so the same command again goes on. Exits
+    with 1 where an injection could not be kept.
     """
     from rca.cli.terminal import duration_of, moment_ns
     from rca.collectors.config import config_path, load_config
@@ -178,7 +180,7 @@ def list_(store: _Store = None, *, json: _Json = False) -> None:
 
 @app.command()
 def show(name: _Name, store: _Store = None, *, json: _Json = False) -> None:
-    """Show one game day: what was injected when, what became of it, and who guessed what."""
+    """Show one game day. What was injected when, what became of it, and who guessed what."""
     from rca.gameday.folder import load
 
     day = load(store, name)
@@ -206,7 +208,7 @@ def guess(
     *,
     who: _Who = "",
 ) -> None:
-    """Note a person's own guess at what causes the injection that runs now. Its time counts."""
+    """Note a person's guess at what causes what runs now. Its time counts."""
     from rca.gameday.telling import note_guess
 
     number, found = note_guess(store, name, entity, who)
@@ -215,7 +217,7 @@ def guess(
 
 @app.command()
 def fixed(name: _Name, store: _Store = None, *, who: _Who = "") -> None:
-    """Say that the injection that runs now is fixed, which ends it where its plan says `until = "fixed"`."""
+    """Say that the injection that runs now is fixed. That ends it where its plan says `until = "fixed"`."""
     from rca.gameday.telling import note_fixed
 
     typer.echo(f"{name}: injection {note_fixed(store, name, who)} is fixed; its fault ends")

@@ -50,7 +50,7 @@ def score(
     store: _Store = None,
     json: _Json = False,
 ) -> None:
-    """Score a game day: how often and how soon the model in use, other models, rules and people were right.
+    """Score a game day. How often and how soon the model in use, other models, rules and people were right.
 
     Every injection is asked about again, minute by minute, with nothing but the telemetry that was there by then. The scores are
     kept as scores.json in the folder of the game day. Answers are kept too, so that Ctrl-C loses none, and another ranker costs
@@ -64,7 +64,7 @@ def score(
 
     home = store or default_home()
     game = load(home, name)
-    rankers = contenders(model or (), BASELINES if ranker is None else ranker)
+    rankers = contenders(model or (), BASELINES if ranker is None else ranker, home)
     settings = _settings(config)
     try:
         with progress("Scoring") as step:
@@ -88,9 +88,10 @@ def report(
     template: _Template = None,
     store: _Store = None,
 ) -> None:
-    """Write the report of a game day that was scored, as Markdown and as one HTML file that prints well.
+    """Write the report of a game day that was scored.
 
-    Questions that only people can answer are left open in it. The files are called gameday-NAME.md and gameday-NAME.html.
+    It is Markdown, and one HTML file that prints well. Questions that only people can answer are left open in it. The files are
+    called gameday-NAME.md and gameday-NAME.html.
     """
     from rca.documents.html import to_html
     from rca.documents.markdown import to_markdown

@@ -59,7 +59,7 @@ def list_(
 
 @app.command()
 def show(incident_id: _Id, json: _Json = False) -> None:
-    """Show one incident: times, labels, what telemetry there is and what is missing."""
+    """Show one incident. Times, labels, what telemetry there is and what is missing."""
     with _store() as store:
         manifest = store.manifest(incident_id)
     if json:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rca.models.versions import Change, State, Version, Versions
 
 app = typer.Typer(
-    help="Versions of models. Which one ranks, whether another may, and back again; they live in $RCA_HOME/models.",
+    help="Keep versions of models, and say which one ranks. They live in $RCA_HOME/models.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -62,10 +62,10 @@ def list_(store: _Store = None, json: _Json = False) -> None:
         return
     if found:
         rows = [
-            (_role(each, state), each.id, each.model.id, _moment(each.facts.registered_ns), *_measured_words(measured[each.id]))
+            (_role(each, state), each.id, each.model.id, _moment(each.facts.registered_ns)[:10], _newest(measured[each.id]))
             for each in found
         ]
-        print_rows(("", "version", "ranks as", "registered (UTC)", "evaluations", "cause first"), rows)
+        print_rows(("", "version", "ranks as", "since (UTC)", "cause first"), rows)
     for trouble in broken.values():
         typer.echo(f"cannot be read: {printable(trouble)}", err=True)
     if state.current is None:
@@ -74,7 +74,7 @@ def list_(store: _Store = None, json: _Json = False) -> None:
 
 @app.command()
 def show(version: _Version, store: _Store = None, json: _Json = False) -> None:
-    """Show a version: what it is made of, how it did by fault kind, tier and system, and whether it may be promoted."""
+    """Show what a version is made of and how it did. By fault kind, tier and system, with what the gate says."""
     from rca.evaluation import life
     from rca.evaluation.promotion import Evaluation, judged
 
@@ -87,10 +87,8 @@ def show(version: _Version, store: _Store = None, json: _Json = False) -> None:
     print_rows(None, life.facts_of(found))
     for body in versions.evaluations(found.id):
         made = Evaluation.from_json(body)
-        beside = made.beside or made.current.ranker
-        typer.echo(f"\nEvaluation {body['digest']} of {made.of}, {_moment(made.made_ns)} UTC by {made.who}, beside {beside}")
-        print_rows(life.HEAD, life.figures(made))
-        _print_verdict(life.Judgement(made, body["digest"], judged(made)))
+        typer.echo()
+        _print_judgement(life.Judgement(made, body["digest"], judged(made)), whole=True)
 
 
 @app.command("import")
@@ -120,9 +118,9 @@ def evaluate(
     by: _Who = "",
     json: _Json = False,
 ) -> None:
-    """Measure a version on labelled incidents, beside the model in use and simple rules, and keep that for a promotion.
+    """Measure a version beside the model in use and simple rules.
 
-    The incidents must be such as the version did not learn from.
+    On labelled incidents that it did not learn from. The figures are kept, and a promotion rests on them.
     """
     from rca.evaluation import cases, life
     from rca.incidents.home import user_name
@@ -140,8 +138,7 @@ def evaluate(
     if json:
         print_json({"schema_version": "1", "digest": judgement.digest, **_verdict_json(judgement)})
         return
-    print_rows(life.HEAD, life.figures(judgement.evaluation))
-    _print_verdict(judgement)
+    _print_judgement(judgement, whole=True)
 
 
 @app.command()
@@ -154,9 +151,10 @@ def promote(
     store: _Store = None,
     by: _Who = "",
 ) -> None:
-    """Have a version rank, if its evaluation shows that it is better beyond noise and loses no cohort.
+    """Have a version rank, if the gate says so.
 
-    Exits with 3 if the gate refuses. `rca serve` takes it up without a restart.
+    Its evaluation must show that it is better beyond noise and loses no cohort. Exits with 3 if the gate refuses. `rca serve`
+    takes it up without a restart.
     """
     promoted(_versions(store, by), version, why, force)
 
@@ -171,6 +169,8 @@ def promoted(versions: Versions, version: str, why: str, force: str | None = Non
     forced = force is not None
     if force is not None and not force.strip():
         raise BadInput("--force", expected="a reason", found="none")
+    if forced and why:
+        raise BadInput("options", expected="--why, or the reason of --force", found="both")
     judgement = None
     try:
         judgement = life.judgement(versions, found, state)
@@ -179,7 +179,7 @@ def promoted(versions: Versions, version: str, why: str, force: str | None = Non
             raise
         typer.echo(f"forced past the gate: {error}", err=True)
     if judgement is not None:
-        _print_verdict(judgement)
+        _print_judgement(judgement)
         if judgement.evaluation.code != life.code():
             typer.echo(f"measured with code {judgement.evaluation.code}, this is {life.code()}", err=True)
         if not judgement.verdict.passed and not forced:
@@ -225,7 +225,7 @@ def shadow(
     store: _Store = None,
     by: _Who = "",
 ) -> None:
-    """Have `rca serve` rank with a version beside the current one, keep what it says, and tell nobody."""
+    """Have a version rank beside the current one, told to nobody. `rca serve` keeps what it says."""
     versions = _versions(store, by)
     state = versions.state()
     found = None if version == _OFF else versions.get(version)
@@ -246,7 +246,7 @@ def compare(
     store: _Store = None,
     json: _Json = False,
 ) -> None:
-    """Say how often a version in shadow agreed with what was told, and who was right where there are labels."""
+    """Say how often shadow and answer agreed, and who was right. Where there are labels, that is."""
     from dataclasses import asdict
 
     from rca.errors import BadInput
@@ -280,7 +280,7 @@ def export(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="File to write, which ends in .tar.zst.")],
     store: _Store = None,
 ) -> None:
-    """Write a version as one file, with its card, what is known of it, and its evaluations."""
+    """Write a version as one file. With its card, what is known of it, and its evaluations."""
     from rca.evaluation.life import card_of
 
     versions = _versions(store)
@@ -291,7 +291,7 @@ def export(
 
 @app.command()
 def history(store: _Store = None, json: _Json = False) -> None:
-    """List every change of what ranks: who, when, from, to, why, and on which evaluation."""
+    """List every change of what ranks. Who, when, from, to, why, and on which evaluation."""
     from dataclasses import asdict
 
     changes = _versions(store).history()
@@ -301,14 +301,8 @@ def history(store: _Store = None, json: _Json = False) -> None:
     if not changes:
         typer.echo("nothing was ever promoted", err=True)
         return
-    rows = [
-        (
-            str(c.number), _moment(c.at_ns), c.who, f"{c.action}{' (forced)' if c.forced else ''}",
-            _named(c.before, c.action), _named(c.after, c.action), c.evaluation or "-", c.why or "-",
-        )
-        for c in changes
-    ]  # fmt: skip
-    print_rows(("", "when (UTC)", "who", "what", "from", "to", "evaluation", "why"), rows)
+    rows = [(str(each.number), _moment(each.at_ns), each.who, _changed(each)) for each in changes]
+    print_rows(("", "when (UTC)", "who", "what"), rows)
 
 
 @app.command()
@@ -319,7 +313,7 @@ def due(
     store: _Store = None,
     json: _Json = False,
 ) -> None:
-    """Say whether it is time to train again, by the rules of [training]. Exits with 3 if it is not."""
+    """Say whether it is time to train again. By the rules of [training]; exits with 3 if it is not."""
     import time
     from dataclasses import asdict
 
@@ -382,21 +376,33 @@ def _measured(versions: Versions, found: Sequence[Version]) -> dict[str, list[Ev
     return measured
 
 
-def _measured_words(found: list[Evaluation] | BadCheckpoint) -> tuple[str, str]:
-    """How many evaluations there are, and how often the cause was first in the newest."""
+def _newest(found: list[Evaluation] | BadCheckpoint) -> str:
+    """How often the cause was first in the newest evaluation, and of how many."""
     from rca.evaluation.life import overall
 
     if isinstance(found, BadCheckpoint):
-        return "damaged", "-"
-    return str(len(found)), overall(found[-1])[3] if found else "-"
+        return "damaged"
+    return overall(found[-1]) if found else "-"
 
 
 def _moment(at_ns: int) -> str:
     return clock(at_ns, date=True)
 
 
-def _named(version: str | None, action: str = "") -> str:
-    return version or ("-" if action == "shadow" else "the model that ships")
+def _named(version: str | None) -> str:
+    return version or "the model that ships"
+
+
+def _changed(change: Change) -> str:
+    """A change in words."""
+    if change.action == "shadow":
+        what = f"put {change.after} into shadow" if change.after else f"took {change.before} out of shadow"
+    elif change.action == "rollback":
+        what = f"rolled back to {_named(change.after)} from {_named(change.before)}"
+    else:
+        what = f"promoted {change.after} in the place of {_named(change.before)}"
+    on = f", on evaluation {change.evaluation}" if change.evaluation else ""
+    return f"{what}{on}{', forced' if change.forced else ''}{f': {change.why}' if change.why else ''}"
 
 
 def _shipped_name() -> str:
@@ -414,12 +420,15 @@ def _warn_of_variable() -> None:
         typer.echo(f"${VARIABLE} is set here: what runs with it ranks with that model all the same", err=True)
 
 
-def _print_verdict(found: Judgement) -> None:
-    from rca.evaluation.life import verdict_lines
+def _print_judgement(found: Judgement, *, whole: bool = False) -> None:
+    """What the gate says, and with `whole` the figures of every cohort before it."""
+    from rca.evaluation.life import HEAD, figures, said_of, verdict_rows
 
-    for line in verdict_lines(found):
-        typer.echo(printable(line))
-    typer.echo(f"evaluation {found.digest}: {'may' if found.verdict.passed else 'may not'} be promoted")
+    print_rows(None, [(said_of(found),)])
+    if whole:
+        print_rows(HEAD, figures(found.evaluation))
+    print_rows(None, verdict_rows(found.verdict))
+    typer.echo(f"by this evaluation {found.evaluation.version} {'may' if found.verdict.passed else 'may not'} be promoted")
 
 
 def _verdict_json(found: Judgement) -> dict[str, Any]:
@@ -456,7 +465,10 @@ def _cohorts_json(made: Any) -> dict[str, Any]:
         found[what] = {
             name: {"incidents": len(rows)}
             | {
-                whose: rounded(_defined(asdict(made.accuracy(answers, rows))))
+                whose: {
+                    "ac1": rounded(_defined(asdict(made.accuracy(answers, rows)))),
+                    "mrr": rounded(_defined(asdict(made.reciprocal_rank(answers, rows)))),
+                }
                 for whose, answers in (("version", made.model), ("current", made.current), ("rule", made.best_rule()))
             }
             for name, rows in parts.items()

@@ -77,7 +77,7 @@ def models(
     no_cache: _NoCache = False,
     json: _Json = False,
 ) -> None:
-    """Say how often models were right, and whether now looks like training.
+    """Say how often models were right, and whether data drifted.
 
     Right is judged on labelled incidents: what `rca serve` answered at the time, else what the model answers now. Drift compares
     the incidents of the last 30 days, labelled or not, with the training data of the model (docs/drift.md).

@@ -32,9 +32,10 @@ def up(
     no_load: Annotated[bool, typer.Option("--no-load", help="No customers; `rca shop load` sends them later.")] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Return when every pod is ready.")] = True,
 ) -> None:
-    """Start the shop in the background: services, PostgreSQL, Redis, Prometheus, Alertmanager, `rca collect`, customers.
+    """Start the shop in the background.
 
-    It takes about half a minute and runs until `rca shop down`. What an earlier shop left in the folder is deleted.
+    Services, PostgreSQL, Redis, Prometheus, Alertmanager, `rca collect`, customers. It takes about half a minute and runs until
+    `rca shop down`. What an earlier shop left in the folder is deleted.
     """
     from rca.cli.terminal import progress
     from rca.shop.client import Shop

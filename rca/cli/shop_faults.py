@@ -84,7 +84,7 @@ def interruptible() -> Iterator[None]:
 
 
 def clear(run: Run = None) -> None:
-    """End every fault in the shop; releases, settings and load return to what is usual."""
+    """End every fault in the shop. Releases, settings and load return to what is usual."""
     from rca.shop.client import Shop
     from rca.shop.faults import clear as clear_faults
 
@@ -106,7 +106,7 @@ def record(
     only: Annotated[list[str] | None, typer.Option("--fault", metavar="KIND", help="Only these faults (repeatable).")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the programme: order and strengths.")] = 0,
 ) -> None:
-    """Record labelled incidents from the running shop into a folder of bundles.
+    """Record labelled incidents from the running shop as bundles.
 
     What the folder already holds is skipped, so Ctrl-C or SIGTERM loses the recording that is under way and nothing else.
     """

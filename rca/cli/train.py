@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -273,6 +274,7 @@ def train(
         raise BadInput(str(states), expected="the state of an interrupted training", found="none (start without --resume)")
     if register or promote:
         Versions(home).check_writable()
+    began = time.monotonic()
     if simulate:
         learn, summary = _on_simulated(ranker, simulate, workers, home)
         lesson = _Lesson([], [], Learnt() if start is None else _learnt_by(start), [])
@@ -301,7 +303,7 @@ def train(
     write_reference(read_model(out), summary().after(before))
     write_learnt(read_model(out), lesson.learnt)
     shutil.rmtree(states, ignore_errors=True)
-    _report(ranker, out, source)
+    _report(ranker, out, source, time.monotonic() - began)
     if reason:
         typer.echo(f"no ONNX file: {reason}; this model ranks where torch is installed")
     if register or promote:
@@ -341,8 +343,6 @@ def _parent(home: Path) -> tuple[str, Path]:
 
 
 def _is_due(home: Path, config: Path | None, systems: list[str]) -> bool:
-    import time
-
     from rca.cli.models import training_rules
     from rca.evaluation.due import due
 
@@ -536,7 +536,9 @@ def _not_exported(edges: str) -> str:
     return ""
 
 
-def _report(ranker: NetworkRanker, out: Path, source: str) -> None:
+def _report(ranker: NetworkRanker, out: Path, source: str, took_s: float) -> None:
+    from rca.wording import seconds
+
     for number, history in enumerate(ranker.histories):
         kept = history.epochs[history.best - 1] if history.best else None
         if kept is None:
@@ -551,7 +553,8 @@ def _report(ranker: NetworkRanker, out: Path, source: str) -> None:
         typer.echo(f"network {number}: {_cost(history)}")
     typer.echo(
         f"{out}: {ranker.data['graphs']} graphs from {source}, "
-        f"{ranker.earned:.0%} of the correction counts, temperature {ranker.temperature:.2f}"
+        f"{ranker.earned:.0%} of the correction counts, temperature {ranker.temperature:.2f}; "
+        f"{seconds(took_s)} from the first case to the written model"
     )
     if not ranker.earned:
         typer.echo("without its correction this model ranks as the label-free score does")

@@ -10,7 +10,8 @@ from typing import Any
 from rca import __version__
 from rca.errors import BadInput
 from rca.evaluation.cases import Recorded
-from rca.evaluation.promotion import Asked, Evaluation, Verdict, check_held_out, evaluated, judged
+from rca.evaluation.metrics import Estimate
+from rca.evaluation.promotion import Answers, Asked, Evaluation, Verdict, check_held_out, evaluated, judged, large_enough
 from rca.models.files import read_model
 from rca.models.learnt import Learnt, read_learnt
 from rca.models.shipped import checked, shipped_folder, shipped_ranker
@@ -111,36 +112,55 @@ def promoted(versions: Versions, version: Version, state: State, found: Judgemen
 # --- in words ---------------------------------------------------------------------------------------------------
 
 
-def figures(evaluation: Evaluation) -> list[tuple[str, str, str, str, str, str]]:
-    """Rows of a table: cohort, incidents, and how often version, current model and best rule named the cause first."""
+def figures(evaluation: Evaluation) -> list[tuple[str, str, str, str, str]]:
+    """Rows of a table: cohort, incidents, and how often version, current model and best rule named the cause first, in percent.
+
+    Cohorts are listed one by one where they are few; else those that are large enough for the gate to look at.
+    """
     rule = evaluation.best_rule()
-    rows = [overall(evaluation)]
+    rows = [_row("all", evaluation, evaluation.rows(), rule)]
     for what, parts in evaluation.cohorts().items():
-        rows += [_row(f"{what} {name}", evaluation, places, rule.ranker) for name, places in parts.items()]
+        shown = {name: places for name, places in parts.items() if len(parts) <= _MOST_ROWS or large_enough(evaluation, places)}
+        rows.append((f"by {what}", "", "", "", ""))
+        rows += [_row(name, evaluation, places, rule) for name, places in shown.items()]
+        if left := len(parts) - len(shown):
+            rows.append(
+                (f"{left} too small to tell", str(sum(map(len, parts.values())) - sum(map(len, shown.values()))), "", "", "")
+            )
     return rows
 
 
-def overall(evaluation: Evaluation) -> tuple[str, str, str, str, str, str]:
-    """The first of these rows: all incidents together."""
-    return _row("all", evaluation, evaluation.rows(), evaluation.best_rule().ranker)
+def overall(evaluation: Evaluation) -> str:
+    """How often the version named the cause first, and of how many incidents."""
+    rows = evaluation.rows()
+    return f"{percent(evaluation.accuracy(evaluation.model, rows).value)} of {len(rows)}" if rows else "-"
 
 
-HEAD = ("cohort", "incidents", "groups", "this version", "ranks now", "best rule")
+HEAD = ("cause first, %", "n", "this version", "ranks now", "best rule")
+_MOST_ROWS = 30
 
 
-def _row(name: str, evaluation: Evaluation, rows: Sequence[int], rule: str) -> tuple[str, str, str, str, str, str]:
-    best = next(each for each in evaluation.rules if each.ranker == rule)
-    shares = []
-    for answers in (evaluation.model, evaluation.current, best):
-        found = evaluation.accuracy(answers, rows)
-        between = f" ({percent(found.low)}-{percent(found.high)})" if found.low is not None and found.high is not None else ""
-        shares.append(f"{percent(found.value)}{between}" if rows else "-")
-    return name, str(len(rows)), str(len(set(evaluation.groups(rows)))), shares[0], shares[1], shares[2]
+def _row(name: str, evaluation: Evaluation, rows: Sequence[int], rule: Answers) -> tuple[str, str, str, str, str]:
+    shares = [_share(evaluation.accuracy(each, rows)) if rows else "-" for each in (evaluation.model, evaluation.current, rule)]
+    return name, str(len(rows)), shares[0], shares[1], shares[2]
 
 
-def verdict_lines(found: Judgement) -> list[str]:
-    """What the gate says, a line for every requirement."""
-    return [f"{'yes' if reason.met else 'NO '}  {reason.what}: {reason.words}" for reason in found.verdict.reasons]
+def _share(found: Estimate) -> str:
+    """In whole percent, with its 95 % interval where there is one."""
+    between = f" ({100 * found.low:.0f}-{100 * found.high:.0f})" if found.low is not None and found.high is not None else ""
+    return f"{100 * found.value:.0f}{between}"
+
+
+def said_of(found: Judgement) -> str:
+    """What was measured when and by whom, beside what."""
+    made = found.evaluation
+    when = clock(made.made_ns, date=True)
+    return f"evaluation {found.digest} of {made.of}, {when} UTC by {made.who}, beside {made.beside or made.current.ranker}"
+
+
+def verdict_rows(verdict: Verdict) -> list[tuple[str, str]]:
+    """What the gate says, a row for every requirement."""
+    return [("yes" if reason.met else "NO", f"{reason.what}: {reason.words}") for reason in verdict.reasons]
 
 
 def facts_of(version: Version) -> list[tuple[str, str]]:
@@ -180,8 +200,8 @@ def card_of(version: Version, evaluations: Sequence[Mapping[str, Any]]) -> str:
     lines += ["## Files", "", *(f"- `{name}` {digest}" for name, digest in version.facts.files.items()), ""]
     for body in evaluations:
         made = Evaluation.from_json(body)
-        lines += [f"## Evaluation {body['digest']}: {made.of}, beside {made.beside or made.current.ranker}", ""]
-        lines += [f"| {' | '.join(HEAD)} |", "| --- " * len(HEAD) + "|"]
+        found = Judgement(made, body["digest"], judged(made))
+        lines += [f"## {said_of(found)}", "", f"| {' | '.join(HEAD)} |", "| --- " * len(HEAD) + "|"]
         lines += [f"| {' | '.join(row)} |" for row in figures(made)]
-        lines += ["", *(f"- {'yes' if each.met else 'no'}: {each.what}: {each.words}" for each in judged(made).reasons), ""]
+        lines += ["", *(f"- {met.lower()}: {words}" for met, words in verdict_rows(found.verdict)), ""]
     return "\n".join(lines)

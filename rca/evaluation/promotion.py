@@ -39,6 +39,7 @@ COHORT_GROUPS: Final = 3
 """From how many on a cohort is looked at by itself."""
 
 _FLIPS: Final = 16
+_SHOWN: Final = 0.0005  # less than that would read as nothing
 _ROUNDS: Final = 20_000
 _FOREVER_NS: Final = 2**63 - 1
 
@@ -134,9 +135,13 @@ class Evaluation:
         """What the answers are worth, (R,)."""
         return metrics.of_ranks(metric, [answers.ranks[row] for row in rows])
 
-    def accuracy(self, answers: Answers, rows: Sequence[int], metric: str = "ac1") -> Estimate:
+    def accuracy(self, answers: Answers, rows: Sequence[int]) -> Estimate:
         """How often the cause was named first, with its interval."""
-        return metrics.estimate_share(self.values(answers, rows, metric), self.groups(rows))
+        return metrics.estimate_share(self.values(answers, rows, "ac1"), self.groups(rows))
+
+    def reciprocal_rank(self, answers: Answers, rows: Sequence[int]) -> Estimate:
+        """Mean reciprocal rank of the cause, which the gate goes by, with its interval."""
+        return metrics.estimate(self.values(answers, rows), self.groups(rows))
 
     def best_rule(self) -> Answers:
         """The rule with the largest mean reciprocal rank; the first of equals."""
@@ -289,7 +294,9 @@ class Difference:
         """In numbers."""
         low, high = self.estimate.low, self.estimate.high
         between = f" (95 %: {low:+.3f} to {high:+.3f})" if low is not None and high is not None else " (no interval: one group)"
-        return f"{self.estimate.value:+.3f}{between}, by chance {self.chance:.3f}"
+        return (
+            f"{self.estimate.value:+.3f}{between}, by chance {f'{self.chance:.3f}' if self.chance >= _SHOWN else 'under 0.001'}"
+        )
 
 
 def difference(ours: Values, theirs: Values, groups: Sequence[str]) -> Difference:
@@ -347,14 +354,18 @@ def _beats(evaluation: Evaluation, rows: Sequence[int], other: Answers, what: st
     return Reason(f"better than {what}", found.better, words)
 
 
+def large_enough(evaluation: Evaluation, rows: Sequence[int]) -> bool:
+    """Whether a cohort is looked at by itself."""
+    return len(rows) >= COHORT_INCIDENTS and len(set(evaluation.groups(rows))) >= COHORT_GROUPS
+
+
 def _cohorts(evaluation: Evaluation) -> Reason:
     lost, seen = [], 0
     for what, parts in evaluation.cohorts().items():
         for name, rows in parts.items():
-            groups = evaluation.groups(rows)
-            if len(rows) < COHORT_INCIDENTS or len(set(groups)) < COHORT_GROUPS:
+            if not large_enough(evaluation, rows):
                 continue
-            seen += 1
+            seen, groups = seen + 1, evaluation.groups(rows)
             ours, theirs = (evaluation.values(each, rows) for each in (evaluation.model, evaluation.current))
             found = difference(ours, theirs, groups)
             if found.worse:

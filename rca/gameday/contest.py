@@ -63,12 +63,14 @@ class Contender:
     note: str = ""
 
 
-def contenders(models: Sequence[Path] = (), rankers: Sequence[str] = BASELINES) -> tuple[Contender, ...]:
-    """The model in use first, then other models and rules, each once.
+def contenders(
+    models: Sequence[Path] = (), rankers: Sequence[str] = BASELINES, home: Path | None = None
+) -> tuple[Contender, ...]:
+    """The model in use in this home first, then other models and rules, each once.
 
     Raises UnknownName, BadCheckpoint, and BadInput for a ranker that would have to be trained.
     """
-    found = [_contender(default_ranker(), "in use")]
+    found = [_contender(default_ranker(home), "in use")]
     found += [_contender(checked(folder), "model") for folder in models]
     for name in rankers:
         ranker = registry.create(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from rca.evaluation.history import Kept
 from rca.evaluation.shadows import Pair, Said
@@ -39,6 +39,14 @@ def beside(ranking: Ranking, shadow: Shadowed) -> dict[str, Any]:
     """What was told and what a version in shadow said of the same question, as JSON values."""
     said = _kept(shadow.ranking) if shadow.ranking is not None else None
     return {"told": _kept(ranking), "shadow": said, "trouble": shadow.trouble}
+
+
+def outcome_of(ranking: Ranking, shadow: Shadowed) -> Literal["agrees", "differs", "failed"]:
+    """Whether a version in shadow blames the same as what was told, nobody included, as `rca models compare` counts."""
+    if shadow.ranking is None:
+        return "failed"
+    told, said = (_said(_kept(each)).first for each in (ranking, shadow.ranking))
+    return "agrees" if told == said else "differs"
 
 
 def shadow_pairs(home: Path, version: str | None = None) -> tuple[Pair, ...]:

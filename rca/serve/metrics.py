@@ -126,6 +126,12 @@ class Metrics:
             "deliveries", "outcome", "messages by what became of them", ("sent", "to be tried again", "given up")
         )
         self.ranked_by = Counter("ranked_by", "model", "rankings by what made them", ())
+        self.shadow_answers = Counter(
+            "shadow_answers",
+            "outcome",
+            "questions that the version in shadow was asked: it blames whom the answer blames, or another, or said nothing",
+            ("agrees", "differs", "failed"),
+        )
         self.gaps = Counter("gaps", "source", "what was missing when it was ranked, by the source that missed it", ())
         self.graph_age_seconds = Histogram("graph_age", "age of the newest telemetry that a ranking was made from", _SLOW)
         self.labels = Counter("labels", "verdict", "labels that people gave", ("confirm", "correct", "no_fault", "withdraw"))

@@ -16,7 +16,7 @@ from rca.errors import BadInput, RcaError, StorageFull, Unavailable
 from rca.incidents.inbox import Episode, GroupAlert, InboxFile, Task
 from rca.incidents.store import IncidentStore
 from rca.observe import Observer
-from rca.serve.answered import beside
+from rca.serve.answered import beside, outcome_of
 from rca.serve.asking import Asked, AskedGroup, Found, Kept, Ranks, Shadowed
 from rca.serve.config import ServeConfig
 from rca.serve.inbox import Inbox
@@ -279,6 +279,7 @@ class Worker:
     def _note_shadow(self, batch: Sequence[Episode], found: Found, shadow: Shadowed) -> None:
         ranking = next(iter(found.reports.values())).ranking
         body, now = json.dumps(beside(ranking, shadow)), self._wall_ns()
+        self._metrics.shadow_answers.add(outcome_of(ranking, shadow))
 
         def noted(file: InboxFile) -> None:
             for episode in batch:
