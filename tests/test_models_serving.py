@@ -185,7 +185,7 @@ def test_in_shadow_another_answer_is_kept_and_compared(tmp_path: Path, monkeypat
     said = run(tmp_path, "compare", one.id)
     assert "1 question, 1 answered" in said
     assert "both blamed the same in 0 of 1" in said
-    assert "1 label with a cause: first in 0, as told in 1" in said
+    assert "1 label with a cause: first in 0 in shadow, in 1 as told" in said
     assert f"right as told alone: {incident_id}" in said
     (compared,) = json.loads(run(tmp_path, "compare", one.id, "--json"))["comparisons"]
     assert (compared["agreed"], compared["shadow_first"], compared["told_first"]) == (0, 0, 1)
