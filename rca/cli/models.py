@@ -499,7 +499,8 @@ def _compared_lines(found: Comparison) -> list[str]:
         lines.append(f"  both blamed the same in {found.agreed} of {found.answered}, {percent(found.agreement.value)}{between}")
     if found.difference is not None:
         lines += [
-            f"  {count(found.labelled, 'label')} with a cause: first in {found.shadow_first} in shadow, in {found.told_first} as told",
+            f"  {count(found.labelled, 'label')} with a cause: "
+            f"first in {found.shadow_first} in shadow, in {found.told_first} as told",
             f"  reciprocal rank, shadow minus told: {found.difference.words()}",
         ]
     elif found.answered:
