@@ -9,14 +9,16 @@ from typing import Final
 from rca.bounding import BOUNDS, Bounds
 from rca.contracts import Case, Ranker
 from rca.deviations import Deviations
-from rca.evaluation.transforms import Recording, onset_off, without
+from rca.errors import BadInput
+from rca.evaluation.damage import Recording, losing, onset_believed
+from rca.evaluation.transforms import without
 from rca.explanation import Answer, Stability
 from rca.features import Calibration, graph_of
 from rca.incidents.incident import Incident, IntervalModel
 from rca.pipeline import case_of, subject_of
 from rca.ranking import Ranking
 from rca.report import is_empty, report_of
-from rca.telemetry import BIN_FRAMES, SECOND_NS, EntityId, Interval, Telemetry, empty
+from rca.telemetry import BIN_FRAMES, EntityId, Interval, Telemetry
 
 _MODALITIES: Final = {
     "no-traces": ("without traces", "spans"),
@@ -28,7 +30,6 @@ _ONSETS: Final = {
     "onset-60": ("with the onset a minute earlier", -60),
     "onset+60": ("with the onset a minute later", 60),
 }
-_LEAST_WINDOW_NS: Final = 30 * SECOND_NS
 _RELATIONS: Final = {
     "no-calls": ("without the calls between services", ("calls",)),
     "no-queries": ("without the calls to databases", ("queries",)),
@@ -85,29 +86,17 @@ def _conditions(asked: _Asked, case: Case) -> Iterator[tuple[str, str, Case]]:
     for condition, (words, frame) in _MODALITIES.items():
         frames = (frame, *BIN_FRAMES) if frame == "spans" else (frame,)
         if any(not getattr(asked.telemetry, name).is_empty() for name in frames):
-            yield condition, words, asked.case(_without_events if frame == "events" else without(frame))
+            yield condition, words, asked.case(losing("events") if frame == "events" else without(frame))
     for condition, (words, seconds) in _ONSETS.items():
-        if asked.incident.window.end_ns - asked.incident.window.start_ns - seconds * SECOND_NS >= _LEAST_WINDOW_NS:
-            yield condition, words, asked.case(_onset_moved(seconds))
+        moved = onset_believed(seconds)
+        try:
+            moved(asked.incident, asked.telemetry)
+        except BadInput:  # too little is left
+            continue
+        yield condition, words, asked.case(moved)
     for condition, (words, relations) in _RELATIONS.items():
         if any(case.deviations.edges[name].size for name in relations if name in case.deviations.edges):
             yield condition, words, _without_relations(case, relations)
-
-
-def _onset_moved(seconds: int) -> Callable[[Incident, Telemetry], Recording]:
-    """The onset off by so much, with the baselines before it; the window still ends when it did."""
-    moved = onset_off(seconds)
-
-    def changed(incident: Incident, telemetry: Telemetry) -> Recording:
-        shifted, telemetry = moved(incident, telemetry)
-        window = IntervalModel(start_ns=shifted.window.start_ns, end_ns=incident.window.end_ns)
-        return shifted.model_copy(update={"window": window}), telemetry
-
-    return changed
-
-
-def _without_events(incident: Incident, telemetry: Telemetry) -> Recording:
-    return incident, replace(telemetry, events=empty("events"))
 
 
 def _without_relations(case: Case, relations: tuple[str, ...]) -> Case:

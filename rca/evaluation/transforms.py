@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
 import polars as pl
 
 from rca.errors import BadInput, UnknownName
+from rca.evaluation.damage import DAMAGES, REASON, Recording, Transform
 from rca.incidents.incident import BaselineModel, Incident, IntervalModel
 from rca.onset import estimated_onset
 from rca.pipeline import window_of
 from rca.telemetry import BIN_FRAMES, MINUTE_NS, SECOND_NS, Gap, Interval, Telemetry, empty
 
-Recording = tuple[Incident, Telemetry]
-Transform = Callable[[Incident, Telemetry], Recording]
-
 NONE: Final = "none"
 QUIET: Final = "quiet"
 BEFORE: Final = "before-fault"
 """Quiet windows before the incident, asked for the later culprit: whoever names it better than chance has found a leak."""
-_REASON: Final = "left out on purpose"
 _ALERT_SOURCES: Final = {"spans": "trace", "metrics": "metric", "logs": "log"}
 
 
@@ -49,22 +44,11 @@ def without(frame: str) -> Transform:
 
     def dropped(incident: Incident, telemetry: Telemetry) -> Recording:
         alerts = telemetry.alerts.filter(pl.col("source") != _ALERT_SOURCES[frame])
-        gaps = (*telemetry.gaps, Gap(frame, _REASON))
+        gaps = (*telemetry.gaps, Gap(frame, REASON))
         frames = (frame, *BIN_FRAMES) if frame == "spans" else (frame,)
         return incident, replace(telemetry, alerts=alerts, gaps=gaps, **{name: empty(name) for name in frames})
 
     return dropped
-
-
-def sampled_traces(share: float) -> Transform:
-    """Keep a share of the traces, whole, chosen by a digest of their ids, as a head sampler does."""
-
-    def sampled(incident: Incident, telemetry: Telemetry) -> Recording:
-        ids = telemetry.spans["trace_id"].unique()
-        kept = ids.filter(pl.Series([_digest(text) < share for text in ids], dtype=pl.Boolean))
-        return incident, replace(telemetry, spans=telemetry.spans.filter(pl.col("trace_id").is_in(kept.implode())))
-
-    return sampled
 
 
 def quiet(incident: Incident, telemetry: Telemetry) -> Recording:
@@ -116,9 +100,9 @@ TRANSFORMS: Final[dict[str, Transform]] = {
     "no-traces": without("spans"),
     "no-metrics": without("metrics"),
     "no-logs": without("logs"),
-    "traces-5%": sampled_traces(0.05),
     QUIET: quiet,
     BEFORE: before_fault,
+    **DAMAGES,
 }
 
 
@@ -131,7 +115,3 @@ def transform(name: str) -> Transform:
 
 def _moved(baseline: BaselineModel, shift_ns: int) -> BaselineModel:
     return baseline.model_copy(update={"start_ns": baseline.start_ns + shift_ns, "end_ns": baseline.end_ns + shift_ns})
-
-
-def _digest(text: str) -> float:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest(), "big") / 2**48
