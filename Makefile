@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 # OpenTelemetry's exporters for Node, which the receiver is tested with; without npm those tests are skipped.
 NODE_STAMP := $(if $(shell command -v npm),tests/node/node_modules/.package-lock.json)
 
-.PHONY: demo test lint bench soak docs gameday models simulated wheel clean
+.PHONY: demo test lint bench soak docs robustness gameday models simulated wheel clean
 
 $(BASE): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -44,6 +44,11 @@ soak: $(STAMP)
 	$(BIN)/python -m benchmarks.soak
 
 docs: $(STAMP)
+	$(BIN)/python -m scripts.docs
+
+# Accuracy with telemetry, times and labels spoilt on purpose: minutes; goes on after an interruption.
+robustness: $(STAMP)
+	$(BIN)/python -m scripts.robustness
 	$(BIN)/python -m scripts.docs
 
 # Scores of a game day of the shop that was run (rca shop up; rca gameday run shop: an hour), and its report in docs/gameday.

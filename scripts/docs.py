@@ -40,6 +40,7 @@ from scripts.notifications_page import notifications_page
 from scripts.postmortem_page import NAME as NAME_OF_EXAMPLE
 from scripts.postmortem_page import html_page, markdown_page
 from scripts.prometheus_page import prometheus_page
+from scripts.robustness_page import robustness_page
 from scripts.serve_rules import serve_rules
 from scripts.transfer_page import transfer_page
 
@@ -449,6 +450,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     f"docs/postmortem/{NAME_OF_EXAMPLE}.html": html_page,
     "docs/prometheus.md": prometheus_page,
     "docs/ranking.schema.json": report_schema,
+    "docs/robustness.md": robustness_page,
     "docs/transfer.md": transfer_page,
     "incidents/README.md": incidents_page,
 }

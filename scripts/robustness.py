@@ -115,7 +115,10 @@ class Row:
 
     @classmethod
     def of_json(cls, body: Mapping[str, Any]) -> Row:
-        found = {c: {r: Answer(**said) for r, said in by.items()} for c, by in body["answers"].items()}
+        def answer(said: Mapping[str, Any]) -> Answer:
+            return Answer(**{**said, "probabilities": tuple(said["probabilities"])})
+
+        found = {c: {ranker: answer(said) for ranker, said in by.items()} for c, by in body["answers"].items()}
         return cls(**{**body, "group": tuple(body["group"]), "answers": found})
 
 
@@ -381,7 +384,8 @@ def read_rows(path: Path) -> dict[tuple[str, int], Row]:
             body = json.loads(line)
         except ValueError:
             continue
-        found[body["source"], body.pop("index")] = Row.of_json(body)
+        index = body.pop("index")
+        found[body["source"], index] = Row.of_json(body)
     return found
 
 
@@ -393,7 +397,9 @@ def run(jobs: Sequence[tuple[str, int]], training: int, processes: int, path: Pa
     if missing:
         print(f"{len(missing)} of {len(jobs)} incidents to go; the first waits for the training of the rankers", flush=True)
     work: Callable[[int], Row] = partial(row_of, missing, training)
+    cut_off = path.exists() and not path.read_text(encoding="utf-8").endswith("\n")
     with path.open("a", encoding="utf-8") as file, progress("robustness", len(missing)) as step:
+        file.write("\n" if cut_off else "")
         for place, row in in_processes(work, range(len(missing)), processes):
             source, index = missing[place]
             file.write(json.dumps({"index": index, **asdict(row)}) + "\n")

@@ -78,11 +78,11 @@ def calls_in(telemetry: Telemetry) -> dict[Edge, int]:
 def test_every_damage_is_the_same_each_time_and_leaves_its_input_alone(name: str, recording) -> None:
     incident, telemetry = recording()
     before = {frame: rows.clone() for frame, rows in telemetry.frames().items()}
-    try:
-        first, again = (DAMAGES[name](incident, telemetry) for _ in range(2))
-    except BadInput as error:
-        assert "found none" in str(error) or "found less" in str(error)
+    if name in ("onset+1m", "onset+3m") and incident.window.interval().seconds < 90 + 120 * (name == "onset+3m"):
+        with pytest.raises(BadInput, match="found less"):
+            DAMAGES[name](incident, telemetry)
         return
+    first, again = (DAMAGES[name](incident, telemetry) for _ in range(2))
     assert first[0] == again[0]
     for frame, rows in first[1].frames().items():
         assert rows.equals(again[1].frames()[frame])
@@ -166,10 +166,11 @@ def test_services_that_are_not_observed_say_nothing(called: bool, recording) -> 
     for (source, kind, target), count in calls.items():
         if source in lost:
             continue
+        address = calls.get((source, "external", target), 0)
         if kind == "service" and target in lost:
             assert (source, kind, target) not in remaining
-            assert remaining.get((source, "external", target)) == (count if called else None), "known to its callers"
-        else:
+            assert remaining.get((source, "external", target), 0) == (address + count) * called, "known to its callers"
+        elif kind == "service" or target not in lost:
             assert remaining[source, kind, target] == count
     others = telemetry.metrics.filter(~pl.col("entity").is_in(list(lost | pods_of(telemetry, lost))))
     assert left.metrics.equals(others)

@@ -7,6 +7,7 @@ Nothing here looks at features, and at labels only where the causes are to be sp
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final
@@ -14,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-from rca.bins import frames_of, joined_key, key
+from rca.bins import frames_of, joined_key, key, split_key
 from rca.cleaning import cleaned
 from rca.errors import BadInput, UnknownName
 from rca.incidents.incident import BaselineModel, Incident, IntervalModel
@@ -189,14 +190,23 @@ def _without_services(telemetry: Telemetry, lost: set[str], *, called: bool) -> 
     from_them |= pl.col("source").is_in(pods) & (pl.col("source_kind") == "pod")
     frames["topology"] = telemetry.topology.filter(~(aimed | from_them))
     theirs = pl.col("target").is_in(services) & (pl.col("target_kind") == "service")
+    addresses = pl.col("target_kind").is_in(["external", "database"]) & pl.col("target").is_in(_addresses_of(telemetry, lost))
     by_callers = pl.col("what").is_in(["call", "call_error", "client"]) if called else pl.lit(False)
     address = pl.when(theirs).then(pl.lit("external")).otherwise(pl.col("target_kind")).alias("target_kind")
     for name in ("bin_counts", "bin_durations"):
         others = telemetry.frames()[name].filter(~pl.col("source").is_in(services))
-        frames[name] = others.filter(~theirs.fill_null(value=False) | by_callers).with_columns(address)
+        others = others.filter(~theirs.fill_null(value=False) | by_callers).with_columns(address)
+        frames[name] = others if called else others.filter(~addresses.fill_null(value=False))
     for name in ("bin_exemplars", "bin_placement"):
         frames[name] = telemetry.frames()[name].filter(~pl.col("service").is_in(services))
     return replace(telemetry, **frames)
+
+
+def _addresses_of(telemetry: Telemetry, services: Iterable[str]) -> list[str]:
+    """Addresses by which callers know these services, as rca.bins.with_known_peers reads them."""
+    names = {split_key(service)[1] for service in services}
+    addressed = telemetry.bin_counts.filter(pl.col("target_kind").is_in(["external", "database"]))["target"]
+    return [target for target in addressed.unique() if re.split("[.:]", target)[0] in names]
 
 
 # --- edges ----------------------------------------------------------------------------------------------------------------
