@@ -57,6 +57,9 @@ RULES: Final = ("floor", "prism-additive", "pagerank-z")
 """Simple baselines that need no label, beside the shipped model."""
 SIMULATED, RAW, SHOP = "simulated", "raw", "shop"
 """Where incidents come from; `raw` are simulated with whole traces, for sampling alone."""
+POISONED_SHOP, POISONED_SIMULATED = "shop, wrong labels", "simulated, wrong labels"
+POISONED_SETS: Final = {POISONED_SHOP: SHOP, POISONED_SIMULATED: SIMULATED}
+"""The same incidents once more, for rankers trained on wrong labels."""
 SAMPLED: Final = "traces-5%"
 RENAMED: Final = "renamed"
 CONDITIONS: Final = (
@@ -81,6 +84,13 @@ CONDITIONS: Final = (
     "onset+3m",
     RENAMED,
 )
+CONDITIONS_OF: Final = {
+    SHOP: (NONE, *CONDITIONS),
+    SIMULATED: (NONE, *(name for name in CONDITIONS if name != SAMPLED)),
+    RAW: (NONE, SAMPLED),
+    POISONED_SHOP: (NONE,),
+    POISONED_SIMULATED: (NONE,),
+}
 LEARNERS: Final = ("lambdamart", "logistic")
 POISONED: Final = (0.0, 0.1, 0.2, 0.4)
 """Shares of the training labels that are wrong."""
@@ -130,13 +140,11 @@ def row_of(jobs: Sequence[tuple[str, int]], training: int, place: int) -> Row:
     started = time.process_time()
     source, index = jobs[place]
     incident, telemetry = _recording(source, index)
-    rankers = _rankers()
+    causes = incident.causes()
     found: dict[str, dict[str, Answer]] = {}
     chances: dict[str, float] = {}
     poisoned: dict[str, int | None] = {}
-    for condition in (NONE, SAMPLED) if source == RAW else (NONE, *CONDITIONS):
-        if source == SIMULATED and condition == SAMPLED:
-            continue
+    for condition in CONDITIONS_OF[source] if causes or source not in POISONED_SETS else ():
         try:
             damaged = transform(condition)(incident, telemetry)
         except BadInput:
@@ -145,11 +153,11 @@ def row_of(jobs: Sequence[tuple[str, int]], training: int, place: int) -> Row:
             continue
         case = case_of(*damaged)
         truth = truth_of(damaged[0], case.graph)
-        found[condition] = {name: asked(ranker, case, truth) for name, ranker in rankers.items()}
-        chances[condition] = chance(case, truth)
-        if condition == NONE and source != RAW and truth.causes:
+        if source in POISONED_SETS:
             poisoned = {name: asked(ranker, case, truth).rank for name, ranker in trained(training).items()}
-    causes = incident.causes()
+            break
+        found[condition] = {name: asked(ranker, case, truth) for name, ranker in _rankers().items()}
+        chances[condition] = chance(case, truth)
     group = group_of(incident.system, causes, incident.fault_kind())
     spent = round(time.process_time() - started, 2)
     return Row(source, incident.id, group, bool(causes), _rounded(found), chances, poisoned, spent)
@@ -199,7 +207,7 @@ def chance(case: Case, truth: Truth) -> float:
 
 
 def _recording(source: str, index: int) -> Recording:
-    if source == SHOP:
+    if source in (SHOP, POISONED_SHOP):
         return _shop()[index].read()
     return simulate(SEEDS["held-out"], index, emission="spans" if source == RAW else "bins")
 
@@ -331,12 +339,13 @@ def results(rows: Sequence[Row], options: Mapping[str, int]) -> dict[str, Any]:
     sets = {}
     for source in (SIMULATED, SHOP):
         own = [row for row in rows if row.source == source]
+        again = [row for row in rows if POISONED_SETS.get(row.source) == source]
         if not own:
             continue
         raw = [row for row in rows if row.source == RAW]
         sampled = raw if source == SIMULATED else own
         conditions = {c: summary(sampled if c == SAMPLED else own, c) for c in (NONE, *CONDITIONS)}
-        sets[source] = {"conditions": {c: found for c, found in conditions.items() if found}, "poisoned": of_poison(own)}
+        sets[source] = {"conditions": {c: found for c, found in conditions.items() if found}, "poisoned": of_poison(again)}
     return {
         "schema_version": "1",
         "ranker": default_ranker().name,
@@ -394,8 +403,6 @@ def run(jobs: Sequence[tuple[str, int]], training: int, processes: int, path: Pa
     kept = read_rows(path)
     missing = [job for job in jobs if job not in kept]
     path.parent.mkdir(parents=True, exist_ok=True)
-    if missing:
-        print(f"{len(missing)} of {len(jobs)} incidents to go; the first waits for the training of the rankers", flush=True)
     work: Callable[[int], Row] = partial(row_of, missing, training)
     cut_off = path.exists() and not path.read_text(encoding="utf-8").endswith("\n")
     with path.open("a", encoding="utf-8") as file, progress("robustness", len(missing)) as step:
@@ -409,6 +416,13 @@ def run(jobs: Sequence[tuple[str, int]], training: int, processes: int, path: Pa
     return [kept[job] for job in jobs]
 
 
+def jobs_of(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Every source in proportion, so that an interruption leaves some of each; those that need trained rankers at the end."""
+    places = [(place / count, source, place) for source, count in counts.items() for place in range(count)]
+    again = [(source, place) for source, of in POISONED_SETS.items() for place in range(counts.get(of, 0))]
+    return [(source, place) for _, source, place in sorted(places)] + again
+
+
 def main() -> None:
     """Damage, ask, write down."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -417,9 +431,12 @@ def main() -> None:
     parser.add_argument("--training", type=int, default=120, help="simulated incidents to train on with wrong labels")
     parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args()
-    counts = {SHOP: len(_shop()), RAW: options.raw, SIMULATED: options.simulated}
-    jobs = [(source, index) for source, count in counts.items() for index in range(count)]
-    rows = run(jobs, options.training, options.processes, kept_in(options.training))
+    rows = run(
+        jobs_of({SHOP: len(_shop()), RAW: options.raw, SIMULATED: options.simulated}),
+        options.training,
+        options.processes,
+        kept_in(options.training),
+    )
     body = results(rows, {"simulated": options.simulated, "raw": options.raw, "training": options.training})
     write_result(ROBUSTNESS, body)
     for source, found in body["sets"].items():

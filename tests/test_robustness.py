@@ -40,9 +40,9 @@ def test_a_row_compares_the_incidents_that_a_damage_changes_with_themselves() ->
     assert found is not None
     assert (found["incidents"], found["no_fault"], found["chance"]) == (4, 1, 0.2)
     shipped = found["rankers"][SHIPPED]
-    assert (shipped["before"]["value"], shipped["ac1"]["value"], shipped["difference"]["value"]) == (0.75, 0.25, -0.5)
+    assert (shipped["before"]["value"], shipped["ac1"]["value"], shipped["difference"]["value"]) == (0.75, 0.5, -0.25)
     assert (shipped["ac3"], shipped["no_candidate"], shipped["invents"]) == (0.75, 1, 1.0)
-    assert shipped["difference"]["low"] < -0.5 < shipped["difference"]["high"]
+    assert shipped["difference"]["low"] < -0.25 < shipped["difference"]["high"]
     assert summary(rows, "no-events") is None
 
 
@@ -112,6 +112,21 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, monkeypatch) ->
     assert robustness.run(jobs, 0, 1, path) == rows
 
 
+def test_sources_take_turns_and_trained_rankers_come_last() -> None:
+    jobs = robustness.jobs_of({"shop": 2, "raw": 1, "simulated": 4})
+    assert [source for source, _ in jobs[:4]] == ["raw", "shop", "simulated", "simulated"]
+    assert len(jobs) == len(set(jobs)) == 2 + 1 + 4 + 2 + 4
+    assert {source for source, _ in jobs[7:]} == set(robustness.POISONED_SETS)
+
+
+def test_rankers_of_wrong_labels_are_asked_about_incidents_as_they_are(monkeypatch) -> None:
+    monkeypatch.setattr(robustness, "SEEDS", {"held-out": 303_030, "training": 303_031})
+    found = robustness.row_of([("simulated, wrong labels", 1)], 8, 0)
+    assert not found.answers
+    assert len(found.poisoned) == len(robustness.LEARNERS) * len(robustness.POISONED) * robustness.DRAWS
+    assert robustness.of_poison([found])["learners"]["logistic"]["0%"]["difference"]["value"] == 0
+
+
 def test_every_condition_is_one_that_can_be_asked_for_and_has_words() -> None:
     assert set(CONDITIONS) <= set(TRANSFORMS)
     assert set(DAMAGES) <= set(CONDITIONS)
@@ -131,9 +146,9 @@ def test_one_incident_under_every_condition(monkeypatch) -> None:
 
 def test_the_results_say_what_they_are_of_and_that_names_do_not_matter() -> None:
     body = read_result(ROBUSTNESS)
-    assert tables(body)
     assert body["seeds"] == robustness.SEEDS
-    for found in body["sets"].values():
+    for name, found in body["sets"].items():
+        assert hurting(name, found["conditions"]) in tables(body)
         for one in found["conditions"].values():
             assert not any(of["failures"] for of in one["rankers"].values())
         assert all(of["other_rank"] == 0 for of in found["conditions"][RENAMED]["rankers"].values())
