@@ -121,7 +121,7 @@ def test_sources_take_turns_and_trained_rankers_come_last() -> None:
 
 def test_rankers_of_wrong_labels_are_asked_about_incidents_as_they_are(monkeypatch) -> None:
     monkeypatch.setattr(robustness, "SEEDS", {"held-out": 303_030, "training": 303_031})
-    found = robustness.row_of([("simulated, wrong labels", 1)], 8, 0)
+    found = robustness.row_of([("simulated, wrong labels", 2)], 8, 0)
     assert not found.answers
     assert len(found.poisoned) == len(robustness.LEARNERS) * len(robustness.POISONED) * robustness.DRAWS
     assert robustness.of_poison([found])["learners"]["logistic"]["0%"]["difference"]["value"] == 0
