@@ -250,6 +250,7 @@ def compare(
     from dataclasses import asdict
 
     from rca.errors import BadInput
+    from rca.evaluation.model_report import defined
     from rca.evaluation.shadows import compared
     from rca.incidents.store import DATABASE_FILE, IncidentStore
     from rca.ranking import rounded
@@ -268,7 +269,7 @@ def compare(
     of = dict.fromkeys(pair.version for pair in pairs)
     found = [compared(each, [pair for pair in pairs if pair.version == each], incidents) for each in of]
     if json:
-        print_json(rounded({"schema_version": "1", "comparisons": [_defined(asdict(each)) for each in found]}))
+        print_json(rounded({"schema_version": "1", "comparisons": [defined(asdict(each)) for each in found]}))
         return
     for each in found:
         typer.echo("\n".join(_compared_lines(each)))
@@ -458,6 +459,7 @@ def _json(versions: Versions, version: Version, *, whole: bool = False) -> dict[
 def _cohorts_json(made: Any) -> dict[str, Any]:
     from dataclasses import asdict
 
+    from rca.evaluation.model_report import defined
     from rca.ranking import rounded
 
     found: dict[str, Any] = {}
@@ -466,25 +468,14 @@ def _cohorts_json(made: Any) -> dict[str, Any]:
             name: {"incidents": len(rows)}
             | {
                 whose: {
-                    "ac1": rounded(_defined(asdict(made.accuracy(answers, rows)))),
-                    "mrr": rounded(_defined(asdict(made.reciprocal_rank(answers, rows)))),
+                    "ac1": rounded(defined(asdict(made.accuracy(answers, rows)))),
+                    "mrr": rounded(defined(asdict(made.reciprocal_rank(answers, rows)))),
                 }
                 for whose, answers in (("version", made.model), ("current", made.current), ("rule", made.best_rule()))
             }
             for name, rows in parts.items()
         }
     return found
-
-
-def _defined(body: Any) -> Any:
-    """JSON has no NaN."""
-    import math
-
-    if isinstance(body, dict):
-        return {key: _defined(value) for key, value in body.items()}
-    if isinstance(body, (list, tuple)):
-        return [_defined(value) for value in body]
-    return None if isinstance(body, float) and math.isnan(body) else body
 
 
 def _compared_lines(found: Comparison) -> list[str]:

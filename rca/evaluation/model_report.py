@@ -82,7 +82,7 @@ class ModelReport:
             "drift": drift,
             "why_no_drift": self.why_not,
         }
-        found: dict[str, Any] = rounded(_defined(body))
+        found: dict[str, Any] = rounded(defined(body))
         return found
 
     def document(self) -> Document:
@@ -254,12 +254,12 @@ def _capital(words: str) -> str:
     return words[:1].upper() + words[1:]
 
 
-def _defined(value: Any) -> Any:
+def defined(value: Any) -> Any:
     """A JSON value with null in the place of numbers that are none."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _defined(item) for key, item in value.items()}
+        return {key: defined(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_defined(item) for item in value]
+        return [defined(item) for item in value]
     return value
