@@ -99,6 +99,7 @@ OWNER: Final = (
         limits=((1, "orange"), (6, "red")),
     ),
     Panel("What ranks", _by("rca_serve_ranked_by_total", "model")),
+    Panel("The version in shadow, against what was told", _by("rca_serve_shadow_answers_total", "outcome")),
     Panel("Labels that people gave", (*_by("rca_serve_labels_total", "verdict"), *_by("rca_serve_agreement_total", "outcome"))),
     Panel("Drift: the largest PSI", (("max by (of) (rca_serve_drift_psi)", "{{of}}"),), about=_DRIFT, limits=((0.25, "orange"),)),
     Panel("Drift: the largest KS distance", (("max by (of) (rca_serve_drift_ks)", "{{of}}"),), about=_DRIFT),
