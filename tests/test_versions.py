@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 import subprocess
@@ -217,12 +218,13 @@ def test_a_version_travels_as_one_file(tmp_path: Path) -> None:
         here.export(one, tmp_path / "one.zip", "")
 
 
-@pytest.mark.parametrize("harm", ["cut", "other", "swapped", "absent"])
+@pytest.mark.parametrize("harm", ["cut", "other", "swapped", "absent", "measured", "undated"])
 def test_an_archive_that_is_not_what_it_says(tmp_path: Path, harm: str) -> None:
     from rca.incidents.bundle import read_archive, write_archive
 
     here = Versions(tmp_path / "here")
     (one,) = registered(tmp_path / "here", "one")
+    here.add_evaluation(one.id, {"made_ns": 1, "words": "well"})
     path = here.export(one, tmp_path / "one.tar.zst", "")
     if harm == "cut":
         path.write_bytes(path.read_bytes()[:5000])
@@ -230,7 +232,12 @@ def test_an_archive_that_is_not_what_it_says(tmp_path: Path, harm: str) -> None:
         path.write_bytes(b"no archive at all")
     else:
         files = read_archive(path)
-        if harm == "swapped":
+        if harm == "measured":
+            name = next(name for name in files if name.startswith("evaluation-"))
+            files[name] = files[name].replace(b"well", b"best")
+        elif harm == "undated":
+            files[f"evaluation-{hashlib.sha256(b'{}').hexdigest()[:12]}.json"] = b"{}"
+        elif harm == "swapped":
             files[next(name for name in files if name.endswith(".onnx"))] = b"another one"
         else:
             del files[VERSION_FILE]
@@ -239,6 +246,8 @@ def test_an_archive_that_is_not_what_it_says(tmp_path: Path, harm: str) -> None:
         "cut": "damaged or cut off",
         "other": "found another file",
         "swapped": "damaged or replaced",
+        "measured": "expected the evaluation .* .damaged or changed",
+        "undated": "expected the time of an evaluation as made_ns, found None",
         "absent": VERSION_FILE,
     }
     with pytest.raises((BadBundle, BadCheckpoint), match=message[harm]):

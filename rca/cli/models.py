@@ -272,7 +272,8 @@ def compare(
         print_json(rounded({"schema_version": "1", "comparisons": [defined(asdict(each)) for each in found]}))
         return
     for each in found:
-        typer.echo("\n".join(_compared_lines(each)))
+        for line in _compared_lines(each):
+            typer.echo(printable(line))
 
 
 @app.command()
@@ -429,7 +430,8 @@ def _print_judgement(found: Judgement, *, whole: bool = False) -> None:
     if whole:
         print_rows(HEAD, figures(found.evaluation))
     print_rows(None, verdict_rows(found.verdict))
-    typer.echo(f"by this evaluation {found.evaluation.version} {'may' if found.verdict.passed else 'may not'} be promoted")
+    may = "may" if found.verdict.passed else "may not"
+    typer.echo(printable(f"by this evaluation {found.evaluation.version} {may} be promoted"))
 
 
 def _verdict_json(found: Judgement) -> dict[str, Any]:

@@ -41,6 +41,8 @@ HISTORY_FILE: Final = "history.jsonl"
 CURRENT, SHADOW = "current", "shadow"
 """What stands for the version that ranks, and for the one beside it, wherever a version is named."""
 
+_MEASURED: Final = "evaluation-"
+"""How files of an archive begin that say what was measured."""
 _LOCK_FILE: Final = "lock"
 _LOCK_S: Final = 20.0
 _DIGITS: Final = 12
@@ -234,7 +236,8 @@ class Versions:
             raise BadCheckpoint(str(path), expected="a model folder, or a .tar.zst of one", found="nothing there")
         files = read_archive(path, limit=_LARGEST, what="a model")
         facts = _facts(f"{path}/{VERSION_FILE}", files.pop(VERSION_FILE, None))
-        evaluations = {name: files.pop(name) for name in sorted(files) if name.startswith("evaluation-")}
+        names = sorted(name for name in files if name.startswith(_MEASURED))
+        evaluations = [_evaluation(path / name, files.pop(name)) for name in names]
         files.pop(CARD_FILE, None)
         for name, digest in facts.files.items():
             if name not in files:
@@ -244,8 +247,8 @@ class Versions:
         if (made := _id(facts.id.rpartition("-")[0], wanted)) != facts.id:
             raise BadBundle(str(path), expected=f"version {facts.id}", found=f"the files of {made}")
         found = self._keep(path, wanted, f"import of {path.name}", facts.parent, facts.note)
-        for name, content in evaluations.items():
-            self.add_evaluation(found.version.id, _object(path / name, content))
+        for body in evaluations:
+            self.add_evaluation(found.version.id, _undigested(body))
         return found
 
     def export(self, version: Version, path: Path, card: str) -> Path:
@@ -262,7 +265,7 @@ class Versions:
         files[VERSION_FILE] = _dumped(asdict(version.facts))
         files[CARD_FILE] = card.encode()
         for body in self.evaluations(version.id):
-            files[f"evaluation-{body['digest']}.json"] = _dumped({k: v for k, v in body.items() if k != "digest"})
+            files[f"{_MEASURED}{body['digest']}.json"] = _dumped(_undigested(body))
         with storage(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_archive(path, files)
@@ -436,14 +439,20 @@ def _check_digest(path: Path, content: bytes, digest: str) -> None:
         raise BadCheckpoint(str(path), expected=f"SHA-256 {digest[:12]}", found=f"{found[:12]} (damaged or replaced)")
 
 
-def _evaluation(path: Path) -> Mapping[str, Any]:
-    content = read_bytes(path)
-    if (found := hashlib.sha256(content).hexdigest()[:_DIGITS]) != path.stem:
-        raise BadCheckpoint(str(path), expected=f"the evaluation {path.stem}", found=f"{found} (damaged or changed)")
-    body = _object(path)
+def _evaluation(path: Path, content: bytes | None = None) -> Mapping[str, Any]:
+    """What was measured, from a file that is called as the digest of its content."""
+    content = read_bytes(path) if content is None else content
+    named = path.stem.removeprefix(_MEASURED)
+    if (found := hashlib.sha256(content).hexdigest()[:_DIGITS]) != named:
+        raise BadCheckpoint(str(path), expected=f"the evaluation {named}", found=f"{found} (damaged or changed)")
+    body = _object(path, content)
     if not isinstance(body.get("made_ns"), int):
         raise BadCheckpoint(str(path), expected="the time of an evaluation as made_ns", found=repr(body.get("made_ns")))
-    return {**body, "digest": path.stem}
+    return {**body, "digest": named}
+
+
+def _undigested(body: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in body.items() if key != "digest"}
 
 
 def _object(path: Path, content: bytes | None = None) -> dict[str, Any]:
