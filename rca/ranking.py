@@ -45,8 +45,25 @@ class RankedCandidate:
 
 
 @dataclass(frozen=True)
+class CandidateSet:
+    """The fewest outcomes that hold the truth with a probability of `coverage`.
+
+    They are candidates, in order, and, where they say so, "no fault" and "a cause outside the graph".
+    """
+
+    coverage: float
+    entities: tuple[EntityId, ...]
+    no_fault: bool
+    outside: bool
+
+
+@dataclass(frozen=True)
 class Ranking:
-    """All candidates in order. `probability` of the candidates and `no_fault` add up to 1."""
+    """All candidates in order. `probability` of the candidates, `no_fault` and `outside` add up to 1.
+
+    `outside` is the probability of a fault whose cause is none of the candidates. `likely` is the calibrated set of outcomes,
+    None where the ranker has none. `unlike` says in words what about the incident is unlike all that calibration has seen.
+    """
 
     ranker: str
     window: Interval
@@ -54,6 +71,9 @@ class Ranking:
     no_fault: float = 0.0
     gaps: tuple[Gap, ...] = ()
     notes: tuple[str, ...] = ()
+    outside: float = 0.0
+    likely: CandidateSet | None = None
+    unlike: tuple[str, ...] = ()
 
     def rank_of(self, entity: EntityId) -> int | None:
         """Rank of an entity counted pessimistically: candidates with an equal score all get the worst rank among them."""
@@ -82,6 +102,21 @@ def rounded(value: Any) -> Any:
     return value
 
 
+@dataclass(frozen=True, eq=False)
+class Chances:
+    """Calibrated probabilities: of every candidate, (C,), of "no fault", and of a cause outside the graph; they add up to 1.
+
+    The likeliest outcomes that add up to `mass` hold the truth with a probability of `coverage`; None: nobody knows.
+    """
+
+    candidates: npt.NDArray[np.float64]
+    no_fault: float
+    outside: float = 0.0
+    mass: float | None = None
+    coverage: float = 0.9
+    unlike: tuple[str, ...] = ()
+
+
 def rank_by_score(
     ranker: str,
     window: Interval,
@@ -89,13 +124,13 @@ def rank_by_score(
     scores: npt.NDArray[np.floating[Any]],  # (C,)
     *,
     temperature: float = 1.0,
-    no_fault_score: float | None = None,
+    chances: Chances | None = None,
     families: Sequence[str] | None = None,
     evidence: Sequence[tuple[Evidence, ...]] | None = None,
     gaps: tuple[Gap, ...] = (),
     notes: tuple[str, ...] = (),
 ) -> Ranking:
-    """Ranking from one score per candidate: probabilities are a softmax of score / temperature.
+    """Ranking from one score per candidate: probabilities are `chances`, else a softmax of score / temperature.
 
     Equal scores keep the order of `entities`, which may be that of their names: accuracy counts ties pessimistically, so that
     this order never earns anything. Raises ValueError for a score that is not finite.
@@ -106,9 +141,11 @@ def rank_by_score(
     if not np.isfinite(values).all():
         raise ValueError(f"{ranker}: expected finite scores, found {values[~np.isfinite(values)][:3]}")
     values = np.round(values, _DIGITS)
-    logits = values if no_fault_score is None else np.append(values, no_fault_score)
-    weights = np.exp((logits - logits.max()) / temperature) if len(logits) else logits
-    probabilities = weights / weights.sum() if len(logits) else weights
+    if chances is not None:
+        probabilities = np.asarray(chances.candidates, dtype=np.float64)
+    else:
+        weights = np.exp((values - values.max(initial=-np.inf)) / temperature)
+        probabilities = weights / weights.sum() if len(weights) else weights
     order = np.argsort(-values, kind="stable")
     candidates = tuple(
         RankedCandidate(
@@ -121,5 +158,30 @@ def rank_by_score(
         )
         for position, row in enumerate(order, start=1)
     )
-    no_fault = float(probabilities[-1]) if no_fault_score is not None else 0.0
-    return Ranking(ranker, window, candidates, no_fault, gaps, notes)
+    if chances is None:
+        return Ranking(ranker, window, candidates, gaps=gaps, notes=notes)
+    return Ranking(
+        ranker,
+        window,
+        candidates,
+        chances.no_fault,
+        gaps,
+        notes,
+        chances.outside,
+        _smallest_set(candidates, chances, chances.mass) if candidates and chances.mass is not None else None,
+        chances.unlike,
+    )
+
+
+def _smallest_set(candidates: Sequence[RankedCandidate], chances: Chances, mass: float) -> CandidateSet:
+    """The likeliest outcomes, as many as add up to the mass."""
+    outcomes: list[tuple[float, EntityId | str]] = [(candidate.probability, candidate.entity) for candidate in candidates]
+    outcomes += [(chances.no_fault, "no fault"), (chances.outside, "outside")]
+    held, chosen = 0.0, []
+    for probability, outcome in sorted(outcomes, key=lambda one: -one[0]):  # stable: candidates keep their order
+        chosen.append(outcome)
+        held += probability
+        if held >= mass:
+            break
+    entities = tuple(outcome for outcome in chosen if not isinstance(outcome, str))
+    return CandidateSet(chances.coverage, entities, "no fault" in chosen, "outside" in chosen)

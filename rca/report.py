@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
@@ -27,12 +27,19 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 SCHEMA_VERSION: Final = "1"
+MOST_LIKELY: Final = 5
+"""Outcomes of a calibrated set beyond which it helps nobody."""
 MOST_NEIGHBOURS: Final = 6
 """Neighbours that the map shows on each side; hubs have hundreds."""
+NOBODY: Final = 0.4
+"""How likely "no fault" must at least be for a report to say so: some 3 % of the quiet windows that were fitted on stay below."""
 _MOST_NOTES: Final = 8
+_MOST_UNLIKE: Final = 2
 
 Health = Literal["disturbed", "quiet", "unobserved"]
 Certainty = Literal["clear", "likely", "close", "unsure", "nothing"]
+Outcome = Literal["cause", "no_fault", "outside", "not_enough_telemetry"]
+"""What a report says in the end: who it was, that nobody was, that somebody outside the graph was, or that it cannot tell."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +57,11 @@ class Subject:
 
 @dataclass(frozen=True)
 class Confidence:
-    """How far to trust the first candidate, as a level and in words."""
+    """How far to trust the first candidate, as a level and in words, and what the report says in the end."""
 
     level: Certainty
     words: str
+    outcome: Outcome = "cause"
 
 
 @dataclass(frozen=True)
@@ -145,11 +153,11 @@ class TriageReport:
 def report_of(subject: Subject, case: Case, ranking: Ranking, *, top: int, why_not: EntityId | None = None) -> TriageReport:
     """The report on a ranking of a case; the first `top` candidates get evidence. `why_not` must be a candidate."""
     if is_empty(case.window):
-        words = "There is no telemetry in the window, so there is nothing to rank."
+        words = f"{_NOT_ENOUGH}: there is none in the window, so there is nothing to rank."
         empty = Ranking(ranking.ranker, case.window.incident, (), gaps=ranking.gaps)
-        return TriageReport(subject, empty, Confidence("nothing", words), None, None, missing_of(case))
+        return TriageReport(subject, empty, Confidence("nothing", words, "not_enough_telemetry"), None, None, missing_of(case))
     ranking = explained(ranking, case, max(top, 1))
-    confidence = confidence_of(ranking)
+    confidence = confidence_of(ranking) if heard_signals(case.graph) or not ranking.candidates else _UNHEARD
     first = ranking.candidates[0].entity if confidence.level != "nothing" else None
     return TriageReport(
         incident=subject,
@@ -179,26 +187,75 @@ PATH_TITLES: Final = {
 # --- how sure -----------------------------------------------------------------------------------------------------------
 
 
+_NOT_ENOUGH: Final = "Not enough telemetry to tell"
+_UNHEARD: Final = Confidence(
+    "nothing", f"{_NOT_ENOUGH}: it names candidates, and nothing that was measured speaks of any.", "not_enough_telemetry"
+)
+
+
 def confidence_of(ranking: Ranking) -> Confidence:
-    """How sure the ranking is, from the distance between its first candidates and `no_fault`."""
+    """How sure the ranking is: from the probabilities of candidates, of `no_fault`, and of a cause outside the graph."""
     if not ranking.candidates:
-        return Confidence("nothing", "The telemetry names no service or other candidate, so there is nothing to rank.")
+        words = f"{_NOT_ENOUGH}: it names no service or other candidate, so there is nothing to rank."
+        return Confidence("nothing", words, "not_enough_telemetry")
+    if not any(candidate.evidence for candidate in ranking.candidates):
+        return Confidence("nothing", "Nothing stands out: no candidate strays from quiet times.", "no_fault")
+    found = _confidence(ranking)
+    return replace(found, words=" ".join(part for part in (found.words, _set_words(ranking), _unlike_words(ranking)) if part))
+
+
+def _confidence(ranking: Ranking) -> Confidence:
     first, *rest = ranking.candidates
     name, share = shown(first.entity), probability(first.probability)
     second = rest[0] if rest else None
-    if not any(candidate.evidence for candidate in ranking.candidates):
-        return Confidence("nothing", "Nothing stands out: no candidate strays from quiet times.")
-    if ranking.no_fault > first.probability:
-        return Confidence("unsure", f"Perhaps no fault at all ({probability(ranking.no_fault)}); {name} comes next with {share}.")
+    behind = f", the runner-up {shown(second.entity)} {probability(second.probability)}" if second else ""
+    if is_nobody(ranking):
+        return Confidence(
+            "unsure", f"Perhaps no fault at all ({probability(ranking.no_fault)}); {name} comes next with {share}.", "no_fault"
+        )
     if second is not None and second.probability * 1.5 > first.probability and first.probability + second.probability >= 0.5:
         runner_up = f"{shown(second.entity)} ({probability(second.probability)})"
         return Confidence("close", f"A close call between {name} ({share}) and {runner_up}: check both.")
-    behind = f", the runner-up {shown(second.entity)} {probability(second.probability)}" if second else ""
     if first.probability >= 0.8:
         return Confidence("clear", f"{name} stands out: {share}{behind}.")
     if first.probability >= 0.4:
         return Confidence("likely", f"{name} is likely, not certain: {share}{behind}.")
+    if ranking.outside > first.probability:
+        elsewhere = probability(ranking.outside)
+        words = f"Perhaps the cause is nothing that telemetry shows ({elsewhere}); {name} comes next with {share}."
+        return Confidence("unsure", words, "outside")
     return Confidence("unsure", f"Weak evidence: {name} leads with only {share}{behind}.")
+
+
+def is_nobody(ranking: Ranking) -> bool:
+    """Whether the ranking says that there is no fault at all."""
+    return bool(ranking.candidates) and ranking.no_fault > max(ranking.candidates[0].probability, NOBODY)
+
+
+def _set_words(ranking: Ranking) -> str:
+    """The calibrated set in words, where it says more than the first candidate, and is short enough to help."""
+    likely = ranking.likely
+    if likely is None or not likely.entities:
+        return ""
+    share = f"{100 * likely.coverage:.0f} %"
+    others = ["no fault"] * likely.no_fault + ["a cause that telemetry does not show"] * likely.outside
+    names = [*(shown(entity) for entity in likely.entities), *others]
+    if len(names) > MOST_LIKELY:
+        return f"It takes the first {count(len(likely.entities), 'candidate')} to be {share} sure."
+    return f"With {share} it is one of these {len(names)}: {_listed(names, 'or', most=len(names))}." if len(names) > 1 else ""
+
+
+def _unlike_words(ranking: Ranking) -> str:
+    if not ranking.unlike:
+        return ""
+    what = _listed(list(ranking.unlike), most=_MOST_UNLIKE)
+    return f"Unlike anything that these probabilities were measured on: {what}. Trust them less."
+
+
+def others_of(ranking: Ranking) -> tuple[str, ...]:
+    """The outcomes beside the candidates, with their probabilities: `no fault: 3 %`."""
+    others = (("no fault", ranking.no_fault), ("a cause that telemetry does not show", ranking.outside))
+    return tuple(f"{words}: {probability(share)}" for words, share in others if share)
 
 
 # --- the path from the alert to the cause -------------------------------------------------------------------------------
@@ -506,8 +563,7 @@ def _candidates(report: TriageReport, top: int) -> RenderableType:
     tail = [f"{count(left, 'more candidate')}" if left > 0 else ""]
     if report.confidence.level == "nothing":
         tail.append("their order means nothing")
-    if report.ranking.no_fault:
-        tail.append(f"no fault, or outside the map: {probability(report.ranking.no_fault)}")
+    tail += others_of(report.ranking)
     return _section("Candidates", table, Text("; ".join(words for words in tail if words), style="dim"))
 
 

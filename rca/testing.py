@@ -134,9 +134,9 @@ def check_ranking(ranking: Ranking, case: Case) -> None:
     _expect(bool(np.isfinite(scores).all()), "scores are finite")
     _expect(scores == sorted(scores, reverse=True), "the best score comes first")
     probabilities = [candidate.probability for candidate in ranking.candidates]
-    inside = all(0 <= p <= 1 for p in (*probabilities, ranking.no_fault))
+    inside = all(0 <= p <= 1 for p in (*probabilities, ranking.no_fault, ranking.outside))
     _expect(inside, "probabilities lie between 0 and 1")
-    total = sum(probabilities) + ranking.no_fault
+    total = sum(probabilities) + ranking.no_fault + ranking.outside
     _expect(not named or abs(total - 1) <= TOLERANCE * max(1, len(named)), f"probabilities add up to 1, not {total}")
     _expect(ranking.window == case.window.incident, "the ranking is about the case's window")
 

@@ -32,6 +32,7 @@ from rca.report import TriageReport
 from rca.signals import EDGE_SIGNALS, NODE_SIGNALS, Signal
 from rca.sinks.webhook.payload import schema_of
 from rca.telemetry import SCHEMAS
+from scripts.confidence_page import confidence_page
 from scripts.dashboards import DASHBOARDS, dashboard
 from scripts.explanations_page import explanations_page
 from scripts.incidents_page import incidents_page
@@ -438,6 +439,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "docs/performance.md": performance_page,
     "docs/accuracy.md": accuracy_page,
     "docs/bundle.md": bundle_page,
+    "docs/confidence.md": confidence_page,
     "docs/configuration.md": configuration_page,
     "docs/explanations.md": explanations_page,
     "docs/faults.md": faults_page,

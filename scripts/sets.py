@@ -27,7 +27,7 @@ PUBLIC: Final = ("onlineboutique", "trainticket", "petshop", "sockshop")
 """Systems of the public data sets; none of them is ever trained on to be tested, but for the learning curve."""
 SHOP: Final = "shop"
 TRANSFER, CURVE, REALISM = "transfer", "learning_curve", "realism"
-EXPLANATIONS, ROBUSTNESS = "explanations", "robustness"
+EXPLANATIONS, ROBUSTNESS, CONFIDENCE = "explanations", "robustness", "confidence"
 """Results by name."""
 _SAID_OF_MODELS: Final = ("name", "intended_use", "limits", "data", "metrics", ONNX)
 

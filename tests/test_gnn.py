@@ -181,8 +181,8 @@ def test_it_knows_when_nothing_is_wrong() -> None:
     quiet = normal_windows(cases, 1, seed=5)
     doubts = [ranker.rank(replace(cases[i].case, graph=graph)).no_fault for i, graph in enumerate(quiet.graphs)]
     alarms = [ranker.rank(case.case).no_fault for case in cases]
-    assert max(alarms) < 0.01
-    assert min(doubts) > 0.1
+    assert max(alarms) < 0.2
+    assert min(doubts) > 0.5
 
 
 def test_an_interrupted_ensemble_goes_on(tmp_path: Path) -> None:

@@ -93,10 +93,18 @@ def test_an_empty_window_has_nothing_to_rank() -> None:
 
 def test_perhaps_no_fault() -> None:
     found = example()
-    doubtful = replace(found.report.ranking, no_fault=1.0)
-    report = replace(found.report, ranking=doubtful, confidence=Confidence("unsure", "Perhaps no fault at all (60 %)."))
+    report = replace(found.report, confidence=Confidence("unsure", "Perhaps no fault at all (60 %).", "no_fault"))
     view = found.view(told=telling(report))
     assert (view.verdict.eyebrow, view.verdict.heading) == ("Most likely", "No fault at all")
+
+
+def test_perhaps_nothing_that_telemetry_shows() -> None:
+    found = example()
+    ranking = replace(found.report.ranking, no_fault=0.25, outside=0.45)
+    words = "Perhaps the cause is nothing that telemetry shows (45 %)."
+    view = found.view(told=telling(replace(found.report, ranking=ranking, confidence=Confidence("unsure", words, "outside"))))
+    assert (view.verdict.eyebrow, view.verdict.heading) == ("Perhaps", "Nothing that telemetry shows")
+    assert "No fault: 25 %; a cause that telemetry does not show: 45 %." in words_of(render(view))
 
 
 def test_a_revision_says_what_changed_and_a_resolved_incident_that_it_is() -> None:

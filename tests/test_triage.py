@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import numpy as np
@@ -26,7 +27,7 @@ from rca.incidents.incident import Incident
 from rca.incidents.store import IncidentStore
 from rca.models.registry import create
 from rca.pipeline import case_of, report_on
-from rca.ranking import rank_by_score
+from rca.ranking import Chances, rank_by_score
 from rca.report import MOST_NEIGHBOURS, confidence_of, map_of, path_of, shortest_path
 from rca.telemetry import EntityId, Gap, Interval, Telemetry
 from scripts import docs
@@ -119,7 +120,8 @@ def test_json_fits_the_published_schema(run: Run, bundle: Path) -> None:
     assert candidates[0]["entity"]["name"] == "catalogue"
     assert candidates[0]["fault_family"] == "cpu"
     assert [bool(candidate["evidence"]) for candidate in candidates] == [True, True, True] + [False] * (len(candidates) - 3)
-    assert sum(c["probability"] for c in candidates) + body["ranking"]["no_fault"] == pytest.approx(1, abs=1e-4)
+    others = body["ranking"]["no_fault"] + body["ranking"]["outside"]
+    assert sum(c["probability"] for c in candidates) + others == pytest.approx(1, abs=1e-4)
     assert [entity["name"] for entity in body["path"]["entities"]] == ["frontend", "catalogue"]
     assert body["why_not"]["entity"]["name"] == "cart"
     del body["path"]["words"]
@@ -146,7 +148,7 @@ def test_the_same_input_gives_the_same_json(run: Run, bundle: Path) -> None:
 
 def test_an_empty_window_is_stated(run: Run, bundle: Path, tmp_path: Path) -> None:
     output = run(bundle, "--from", "2026-03-01T00:00:00Z", "--until", "2026-03-01T00:10:00+00:00", code=3)
-    assert "There is no telemetry in the window, so there is nothing to rank." in output
+    assert "Not enough telemetry to tell: there is none in the window, so there is nothing to rank." in " ".join(output.split())
     assert "no spans in the incident, though there were some before" in output
     body = json.loads(run(altered(tmp_path), "--json", code=3))
     jsonschema.validate(body, SCHEMA)
@@ -295,16 +297,25 @@ def test_confidence_in_words() -> None:
     case = case_of(INCIDENT, TELEMETRY)
     evidence = report_on(INCIDENT, TELEMETRY, create("floor")).ranking.candidates[0].evidence
 
-    def words(*scores: float, no_fault: float | None = None) -> str:
-        given, ranked = [evidence] * len(scores), names[: len(scores)]
-        ranking = rank_by_score("r", case.window.incident, ranked, np.log(scores), no_fault_score=no_fault, evidence=given)
-        return f"{confidence_of(ranking).level}: {confidence_of(ranking).words}"
+    def words(*shares: float, **others: Any) -> str:
+        given, ranked = [evidence] * len(shares), names[: len(shares)]
+        chances = Chances(np.array(shares), **{"no_fault": 0.0, **others})
+        found = confidence_of(rank_by_score("r", case.window.incident, ranked, np.log(shares), chances=chances, evidence=given))
+        return f"{found.outcome}, {found.level}: {found.words}"
 
-    assert words(0.9, 0.08, 0.02) == "clear: a stands out: 90 %, the runner-up b 8 %."
-    assert words(0.6, 0.3, 0.1) == "likely: a is likely, not certain: 60 %, the runner-up b 30 %."
-    assert words(0.45, 0.4, 0.15) == "close: A close call between a (45 %) and b (40 %): check both."
-    assert words(*[0.07] * 13) == "unsure: Weak evidence: a leads with only 8 %, the runner-up b 8 %."
-    assert words(0.2, 0.1, 0.1, no_fault=np.log(0.6)).startswith("unsure: Perhaps no fault at all (60 %)")
+    assert words(0.9, 0.08, 0.02) == "cause, clear: a stands out: 90 %, the runner-up b 8 %."
+    assert words(0.6, 0.3, 0.1) == "cause, likely: a is likely, not certain: 60 %, the runner-up b 30 %."
+    assert words(0.45, 0.4, 0.15) == "cause, close: A close call between a (45 %) and b (40 %): check both."
+    assert words(*[0.07] * 13, no_fault=0.09) == "cause, unsure: Weak evidence: a leads with only 7 %, the runner-up b 7 %."
+    assert words(0.2, 0.1, 0.1, no_fault=0.6) == "no_fault, unsure: Perhaps no fault at all (60 %); a comes next with 20 %."
+    elsewhere = "Perhaps the cause is nothing that telemetry shows (45 %); a comes next with 30 %."
+    assert words(0.3, 0.1, outside=0.45, no_fault=0.15) == f"outside, unsure: {elsewhere}"
+    listed = words(0.6, 0.25, 0.05, no_fault=0.1, mass=0.9)
+    assert listed.endswith(" With 90 % it is one of these 3: a, b or no fault.")
+    assert words(0.95, 0.05, mass=0.9) == "cause, clear: a stands out: 95 %, the runner-up b 5 %."
+    assert words(*[0.1] * 10, mass=0.85).endswith(" It takes the first 9 candidates to be 90 % sure.")
+    strange = words(0.95, 0.05, unlike=("number of candidates (900; known: 5 to 150)",))
+    assert strange.endswith("measured on: number of candidates (900; known: 5 to 150). Trust them less.")
 
 
 def test_no_baseline_is_said(run: Run, tmp_path: Path) -> None:

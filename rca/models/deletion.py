@@ -155,7 +155,7 @@ class Trial:
             ranking = self.ranker.rank(case)
         mine = next(candidate for candidate in ranking.candidates if candidate.entity == self.entity)
         others = sum(candidate.probability for candidate in ranking.candidates if candidate is not mine)
-        return Standing(mine.rank, mine.probability, others + ranking.no_fault, ranking.candidates[0].entity)
+        return Standing(mine.rank, mine.probability, others + ranking.no_fault + ranking.outside, ranking.candidates[0].entity)
 
 
 def pieces_of(deviations: Deviations, row: int) -> tuple[Piece, ...]:

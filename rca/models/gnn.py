@@ -407,7 +407,7 @@ class NetworkRanker:
         if not self._networks:
             raise BadInput(f"ranker {self.name}", expected="training before ranking", found="none")
         with _threads(self.threads):
-            return ranking_of_scores(self.name, self._networks[0].schema, case, self.scores, self.temperature)
+            return ranking_of_scores(self.name, self._networks[0].schema, case, self.scores)
 
     def scores(self, graph: ServiceGraph) -> Scores:
         """What the networks say on average."""

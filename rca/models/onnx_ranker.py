@@ -47,7 +47,7 @@ class OnnxRanker:
 
     def rank(self, case: Case) -> Ranking:
         """Raises BadCheckpoint for a graph with other features."""
-        return ranking_of_scores(self.name, self.card.schema, case, self.scores, self.card.temperature)
+        return ranking_of_scores(self.name, self.card.schema, case, self.scores)
 
     def scores(self, graph: ServiceGraph) -> Scores:
         """What the networks say on average. Raises BadGraph."""

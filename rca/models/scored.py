@@ -13,11 +13,10 @@ from rca.arrays import Schema
 from rca.contracts import Case
 from rca.faults import FAMILIES
 from rca.graph import ServiceGraph
-from rca.models.rules.floor import no_fault_probability
+from rca.models.confidence import chances_of
 from rca.ranking import Ranking, rank_by_score
 
 _NO_CANDIDATES: Final = "no candidates: nothing could be ranked"
-_LEAST_PROBABILITY: Final = 1e-6
 _FAMILY_DIGITS: Final = 9  # of families that are as likely as each other the first is named, whatever the engine
 
 Floats = npt.NDArray[np.float64]
@@ -32,9 +31,7 @@ class Scores:
     family: Floats  # (C, K) probabilities
 
 
-def ranking_of_scores(
-    name: str, schema: Schema, case: Case, score: Callable[[ServiceGraph], Scores], temperature: float
-) -> Ranking:
+def ranking_of_scores(name: str, schema: Schema, case: Case, score: Callable[[ServiceGraph], Scores]) -> Ranking:
     """Ranking of a case by what a network that was trained on `schema` says about its graph.
 
     Raises BadCheckpoint for a graph with other features.
@@ -42,25 +39,14 @@ def ranking_of_scores(
     graph, interval = case.graph, case.window.incident
     schema.check(Schema.of(graph), f"ranker {name}")
     if not graph.candidates:
-        return rank_by_score(name, interval, (), np.zeros(0), no_fault_score=0.0, gaps=case.window.gaps, notes=(_NO_CANDIDATES,))
+        return rank_by_score(name, interval, (), np.zeros(0), gaps=case.window.gaps, notes=(_NO_CANDIDATES,))
     scores = score(graph)
     return rank_by_score(
         name,
         interval,
         graph.candidates,
         scores.score,
-        temperature=temperature,
-        no_fault_score=_no_fault_score(scores.score, temperature, case) if case.quiet else scores.null,
+        chances=chances_of(case, scores.score, "network"),
         families=[FAMILIES[row] for row in np.round(scores.family, _FAMILY_DIGITS).argmax(axis=1)],
         gaps=case.window.gaps,
     )
-
-
-def _no_fault_score(scores: Floats, temperature: float, case: Case) -> float:
-    """The score at which "no fault" is as likely as the label-free comparison with the system's own quiet stretches says.
-
-    A network that saw tens of incidents knows little about quiet times of another system; quiet times know themselves.
-    """
-    likely = np.clip(no_fault_probability(case), _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
-    rest = np.logaddexp.reduce(scores / temperature)
-    return float(temperature * (rest + np.log(likely / (1 - likely))))

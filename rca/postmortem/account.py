@@ -15,7 +15,7 @@ from rca.incidents.incident import Incident, Label
 from rca.incidents.store import AuditEntry
 from rca.postmortem.impact import Impact
 from rca.ranking import Ranking
-from rca.report import TriageReport
+from rca.report import TriageReport, is_nobody
 from rca.telemetry import EntityId, Telemetry
 from rca.topology import standing_for
 
@@ -156,7 +156,7 @@ class Account(Record):
         if ranking is None or not self.labels:
             return None
         if self.incident.is_no_fault():
-            return leader is None or ranking.no_fault > ranking.candidates[0].probability
+            return leader is None or is_nobody(ranking)
         return leader in (*self.causes, *self.incident.causes())
 
 

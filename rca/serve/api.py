@@ -270,10 +270,12 @@ def _answer(notice: StoredNotice) -> Answer:
         model=gist["model"],
         level=gist.get("level"),
         words=gist.get("words", ""),
+        outcome=gist.get("outcome"),
         trouble=gist["trouble"],
         news=gist["news"],
         candidates=[RankedEntity(**candidate) for candidate in gist["candidates"]],
         no_fault=gist.get("no_fault"),
+        outside=gist.get("outside"),
     )
 
 

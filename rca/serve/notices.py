@@ -147,7 +147,9 @@ def gist_of(notice: Notice) -> dict[str, Any]:
         **gist,
         "level": report.confidence.level,
         "words": report.confidence.words,
+        "outcome": report.confidence.outcome,
         "candidates": named,
         "signals": signals if named else [],
         "no_fault": round(report.ranking.no_fault, 6),
+        "outside": round(report.ranking.outside, 6),
     }

@@ -23,10 +23,12 @@ _ANSWER: Final = {
     "model": "general 2026-11",
     "level": "clear",
     "words": "payment stands out clearly",
+    "outcome": "cause",
     "trouble": "",
     "news": [],
     "candidates": [_CANDIDATE],
     "no_fault": 0.02,
+    "outside": 0.01,
 }
 _REPORT: Final = example_notices()[0].report
 _LABEL: Final = {
@@ -101,10 +103,12 @@ class Answer(_Model):
     model: Annotated[str, Field(description="id of what ranked; empty where nothing did")]
     level: Annotated[str | None, Field(description="how sure: clear, likely, close, unsure, nothing")]
     words: Annotated[str, Field(description="how sure, in a sentence")]
+    outcome: Annotated[str | None, Field(description="what it comes to: cause, no_fault, outside, not_enough_telemetry")]
     trouble: Annotated[str, Field(description="why there is no ranking")]
     news: Annotated[list[str], Field(description="what changed against the revision before")]
     candidates: Annotated[list[RankedEntity], Field(description="the first ones; none where nothing stands out")]
     no_fault: Annotated[float | None, Field(description="probability that nobody is to blame")]
+    outside: Annotated[float | None, Field(description="probability of a fault whose cause is no candidate")]
 
 
 class IncidentSummary(_Model):

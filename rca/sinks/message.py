@@ -116,8 +116,10 @@ def _cause(report: TriageReport | None) -> str:
     names = [f"{_name(each)} ({probability(each.probability)})" for each in ranked(report)]
     if report is None or not names:
         return "Cause unknown"
-    if report.ranking.no_fault > report.ranking.candidates[0].probability:
+    if report.confidence.outcome == "no_fault":
         return "Perhaps no fault"
+    if report.confidence.outcome == "outside":
+        return "Cause perhaps not in telemetry"
     if report.confidence.level == "close" and len(names) > 1:
         return f"{names[0]} or {names[1]}"
     return f"{'Perhaps' if report.confidence.level == 'unsure' else 'Likely'} {names[0]}"

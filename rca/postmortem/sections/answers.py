@@ -11,6 +11,7 @@ from rca.postmortem.account import Account, Answer
 from rca.postmortem.moments import Moments
 from rca.postmortem.words import apart, at
 from rca.ranking import Ranking
+from rca.report import others_of
 from rca.telemetry import EntityId
 from rca.wording import listed, probability
 
@@ -134,8 +135,8 @@ def _candidates(account: Account) -> Block:
         for one in ranking.candidates[:5]
     )
     more = f"; {len(ranking.candidates) - 5} more candidates" if len(ranking.candidates) > 5 else ""
-    none = f"; no fault, or outside the map: {probability(ranking.no_fault)}" if ranking.no_fault else ""
-    caption = f"The ranking made for this document by {plain(ranking.ranker, 64)}{more}{none}"
+    others = "".join(f"; {words}" for words in others_of(ranking))
+    caption = f"The ranking made for this document by {plain(ranking.ranker, 64)}{more}{others}"
     return Table(
         ("#", "Candidate", "Probability", "Looks like", "Strongest evidence"),
         rows,

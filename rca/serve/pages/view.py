@@ -23,7 +23,7 @@ from rca.faults import FAMILIES, FAULT_KINDS, family_of, is_no_fault
 from rca.incidents.incident import Incident, Label
 from rca.incidents.store import AuditEntry
 from rca.ranking import RankedCandidate, Ranking
-from rca.report import PATH_TITLES, Certainty, Health, Map, TriageReport, shown_text
+from rca.report import PATH_TITLES, Certainty, Health, Map, TriageReport, others_of, shown_text
 from rca.serve.pages.labelling import value_of
 from rca.signals import NODE_COLUMN, NODE_SIGNALS
 from rca.sinks.notice import AlertLine, Notice
@@ -210,7 +210,7 @@ class IncidentView:
     candidates: tuple[Candidate, ...]
     others: tuple[tuple[str, str], ...]
     more_candidates: int
-    no_fault: str
+    otherwise: tuple[str, ...]
     charts: tuple[Chart, ...]
     map: ServiceMap | None
     around: tuple[Beside, ...]
@@ -322,7 +322,7 @@ def view_of(
         candidates=tuple(_candidate(candidate) for candidate in candidates[:MOST_EXPLAINED]),
         others=tuple((name_of(c.entity), probability(c.probability)) for c in candidates[MOST_EXPLAINED:_MOST_SHOWN]),
         more_candidates=max(len(candidates) - _MOST_SHOWN, 0),
-        no_fault=probability(report.ranking.no_fault) if report is not None and report.ranking.no_fault else "",
+        otherwise=others_of(report.ranking) if report is not None else (),
         charts=scene.charts if scene is not None else (),
         map=scene.map if scene is not None else None,
         around=_around(report.map) if report is not None and report.map is not None else (),
@@ -357,8 +357,10 @@ def verdict_of(notice: Notice | None) -> Verdict:
     strongest = plain(first.evidence[0].statement) if first.evidence else ""
     family = FAMILY_WORDS.get(first.fault_family, "")
     name = name_of(first.entity)
-    if report.ranking.no_fault > first.probability:
+    if report.confidence.outcome == "no_fault":
         return Verdict("unsure", "Most likely", "No fault at all", steps, certainty, sentence, strongest, "")
+    if report.confidence.outcome == "outside":
+        return Verdict("unsure", "Perhaps", "Nothing that telemetry shows", steps, certainty, sentence, strongest, "")
     if report.confidence.level == "close" and len(report.ranking.candidates) > 1:
         both = f"{name} or {name_of(report.ranking.candidates[1].entity)}"
         return Verdict("close", "Likely cause, one of two", both, steps, certainty, sentence, strongest, family)
