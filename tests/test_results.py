@@ -16,7 +16,8 @@ RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 
 def runs() -> Iterator[dict[str, Any]]:
     for file in sorted(RESULTS.glob("*.json")):
-        yield from json.loads(file.read_text(encoding="utf-8")).get("runs", [])
+        body = json.loads(file.read_text(encoding="utf-8"))
+        yield from body.get("runs", []) if isinstance(body, dict) else []  # a benchmark is a list
 
 
 def named(*rankers: str) -> list[Any]:
