@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from rca.cli.main import app
 from rca.cli.models import REFUSED_EXIT_CODE
-from rca.errors import BadCheckpoint, BadInput
+from rca.errors import BadCheckpoint, BadInput, UnknownName
 from rca.evaluation import life
 from rca.evaluation.promotion import (
     CHANCE,
@@ -348,6 +349,24 @@ def test_no_command_takes_a_damaged_version_or_one_for_other_features(
     if harm == "weights":
         assert default_ranker(home).name == two.model.id
     assert run("rollback", "--to", "shipped").exit_code == 0, "there is always a way back"
+
+
+def test_a_version_that_was_removed_is_named_and_another_one_ranks(home: Path) -> None:
+    versions = Versions(home)
+    one, two = registered(home, "one", "two")
+    for each in (one, two):
+        versions.promote(each, expected=versions.state(), why="")
+    shutil.rmtree(one.folder)
+    with pytest.raises(UnknownName, match=f"found '{one.id}'"):
+        run("rollback")
+    assert versions.state().current == two.id
+    assert f"promoted {one.id}" in run("history").stdout
+    shutil.rmtree(two.folder)
+    assert f"expected {two.id}, which was promoted, found none" in run("list").stderr
+    assert list(json.loads(run("list", "--json").stdout)["broken"]) == [two.id]
+    assert default_ranker(home).name == shipped.shipped_ranker().name
+    assert run("rollback", "--to", "shipped").exit_code == 0
+    assert "no version was promoted" in run("list").output
 
 
 def test_a_version_is_measured_on_what_it_never_saw(home: Path) -> None:

@@ -50,6 +50,7 @@ def list_(store: _Store = None, json: _Json = False) -> None:
     versions = _versions(store)
     state, (found, unread) = versions.state(), versions.look()
     measured, broken = _measured(versions, found), dict(unread)
+    broken |= {each: f"{versions.folder}: expected {each}, which {what}, found none" for each, what in _gone(versions, state)}
     broken |= {name: str(what) for name, what in measured.items() if isinstance(what, BadCheckpoint)}
     if json:
         body = {
@@ -376,6 +377,12 @@ def _measured(versions: Versions, found: Sequence[Version]) -> dict[str, list[Ev
         except BadCheckpoint as error:
             measured[version.id] = error
     return measured
+
+
+def _gone(versions: Versions, state: State) -> list[tuple[str, str]]:
+    """Versions that ought to rank, and whose folders somebody removed."""
+    wanted = [(state.current, "was promoted"), (state.shadow, "is in shadow")]
+    return [(each, what) for each, what in wanted if each is not None and each not in versions.ids()]
 
 
 def _newest(found: list[Evaluation] | BadCheckpoint) -> str:
