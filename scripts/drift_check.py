@@ -14,8 +14,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -24,16 +27,18 @@ import torch
 from rca.arrays import arrays_of
 from rca.errors import BadInput
 from rca.evaluation.cases import Labels, asked_for, case_for
+from rca.evaluation.lately import Known, lately
 from rca.graph import ServiceGraph
 from rca.incidents.home import default_home
 from rca.models.drift import Drift, drift_of_measured
 from rca.models.files import read_model
 from rca.models.measures import Measured, joined, measured
-from rca.models.recent import packed, unpacked
+from rca.models.recent import MOST_KEPT, Recent, packed, unpacked
 from rca.models.reference import Reference, read_reference
 from rca.models.simulated import HELD_OUT_SEED, Order, Simulated, simulated_graphs
 from rca.models.training import as_arrays
 from rca.tensors import GraphTensors
+from rca.wording import seconds
 from scripts.references import FOLDERS, ROOT
 
 SYSTEMS: Final = (1, 3, 10, 30, 100)
@@ -83,6 +88,21 @@ def recorded_table(reference: Reference, graphs: Sequence[ServiceGraph], draws: 
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def cost(reference: Reference, graphs: Sequence[ServiceGraph]) -> str:
+    """What counting an incident takes, and looking back on as many as are kept, in time of one core."""
+    now_ns = time.time_ns()
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.process_time()
+        with Recent(Path(folder)) as recent:
+            for number in range(MOST_KEPT):
+                recent.keep(str(number), "", "shop", now_ns, graphs[number % len(graphs)])
+        counted = time.process_time()
+        found = lately(Path(folder), Known("general", reference), now_ns)
+        looked = time.process_time()
+    each = seconds((counted - began) / MOST_KEPT)
+    return f"{each} to count an incident, {seconds(looked - counted)} to look back on {found.incidents}"
+
+
 def louder(graph: ServiceGraph, signal: str) -> ServiceGraph:
     """The graph with a signal that is louder, if one is named."""
     columns = [graph.feature_names.index(f"{signal}.{part}") for part in ("z", "above") if signal]
@@ -113,7 +133,8 @@ def main() -> None:
     if options.recorded:
         recorded = asked_for(ROOT / "incidents", "test", [], Labels.ANY)
         cases = [case for one in recorded if (case := case_for(one, home=default_home())) is not None]
-        print(recorded_table(reference, [case.graph for case in cases], options.draws))
+        graphs_now = [case.graph for case in cases]
+        print(recorded_table(reference, graphs_now, options.draws), cost(reference, graphs_now), sep="\n\n")
         return
     order = Order(int(model.card.data["simulated"]["seed"]) + HELD_OUT_SEED, options.incidents)
     graphs = simulated_graphs(Simulated(), order, default_home(), workers=os.cpu_count() or 1)

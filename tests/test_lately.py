@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import time
 from collections.abc import Sequence
@@ -50,6 +51,7 @@ from rca.pipeline import case_of
 from rca.serve.asking import Asker, Ranks
 from rca.serve.drifting import OF, drift_gauges
 from rca.telemetry import MINUTE_NS, EntityId
+from scripts.drift_check import cost
 from tests.graphs import random_graph
 from tests.serving import config, recent
 from tests.test_drift import FEATURES, graphs, louder, reference, without_logs
@@ -182,10 +184,15 @@ def kept(home: Path, found: Sequence[ServiceGraph], system: str = "shop", now_ns
 
 def test_one_sentence_says_whether_now_looks_like_training(tmp_path: Path, alike: list[ServiceGraph]) -> None:
     model = known(alike * 5)
-    now = kept(tmp_path / "alike", alike + alike[:2])
+    now = kept(tmp_path / "alike", alike * 3)
     (found,) = findings_of(tmp_path / "alike", model, now)
     assert (found.source, found.level) == ("model", "ok")
-    assert found.text == "the last 6 incidents look like what the model learnt from"
+    assert found.text == "the last 12 incidents look like what the model learnt from"
+
+    now = kept(tmp_path / "six", alike + alike[:2])
+    (found,) = findings_of(tmp_path / "six", model, now)
+    assert found.level == "ok"
+    assert found.text == "the last 6 incidents look like what the model learnt from, as far as so few can tell"
 
     now = kept(tmp_path / "few", alike[:3])
     (found,) = findings_of(tmp_path / "few", model, now)
@@ -437,6 +444,12 @@ def test_figures_are_few_whatever_the_number_of_features(tmp_path: Path, alike: 
     assert (few["drift_found"], few["drift_psi"], few["agreement_ratio"]) == ({}, {}, {})
     text = "\n".join(line for gauge in drift_gauges(lambda: Ranks("m", learned=True, lately=found)) for line in gauge.lines())
     assert 'rca_serve_drift_found{part="kinds"} 0' in text
+
+
+def test_what_it_costs_is_told(alike: list[ServiceGraph]) -> None:
+    learnt = known(alike).reference
+    assert learnt is not None
+    assert re.fullmatch(r"[\d.]+ m?s to count an incident, [\d.]+ m?s to look back on 200", cost(learnt, alike))
 
 
 def test_logs_that_went_are_told_by_kind_of_telemetry(tmp_path: Path) -> None:

@@ -186,7 +186,10 @@ def drift_finding(found: Lately) -> Finding:
     if found.few:
         words = f"too few incidents ({found.incidents} of {FEWEST}) to tell whether they look like what the model learnt from"
         return Finding(SOURCE, "note", words)
-    return Finding(SOURCE, "ok", f"{of} look like what the model learnt from{found.drift.caution()}")
+    caution = found.drift.caution()
+    if caution and found.drift.unit == "graph":
+        caution = ", as far as so few can tell"
+    return Finding(SOURCE, "ok", f"{of} look like what the model learnt from{caution}")
 
 
 def agreement_findings(found: Lately) -> Iterator[Finding]:

@@ -34,6 +34,9 @@ _NAMED: Final = 3
 FEWEST: Final = 5
 """Of fewer graphs of systems that the model knows, the next one may well be of another kind of fault."""
 
+_ENOUGH: Final = 10
+"""Graphs or systems, of which a signal that is louder by half a logarithm is found as a rule (docs/drift.md)."""
+
 How = Literal["higher", "lower", "spread otherwise", "missing more often", "missing less often"]
 
 
@@ -144,7 +147,7 @@ class Drift:
 
     def caution(self) -> str:
         """Where so few systems or graphs were seen that little drift would be found: that."""
-        return f", as far as {count(self.units, self.unit)} can tell" if self.units < FEWEST else ""
+        return f", as far as {count(self.units, self.unit)} can tell" if self.units < _ENOUGH else ""
 
     def findings(self) -> Iterator[str]:
         """What is worth a person's look, most telling first."""
