@@ -224,7 +224,7 @@ def _confidence(ranking: Ranking) -> Confidence:
         elsewhere = probability(ranking.outside)
         words = f"Perhaps the cause is nothing that telemetry shows ({elsewhere}); {name} comes next with {share}."
         return Confidence("unsure", words, "outside")
-    return Confidence("unsure", f"Weak evidence: {name} leads with only {share}{behind}.")
+    return Confidence("unsure", f"Not sure: {name} leads with only {share}{behind}.")
 
 
 def is_nobody(ranking: Ranking) -> bool:

@@ -23,8 +23,8 @@ from rca.shop import manifest
 
 RECORDED: Final = Path(__file__).resolve().parent.parent / "incidents"
 _SYNTHETIC: Final = Path("build/demo")
-_INSTRUCTIVE: Final = ("network_delay", "slow_database", "cpu_contention")
-"""Kinds of fault that show best how symptoms travel; the first recording of one that no model was trained on is shown."""
+_INSTRUCTIVE: Final = ("bad_rollout", "network_delay", "cpu_contention")
+"""Kinds that happen most, or show best how symptoms travel; the first recording of one that no model was trained on is shown."""
 
 _NEXT: Final = """
 docs/triage.md says how to read this. Try next:

@@ -306,7 +306,7 @@ def test_confidence_in_words() -> None:
     assert words(0.9, 0.08, 0.02) == "cause, clear: a stands out: 90 %, the runner-up b 8 %."
     assert words(0.6, 0.3, 0.1) == "cause, likely: a is likely, not certain: 60 %, the runner-up b 30 %."
     assert words(0.45, 0.4, 0.15) == "cause, close: A close call between a (45 %) and b (40 %): check both."
-    assert words(*[0.07] * 13, no_fault=0.09) == "cause, unsure: Weak evidence: a leads with only 7 %, the runner-up b 7 %."
+    assert words(*[0.07] * 13, no_fault=0.09) == "cause, unsure: Not sure: a leads with only 7 %, the runner-up b 7 %."
     assert words(0.2, 0.1, 0.1, no_fault=0.6) == "no_fault, unsure: Perhaps no fault at all (60 %); a comes next with 20 %."
     elsewhere = "Perhaps the cause is nothing that telemetry shows (45 %); a comes next with 30 %."
     assert words(0.3, 0.1, outside=0.45, no_fault=0.15) == f"outside, unsure: {elsewhere}"

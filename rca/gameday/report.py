@@ -497,7 +497,7 @@ def _false_alarms(scores: Scores) -> Section:
     blocks: list[Block] = [
         Text(
             "A false alarm is an answer that calls one candidate clear or likely although nobody is to blame: somebody who "
-            "asks would be sent after it. Close calls, weak evidence and answers in which nothing stands out are none."
+            "asks would be sent after it. Close calls, answers that are not sure and those in which nothing stands out are none."
         ),
         Text(_watched(scores), _SCORES),
     ]

@@ -46,7 +46,7 @@ LEVELS: Final[dict[Certainty, tuple[int, str]]] = {
     "clear": (4, "Clear"),
     "likely": (3, "Likely, not certain"),
     "close": (2, "A close call"),
-    "unsure": (1, "Weak evidence"),
+    "unsure": (1, "Not sure"),
     "nothing": (0, "Nothing stands out"),
 }
 """How sure an answer is: steps of a scale of four, and in words."""
