@@ -574,7 +574,13 @@ def main() -> None:
         name: {names[which]: judge(windows, scores, fitted, getattr(fitted, which)) for which, scores in SCORES.items()}
         for name, windows in sets.items()
     }
-    write_result(CONFIDENCE, {"seed": JUDGE_SEED, "coverage": COVERAGE, "shares": SHARES, "sets": found})
+    judged = {"weights": weights_digest(), "model": model_digest(GENERAL)}
+    write_result(CONFIDENCE, {"seed": JUDGE_SEED, "coverage": COVERAGE, "shares": SHARES, **judged, "sets": found})
+
+
+def weights_digest() -> str:
+    """What every probability hangs on: results of other weights are stale."""
+    return hashlib.blake2b(FILE.read_bytes(), digest_size=12).hexdigest()
 
 
 def fitted_on() -> dict[str, Any]:

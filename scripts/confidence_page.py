@@ -54,7 +54,8 @@ every question is about a real incident will find "no fault" too likely.
 
 ## How far it holds
 
-    python -m scripts.confidence judge
+    python -m scripts.confidence fit      # only where the weights shall change
+    python -m scripts.confidence judge    # for every release; a test compares what was judged with what ships
 
 asks one window of each of {judged} simulated systems that nothing was fitted on (seed {judge_seed}), kinds and shares as
 above, and every recorded incident three times: whole, without its

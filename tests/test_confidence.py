@@ -17,6 +17,7 @@ from rca.ranking import Chances, Ranking, rank_by_score
 from rca.telemetry import EntityId, Interval
 from scripts.confidence import (
     FIT_SEED,
+    GENERAL,
     GONE,
     JUDGE_SEED,
     KINDS,
@@ -31,8 +32,10 @@ from scripts.confidence import (
     judge,
     kind_shares,
     selective,
+    weights_digest,
     without,
 )
+from scripts.sets import CONFIDENCE, model_digest, read_result
 from tests.cases import example_case, example_cases
 
 SHAPE = Shape(sharp=0.25, blunt=1.5, even=0.25, mass=0.9)
@@ -116,6 +119,16 @@ def test_what_lies_beyond_everything_known_is_told_and_counts_as_its_end() -> No
 def test_without_candidates_nobody_is_to_blame() -> None:
     found = chances_of(example_case("cpu_contention", "catalogue").case, np.zeros(0), "floor")
     assert (found.no_fault, found.outside) == (1.0, 0.0)
+
+
+def test_what_the_page_says_was_measured_with_what_ships_and_meets_the_bars() -> None:
+    body = read_result(CONFIDENCE)
+    assert (body["weights"], body["model"]) == (weights_digest(), model_digest(GENERAL))
+    for found in body["sets"]["simulated"].values():
+        assert found["windows"] >= 2000
+        assert found["calibration_error"] < 0.05
+        assert abs(found["coverage"][0] - 0.9) <= 0.02
+        assert found["false_alarms"][0] < 0.05
 
 
 # --- sets ---------------------------------------------------------------------------------------------------------------
