@@ -43,7 +43,7 @@ from rca.models import registry
 from rca.models.shipped import default_ranker, shipped_folder
 from rca.pipeline import case_of
 from rca.provenance import code_digest
-from rca.report import is_empty
+from rca.report import NOBODY, is_empty
 from rca.shop import manifest
 from rca.simulator import simulate
 from rca.simulator.generation import in_processes
@@ -100,11 +100,13 @@ DRAWS: Final = 3
 
 @dataclass(frozen=True)
 class Answer:
-    """What one ranker said: the cause's rank (None where it is no candidate, or nobody was ranked), and how sure it was."""
+    """What one ranker said: the cause's rank (None where it is no candidate, or nobody was ranked), how sure it was, and whether a
+    report names anybody: where "no fault" is likelier than all, it does not.
+    """
 
     rank: int | None
     confidence: float
-    invents: bool
+    names: bool
     probabilities: tuple[float, ...] = ()
     failure: str = ""
 
@@ -193,11 +195,11 @@ def _known_as(cause: EntityId, known: set[EntityId]) -> EntityId:
 def asked(ranker: Ranker, case: Case, truth: Truth) -> Answer:
     """What a ranker says of a case. Where nothing was observed nobody is asked, as in a report."""
     if is_empty(case.window) or not case.graph.candidates:
-        return Answer(None, 0.0, invents=False)
+        return Answer(None, 0.0, names=False)
     labelled = LabelledCase(case, truth.incident_id, truth.system, truth.causes, truth.fault_kind)
     (said,) = answers(ranker, Exam((truth,), (labelled,), (labelled,)))
-    invents = metrics.false_alarm_rate([said]) > 0
-    return Answer(said.cause_rank, said.confidence, invents, tuple(sorted(said.probabilities, reverse=True)), said.failure)
+    names = bool(said.candidates) and said.no_fault <= max(said.confidence, NOBODY)
+    return Answer(said.cause_rank, said.confidence, names, tuple(sorted(said.probabilities, reverse=True)), said.failure)
 
 
 def chance(case: Case, truth: Truth) -> float:
@@ -286,8 +288,10 @@ def summary(rows: Sequence[Row], condition: str) -> dict[str, Any] | None:
             "no_candidate": sum(said.rank is None for said in after),
             "confidence": _mean([said.confidence for said in after]),
             "confidence_before": _mean([said.confidence for said in before]),
-            "invents": _mean([row.answers[condition][name].invents for row in quiet]),
-            "invents_before": _mean([row.answers[NONE][name].invents for row in quiet]),
+            "nobody": _mean([not said.names for said in after]),
+            "nobody_before": _mean([not said.names for said in before]),
+            "invents": _mean([row.answers[condition][name].names for row in quiet]),
+            "invents_before": _mean([row.answers[NONE][name].names for row in quiet]),
             "failures": sorted({said.failure for said in after if said.failure}),
         }
         if condition == RENAMED:
@@ -426,9 +430,9 @@ def jobs_of(counts: Mapping[str, int]) -> list[tuple[str, int]]:
 def main() -> None:
     """Damage, ask, write down."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--simulated", type=int, default=120, help="simulated incidents")
-    parser.add_argument("--raw", type=int, default=30, help="simulated incidents that have their traces sampled")
-    parser.add_argument("--training", type=int, default=120, help="simulated incidents to train on with wrong labels")
+    parser.add_argument("--simulated", type=int, default=100, help="simulated incidents")
+    parser.add_argument("--raw", type=int, default=25, help="simulated incidents that have their traces sampled")
+    parser.add_argument("--training", type=int, default=60, help="simulated incidents to train on with wrong labels")
     parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args()
     rows = run(

@@ -78,7 +78,8 @@ _BODY: Final = """\
 
 Every row is about the incidents that the damage changes; `before` is AC@1 of the same incidents undamaged, `change` the paired
 difference. [low, high] are 95 % intervals that draw whole (system, service, fault kind) groups. `sure` is the mean probability
-of the first candidate before and after: it should fall with accuracy. `invents` is the share of incidents that nobody is to blame
+of the first candidate before and after: it should fall with accuracy. `nobody` is the share in which a report
+would name nobody, although there was a cause; they count by rank all the same. `invents` is the share of incidents that nobody is to blame
 for in which a cause is named, before and after (how many). A cause that is no candidate any more is a miss. The model is
 `{ranker}`, simple baselines stand beside it, and chance. Held-out simulated systems: seed {held_out}, used nowhere else; the
 shop: the test part of incidents/, looked at to report and nothing else. {minutes:.0f} minutes of CPU (code {code}).
@@ -149,7 +150,7 @@ def _is_loss(change: Mapping[str, float | None]) -> bool:
 def _set_table(found: Mapping[str, Any]) -> str:
     conditions = found["conditions"]
     rules = [name for name in next(iter(conditions.values()))["rankers"] if name != SHIPPED]
-    head = ["what is wrong", "n", "before", "AC@1 [95 %]", "change [95 %]", "AC@3", "sure", *rules, "chance", "invents"]
+    head = ["what is wrong", "n", "before", "AC@1 [95 %]", "change [95 %]", "AC@3", "sure", "nobody", *rules, "chance", "invents"]
     return table(head, [_row(condition, one, rules) for condition, one in conditions.items()])
 
 
@@ -166,6 +167,7 @@ def _row(condition: str, one: Mapping[str, Any], rules: list[str]) -> list[str]:
         "" if whole else _interval(shipped["difference"], "+.2f"),
         f"{shipped['ac3']:.2f}",
         f"{shipped['confidence']:.2f}" if whole else sure,
+        f"{shipped['nobody']:.0%}" if whole else f"{shipped['nobody_before']:.0%} → {shipped['nobody']:.0%}",
         *(f"{one['rankers'][name]['ac1']['value']:.2f}" for name in rules),
         f"{one['chance']:.2f}",
         f"{shipped['invents']:.0%} ({one['no_fault']})" if whole and one["no_fault"] else invents,

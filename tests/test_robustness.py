@@ -19,8 +19,8 @@ from scripts.robustness_page import _WORDS, hurting
 from tests.cases import example_cases
 
 
-def row(number: int, before: int | None, after: int | None, *, has_cause: bool = True, invents: bool = False) -> Row:
-    was, became = (Answer(rank, 0.5 if rank else 0.0, invents) for rank in (before, after))
+def row(number: int, before: int | None, after: int | None, *, has_cause: bool = True, names: bool = False) -> Row:
+    was, became = (Answer(rank, 0.5 if rank else 0.0, names) for rank in (before, after))
     answers = {NONE: dict.fromkeys((SHIPPED, *RULES), was), "no-logs": dict.fromkeys((SHIPPED, *RULES), became)}
     return Row("simulated", f"i{number}", (f"s{number}", "x", "y"), has_cause, answers, {NONE: 0.1, "no-logs": 0.2})
 
@@ -33,14 +33,14 @@ def test_a_row_compares_the_incidents_that_a_damage_changes_with_themselves() ->
         row(2, 1, None),
         row(3, 2, 1),
         untouched,
-        row(4, None, None, has_cause=False, invents=True),
+        row(4, None, None, has_cause=False, names=True),
     ]
     found = summary(rows, "no-logs")
     assert found is not None
     assert (found["incidents"], found["no_fault"], found["chance"]) == (4, 1, 0.2)
     shipped = found["rankers"][SHIPPED]
     assert (shipped["before"]["value"], shipped["ac1"]["value"], shipped["difference"]["value"]) == (0.75, 0.5, -0.25)
-    assert (shipped["ac3"], shipped["no_candidate"], shipped["invents"]) == (0.75, 1, 1.0)
+    assert (shipped["ac3"], shipped["no_candidate"], shipped["invents"], shipped["nobody"]) == (0.75, 1, 1.0, 1.0)
     assert shipped["difference"]["low"] < -0.25 < shipped["difference"]["high"]
     assert summary(rows, "no-events") is None
 
@@ -85,7 +85,7 @@ def test_a_cause_that_only_its_callers_know_may_be_named_by_its_address() -> Non
 def test_where_nothing_was_observed_nobody_is_named() -> None:
     incident, _ = example_incident(3, requests_per_second=1.0)
     case = case_of(incident, Telemetry())
-    assert asked(create("floor"), case, truth_of(incident, case.graph)) == Answer(None, 0.0, invents=False)
+    assert asked(create("floor"), case, truth_of(incident, case.graph)) == Answer(None, 0.0, names=False)
 
 
 def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, monkeypatch) -> None:
