@@ -6,10 +6,10 @@ Plain values that go into JSON as they are; rca.models.attribution finds them, r
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-from rca.ranking import Evidence, rounded
+from rca.ranking import Evidence
 from rca.telemetry import EntityId
 from rca.wording import count, listed, probability
 
@@ -65,11 +65,6 @@ class Explanation:
     why_weak: tuple[str, ...]
     calls: tuple[CallEffect, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
-        """Its JSON form; numbers rounded as those of a ranking."""
-        body: dict[str, Any] = rounded(asdict(self))
-        return body
-
 
 @dataclass(frozen=True)
 class Answer:
@@ -93,10 +88,6 @@ class Stability:
     def holds(self) -> bool:
         """True if no condition changes the answer."""
         return all(answer.same for answer in self.answers)
-
-    def to_json(self) -> dict[str, Any]:
-        body: dict[str, Any] = rounded(asdict(self))
-        return body
 
     def sentences(self, name: Sequence[str]) -> tuple[str, ...]:
         """What holds and what does not. `name`: of the first candidate under every condition, empty where there is none."""

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from rca.contracts import Case
 from rca.evidence import MOST_STATEMENTS, Facts, explained, loud_signals
+from rca.explanation import Explanation, Stability
 from rca.features import FLOOR_FEATURE, heard_signals
 from rca.graph import CALL_RELATIONS, ServiceGraph
 from rca.ranking import Evidence, Ranking, rounded
@@ -128,7 +129,11 @@ class Contrast:
 
 @dataclass(frozen=True)
 class TriageReport:
-    """Everything that `rca triage` says about one incident."""
+    """Everything that `rca triage` says about one incident.
+
+    The last three are there where they were asked for: `explanation` of the first candidate (None also where nobody is named),
+    why what alerts is not the cause, in words (empty also where it is), and what the answer hangs on.
+    """
 
     incident: Subject
     ranking: Ranking
@@ -137,6 +142,9 @@ class TriageReport:
     map: Map | None
     missing: tuple[str, ...]
     why_not: Contrast | None = None
+    explanation: Explanation | None = None
+    why_not_alerting: str = ""
+    stability: Stability | None = None
 
     @property
     def leader(self) -> EntityId | None:

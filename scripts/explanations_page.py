@@ -60,10 +60,11 @@ and times are measured anew; calls are taken out of the map as it was measured.
 
 ## In JSON
 
-With `--json` the report gets keys of its own where asked: `explanation` (`items` with their evidence, `alone` and `left`;
-`deletion`, `weight`, `instead`, `sufficiency`, `stays_first`, `beats_own`, `beats_any`, `draws`, `strength`, `why_weak`, `calls`;
-null where nobody is named), `why_not_alerting` (a sentence, empty where the first candidate alerts itself), and `stability`
-(`first`, and for each condition who comes first and whether that is the `same`).
+With `--json` the report (docs/ranking.schema.json) holds what was asked for: `explanation` (`items` with their evidence, `alone`
+and `left`; `deletion`, `weight`, `instead`, `sufficiency`, `stays_first`, `beats_own`, `beats_any`, `draws`, `strength`,
+`why_weak`, `calls`; null where nobody is named), `why_not_alerting` (a sentence, empty where the first candidate alerts itself),
+and `stability` (`first`, and for each condition who comes first and whether that is the `same`). Not asked for, they are null or
+empty.
 """
 
 _TABLES: Final = """\

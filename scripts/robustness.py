@@ -100,8 +100,9 @@ DRAWS: Final = 3
 
 @dataclass(frozen=True)
 class Answer:
-    """What one ranker said: the cause's rank (None where it is no candidate, or nobody was ranked), how sure it was, and whether a
-    report names anybody: where "no fault" is likelier than all, it does not.
+    """What one ranker said: the cause's rank (None where it is no candidate, or nobody was ranked), and how sure it was.
+
+    `names`: whether a report would name anybody; where "no fault" is likelier than all, it does not.
     """
 
     rank: int | None

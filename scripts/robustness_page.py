@@ -78,11 +78,11 @@ _BODY: Final = """\
 
 Every row is about the incidents that the damage changes; `before` is AC@1 of the same incidents undamaged, `change` the paired
 difference. [low, high] are 95 % intervals that draw whole (system, service, fault kind) groups. `sure` is the mean probability
-of the first candidate before and after: it should fall with accuracy. `nobody` is the share in which a report
-would name nobody, although there was a cause; they count by rank all the same. `invents` is the share of incidents that nobody is to blame
-for in which a cause is named, before and after (how many). A cause that is no candidate any more is a miss. The model is
-`{ranker}`, simple baselines stand beside it, and chance. Held-out simulated systems: seed {held_out}, used nowhere else; the
-shop: the test part of incidents/, looked at to report and nothing else. {minutes:.0f} minutes of CPU (code {code}).
+of the first candidate before and after: it should fall with accuracy. `nobody` is the share in which a report would name nobody,
+although there was a cause; they count by rank all the same. `invents` is the share of incidents that nobody is to blame for in
+which a cause is named, before and after (how many). A cause that is no candidate any more is a miss. The model is `{ranker}`,
+simple baselines stand beside it, and chance. Held-out simulated systems: seed {held_out}, used nowhere else; the shop: the test
+part of incidents/, looked at to report and nothing else. {minutes:.0f} minutes of CPU (code {code}).
 
 {sets}
 ### Wrong labels

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Self
 
+import jsonschema
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -368,7 +369,14 @@ def test_the_command_explains(tmp_path: Path) -> None:
     assert body["explanation"]["strength"] == "strong"
     assert body["explanation"]["entity"]["name"] == body["ranking"]["candidates"][0]["entity"]["name"]
     assert body["why_not_alerting"].startswith("frontend alerts")
-    assert "stability" not in body
+    assert body["stability"] is None
+    schema = json.loads((Path(__file__).parent.parent / "docs" / "ranking.schema.json").read_text(encoding="utf-8"))
+    jsonschema.validate(body, schema)
+    run = CliRunner().invoke(app, ["triage", str(path), "--ranker", "floor", "--stability", "--json"])
+    body = json.loads(run.output)
+    jsonschema.validate(body, schema)
+    assert body["explanation"] is None
+    assert body["stability"]["first"] == body["ranking"]["candidates"][0]["entity"]
 
 
 def test_where_nobody_is_named_that_is_said(tmp_path: Path) -> None:

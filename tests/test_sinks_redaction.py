@@ -91,6 +91,8 @@ def test_a_computed_report_leaks_nothing_either() -> None:
         news=("corp-news",),
     )
     sent = _everywhere(redacted(notice, KEY))
+    nobody = replace(notice, report=replace(report, confidence=replace(report.confidence, outcome="no_fault")))
+    assert '"outcome": "no_fault"' in _everywhere(redacted(nobody, KEY))
     names = {entity.name for entity in case.graph.entities} | {entity.namespace for entity in case.graph.entities} - {""}
     for name in (*names, "corp", "Corp", "ListProducts"):
         assert not re.search(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])", sent), name

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from rca.alerting import why_not_alerting
 from rca.bounding import BOUNDS, Bounds
@@ -32,15 +32,10 @@ class More:
     stability: Stability | None = None
     why_not_alerting: str = ""
 
-    def to_json(self) -> dict[str, Any]:
-        """Keys beside those of the report, for what was asked for."""
-        body: dict[str, Any] = {}
-        if self.wanted.explanation:
-            body["explanation"] = self.explanation.to_json() if self.explanation else None
-            body["why_not_alerting"] = self.why_not_alerting
-        if self.wanted.stability:
-            body["stability"] = self.stability.to_json() if self.stability else None
-        return body
+    def on(self, report: TriageReport) -> TriageReport:
+        """The report with what was found in it."""
+        why = self.why_not_alerting
+        return replace(report, explanation=self.explanation, why_not_alerting=why, stability=self.stability)
 
     def rendered(self) -> RenderableType:
         """The same for people, in the style of the report."""

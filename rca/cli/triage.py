@@ -210,7 +210,7 @@ def more_wanted(
 def print_report(report: TriageReport, *, top: int, json: bool, more: More | None = None) -> None:
     """The report, and what was asked for beside it, for a terminal, for a pipe (80 columns, no colour), or as JSON."""
     if json:
-        print_json(report.to_json() | (more.to_json() if more else {}))
+        print_json((more.on(report) if more else report).to_json())
         return
     from rich.console import Console, Group
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from rca.ranking import Evidence, Ranking
-from rca.report import Confidence, Subject, TriageReport, confidence_of, shown
 from rca.report import Path as ReportPath
+from rca.report import Subject, TriageReport, confidence_of, shown
 from rca.settings import secret_in
 from rca.signals import NODE_COLUMN, NODE_SIGNALS
 from rca.sinks.notice import AlertLine, Links, Notice, Sent, Sink, checked
@@ -95,14 +95,15 @@ def _known(report: TriageReport | None, names: Pseudonyms) -> dict[str, str]:
 
 
 def _report(report: TriageReport, names: Pseudonyms) -> TriageReport:
-    renamed: TriageReport = _renamed(replace(report, why_not=None), names)
+    bare = replace(report, why_not=None, explanation=None, why_not_alerting="", stability=None)
+    renamed: TriageReport = _renamed(bare, names)
     ranking = renamed.ranking
     certainty = renamed.confidence
     if certainty.level != "nothing":
         certainty = confidence_of(ranking)
     return replace(
         renamed,
-        confidence=Confidence(report.confidence.level, certainty.words),
+        confidence=replace(report.confidence, words=certainty.words),
         path=_path(renamed.path),
         missing=_missing(report),
     )

@@ -103,7 +103,7 @@ def _smaller(notice: Notice) -> Iterator[tuple[str, Notice]]:
         for kept in (3, 1, 0):
             report = _with_evidence_of(report, kept)
             yield "evidence", replace(notice, report=report)
-        report = replace(report, map=None, why_not=None)
+        report = replace(report, map=None, why_not=None, explanation=None, stability=None)
         yield "map", replace(notice, report=report)
         report = replace(report, missing=report.missing[:10], ranking=replace(report.ranking, gaps=(), notes=()))
         yield "gaps", replace(notice, report=report)
