@@ -295,7 +295,7 @@ def test_sentences() -> None:
     assert f"of {DRAWS} random deletions as large" in said
     assert "of catalogue itself" in said
     assert "keep it first" in said
-    assert json.loads(json.dumps(found.to_json()))["strength"] == "strong"
+    assert found.strength == "strong"
 
 
 # --- stability ----------------------------------------------------------------------------------------------------------------
