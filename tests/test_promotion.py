@@ -16,7 +16,8 @@ from typer.testing import CliRunner, Result
 
 from rca.cli.main import app
 from rca.cli.models import REFUSED_EXIT_CODE
-from rca.errors import BadCheckpoint, BadInput, UnknownName
+from rca.contracts import Case
+from rca.errors import BadCheckpoint, BadGraph, BadInput, UnknownName
 from rca.evaluation import life
 from rca.evaluation.promotion import (
     CHANCE,
@@ -37,8 +38,10 @@ from rca.models import shipped
 from rca.models import versions as versions_module
 from rca.models.files import read_model
 from rca.models.learnt import Learnt, write_learnt
+from rca.models.rules.floor import Floor
 from rca.models.shipped import default_ranker, shipped_folder
 from rca.models.versions import State, Version, Versions
+from rca.ranking import Ranking
 from tests.cases import CULPRITS
 from tests.versions import model_folder, registered
 
@@ -149,6 +152,24 @@ def test_a_cause_that_was_never_named_counts_nothing() -> None:
     verdict = judged(evaluation([None] * N, [2] * N))
     assert "mean reciprocal rank 0.000 against 0.500" in verdict.reasons[1].words
     assert not verdict.passed
+
+
+def test_a_model_that_fails_is_not_promoted_and_whoever_fails_is_named() -> None:
+    made = evaluation([1] * N, [None] * N)
+    current = replace(made.current, failures=tuple((f"i{row}", "out of memory") for row in range(N)))
+    assert judged(replace(made, current=current)).passed
+    words = "old failed on 24 of 24 incidents, which count as missed (i0: out of memory)"
+    left_out = (("i99", "expected spans.parquet, found none"),)
+    assert life.notes_of(replace(made, current=current, left_out=left_out)) == [
+        words,
+        "left out, since unreadable: 1 incident (i99: expected spans.parquet, found none)",
+    ]
+    failing = replace(made.model, failures=(("i3", "no such kernel"),))
+    verdict = judged(replace(made, model=failing))
+    assert unmet(verdict) == ["an answer to every incident"]
+    assert verdict.reasons[1].words == "mine-1 failed on 1 of 24 incidents, which count as missed (i3: no such kernel)"
+    again = replace(made, model=failing)
+    assert Evaluation.from_json(json.loads(json.dumps(again.to_json()))) == again
 
 
 def test_what_was_learnt_from_cannot_judge() -> None:
@@ -395,6 +416,21 @@ def test_a_version_is_measured_on_what_it_never_saw(home: Path) -> None:
     run("promote", one.id, "--force", "a test")
     with pytest.raises(BadInput, match="another version than the one that ranks"):
         run("evaluate", "current")
+
+
+def test_a_version_that_cannot_rank_an_incident_is_told_so(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Fails(Floor):
+        def rank(self, case: Case) -> Ranking:
+            raise BadGraph("graph", expected="a kernel for it", found="none")
+
+    with IncidentStore(home, who="test") as store:
+        store.add(*example_incident(5, *CULPRITS[0], requests_per_second=0.5))
+    (one,) = registered(home, "one")
+    monkeypatch.setattr(life, "checked", lambda _: Fails())
+    done = run("evaluate", one.id)
+    said = " ".join(done.stdout.split())
+    assert "NO an answer to every incident: floor failed on 1 of 1 incident, which count as missed" in said
+    assert "a kernel for it" in said
 
 
 def test_models_of_an_empty_home(home: Path) -> None:

@@ -431,12 +431,12 @@ def _warn_of_variable() -> None:
 
 def _print_judgement(found: Judgement, *, whole: bool = False) -> None:
     """What the gate says, and with `whole` the figures of every cohort before it."""
-    from rca.evaluation.life import HEAD, figures, said_of, verdict_rows
+    from rca.evaluation.life import HEAD, figures, notes_of, said_of, verdict_rows
 
     print_rows(None, [(said_of(found),)])
     if whole:
         print_rows(HEAD, figures(found.evaluation))
-    print_rows(None, verdict_rows(found.verdict))
+    print_rows(None, verdict_rows(found.verdict) + [("", words) for words in notes_of(found.evaluation)])
     may = "may" if found.verdict.passed else "may not"
     typer.echo(printable(f"by this evaluation {found.evaluation.version} {may} be promoted"))
 
@@ -444,7 +444,9 @@ def _print_judgement(found: Judgement, *, whole: bool = False) -> None:
 def _verdict_json(found: Judgement) -> dict[str, Any]:
     from dataclasses import asdict
 
-    return {"passed": found.verdict.passed, **asdict(found.verdict)}
+    from rca.evaluation.life import notes_of
+
+    return {"passed": found.verdict.passed, **asdict(found.verdict), "notes": notes_of(found.evaluation)}
 
 
 def _json(versions: Versions, version: Version, *, whole: bool = False) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from rca import __version__
 from rca.errors import BadInput
 from rca.evaluation.cases import Recorded
 from rca.evaluation.metrics import Estimate
-from rca.evaluation.promotion import Answers, Asked, Evaluation, Verdict, check_held_out, evaluated, judged, large_enough
+from rca.evaluation.promotion import Answers, Asked, Evaluation, Verdict, check_held_out, evaluated, failed, judged, large_enough
 from rca.models.files import read_model
 from rca.models.learnt import Learnt, read_learnt
 from rca.models.shipped import checked, shipped_folder, shipped_ranker
@@ -158,6 +158,15 @@ def said_of(found: Judgement) -> str:
     return f"evaluation {found.digest} of {made.of}, {when} UTC by {made.who}, beside {made.beside or made.current.ranker}"
 
 
+def notes_of(evaluation: Evaluation) -> list[str]:
+    """What the figures do not show: incidents that could not be read, and rankers beside the version that failed."""
+    notes = [failed(each, len(evaluation.incidents)) for each in (evaluation.current, *evaluation.rules) if each.failures]
+    if evaluation.left_out:
+        name, why = evaluation.left_out[0]
+        notes.append(f"left out, since unreadable: {count(len(evaluation.left_out), 'incident')} ({name}: {why})")
+    return notes
+
+
 def verdict_rows(verdict: Verdict) -> list[tuple[str, str]]:
     """What the gate says, a row for every requirement."""
     return [("yes" if reason.met else "NO", f"{reason.what}: {reason.words}") for reason in verdict.reasons]
@@ -203,5 +212,6 @@ def card_of(version: Version, evaluations: Sequence[Mapping[str, Any]]) -> str:
         found = Judgement(made, body["digest"], judged(made))
         lines += [f"## {said_of(found)}", "", f"| {' | '.join(HEAD)} |", "| --- " * len(HEAD) + "|"]
         lines += [f"| {' | '.join(row)} |" for row in figures(made)]
-        lines += ["", *(f"- {met.lower()}: {words}" for met, words in verdict_rows(found.verdict)), ""]
+        lines += ["", *(f"- {met.lower()}: {words}" for met, words in verdict_rows(found.verdict))]
+        lines += [*(f"- {words}" for words in notes_of(made)), ""]
     return "\n".join(lines)

@@ -64,11 +64,15 @@ class Examined:
 
 @dataclass(frozen=True)
 class Answers:
-    """What one ranker said of every incident: the cause's rank, None where it was not named, and whether it blamed anybody."""
+    """What one ranker said of every incident: the cause's rank, None where it was not named, and whether it blamed anybody.
+
+    `failures` has the ids of incidents that it could not rank, with the reason; these count as missed.
+    """
 
     ranker: str
     ranks: tuple[int | None, ...]
     blames: tuple[bool, ...]
+    failures: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -158,7 +162,8 @@ class Evaluation:
 
 
 def _answers(body: Mapping[str, Any]) -> Answers:
-    return Answers(body["ranker"], tuple(body["ranks"]), tuple(body["blames"]))
+    failures = tuple((name, why) for name, why in body.get("failures", ()))
+    return Answers(body["ranker"], tuple(body["ranks"]), tuple(body["blames"]), failures)
 
 
 @dataclass(frozen=True)
@@ -242,7 +247,8 @@ def _said(labelled: Sequence[Labelled], place: int) -> Answers:
     given = [one.answers[place] for one in labelled]
     predictions = [answer.prediction for answer in given]
     name = given[0].model if given else ""
-    return Answers(name, tuple(p.cause_rank for p in predictions), tuple(map(_blames, predictions)))
+    failures = tuple((one.truth.incident_id, p.failure) for one, p in zip(labelled, predictions, strict=True) if p.failure)
+    return Answers(name, tuple(p.cause_rank for p in predictions), tuple(map(_blames, predictions)), failures)
 
 
 def _blames(prediction: Prediction) -> bool:
@@ -332,6 +338,9 @@ def judged(evaluation: Evaluation) -> Verdict:
         f"{count(len(rows), 'incident')} with a cause in {count(groups, 'group')}; at least {FEWEST_INCIDENTS} in {FEWEST_GROUPS}"
     )
     reasons = [Reason("enough incidents", enough, words)]
+    failures = evaluation.model.failures
+    if failures:
+        reasons.append(Reason("an answer to every incident", False, failed(evaluation.model, len(evaluation.incidents))))
     if rows:
         rule = evaluation.best_rule()
         reasons.append(_beats(evaluation, rows, evaluation.current, "the model that ranks now"))
@@ -341,6 +350,14 @@ def judged(evaluation: Evaluation) -> Verdict:
     if len(quiet) >= COHORT_INCIDENTS:
         reasons.append(_quiet(evaluation, quiet))
     return Verdict(tuple(reasons))
+
+
+def failed(answers: Answers, asked: int) -> str:
+    """How often a ranker failed, and why it did the first time. Such an incident counts as missed."""
+    name, why = answers.failures[0]
+    return (
+        f"{answers.ranker} failed on {len(answers.failures)} of {count(asked, 'incident')}, which count as missed ({name}: {why})"
+    )
 
 
 def _beats(evaluation: Evaluation, rows: Sequence[int], other: Answers, what: str) -> Reason:
