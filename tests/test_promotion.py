@@ -130,6 +130,12 @@ def test_a_cohort_that_is_lost_keeps_a_better_model_out() -> None:
     assert "fault kind cpu_contention (5 incidents): -0.500 (95 %: -0.500 to -0.500)" in verdict.reasons[3].words
     few = judged(evaluation([1] * 20 + [2] * 4, [4] * 20 + [1] * 4, kinds=["exception"] * 20 + ["cpu_contention"] * 4))
     assert few.passed, "four incidents are too few to tell"
+    assert few.reasons[3].words.endswith("that are large enough to tell")
+    repeated = evaluation([1] * 19 + [2] * 5, [4] * 19 + [1] * 5, kinds=kinds)
+    again = tuple(replace(one, group=f"g{min(row, 20)}") for row, one in enumerate(repeated.incidents))
+    verdict = judged(replace(repeated, incidents=again))
+    assert verdict.passed, "two groups are too few to tell"
+    assert verdict.reasons[3].words.endswith("; lower, which may be noise, in fault kind cpu_contention (5)")
     even = judged(evaluation([1] * 19 + [2, 2, 1, 1, 1], [4] * 19 + [1, 1, 2, 2, 1], kinds=kinds))
     assert even.passed, "a cohort that wins as much as it loses is none that is lost"
 

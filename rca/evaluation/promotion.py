@@ -22,7 +22,7 @@ from rca.evaluation.metrics import Estimate, Values
 from rca.evaluation.predictions import Prediction
 from rca.models import registry
 from rca.models.learnt import Learnt
-from rca.wording import count, percent
+from rca.wording import count, listed, percent
 
 FORMAT: Final = "1"
 BASELINES: Final = ("floor", "max-z", "simple-rca", "pagerank-z", "prism-additive")
@@ -39,6 +39,7 @@ COHORT_GROUPS: Final = 3
 """From how many on a cohort is looked at by itself."""
 
 _FLIPS: Final = 16
+_NAMED: Final = 5
 _SHOWN: Final = 0.0005  # less than that would read as nothing
 _ROUNDS: Final = 20_000
 _FOREVER_NS: Final = 2**63 - 1
@@ -377,18 +378,19 @@ def large_enough(evaluation: Evaluation, rows: Sequence[int]) -> bool:
 
 
 def _cohorts(evaluation: Evaluation) -> Reason:
-    lost, seen = [], 0
+    lost, lower, seen = [], [], 0
     for what, parts in evaluation.cohorts().items():
         for name, rows in parts.items():
-            if not large_enough(evaluation, rows):
-                continue
-            seen, groups = seen + 1, evaluation.groups(rows)
             ours, theirs = (evaluation.values(each, rows) for each in (evaluation.model, evaluation.current))
-            found = difference(ours, theirs, groups)
-            if found.worse:
+            large = large_enough(evaluation, rows)
+            seen += large
+            if large and (found := difference(ours, theirs, evaluation.groups(rows))).worse:
                 lost.append(f"{what} {name} ({count(len(rows), 'incident')}): {found.words()}")
+            elif len(rows) >= COHORT_INCIDENTS and ours.mean() < theirs.mean():
+                lower.append(f"{what} {name} ({len(rows)})")
     words = "; ".join(lost) or f"none of the {count(seen, 'cohort')} that are large enough to tell"
-    return Reason("no cohort is lost", not lost, words)
+    noise = f"; lower, which may be noise, in {listed(lower, _NAMED)}" if lower else ""
+    return Reason("no cohort is lost", not lost, words + noise)
 
 
 def _quiet(evaluation: Evaluation, rows: Sequence[int]) -> Reason:
