@@ -572,13 +572,15 @@ def intensity(
 
 def inject(kind: str, scene: Scene) -> EntityId | None:
     """Let a fault of that kind hit the scene's victim. Returns the entity that a label names, None where nobody is to blame."""
-    simulated = SIMULATED[kind]
-    simulated.change(scene)
+    SIMULATED[kind].change(scene)
     for values in (scene.conditions.own_error, scene.conditions.early_return):
         np.clip(values, 0.0, 1.0, out=values)
-    if is_no_fault(kind):
-        return None
-    entity = EntityId("node", scene.system.node_names[scene.victim]) if simulated.on_node else scene.entity()
+    return None if is_no_fault(kind) else named(kind, scene)
+
+
+def named(kind: str, scene: Scene) -> EntityId:
+    """The entity that a label of a fault of that kind names."""
+    entity = EntityId("node", scene.system.node_names[scene.victim]) if SIMULATED[kind].on_node else scene.entity()
     assert entity.kind in FAULT_KINDS[kind].label_kinds
     return entity
 

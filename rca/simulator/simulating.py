@@ -10,13 +10,13 @@ import numpy as np
 import polars as pl
 
 from rca.errors import UnknownName
-from rca.faults import NO_FAULT
+from rca.faults import NO_FAULT, is_no_fault
 from rca.incidents.incident import BaselineModel, EntityModel, GapModel, Incident, IntervalModel, Label
 from rca.simulator.alerting import OTHERS, Segment, alerts_alone, joined
 from rca.simulator.conditions import Conditions, undisturbed
 from rca.simulator.config import CONFIG, Config, TelemetryRanges
 from rca.simulator.counting import Counter, Tracing
-from rca.simulator.faults import SIMULATED, Scene, inject, intensity, wobble
+from rca.simulator.faults import SIMULATED, Scene, inject, intensity, named, wobble
 from rca.simulator.load import draw_load
 from rca.simulator.measuring import Scraper, call_frame, draw_scraping
 from rca.simulator.queueing import Solver
@@ -36,6 +36,8 @@ _SAMPLES: Final = 512
 _TRIES: Final = 20
 _STYLE: Final = 1
 """Styles are drawn apart from the rest: where a system has none, a seed gives the same system whatever the shares are."""
+_SECOND: Final = 2
+"""So is a second fault: the first is the same with it and without."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Recording:
 @dataclass(frozen=True, eq=False)
 class Scenario:
     """Everything about one incident before it is recorded. `config` is that of its style. Where alerts are all that is known,
-    other incidents of the system follow in later bins of the world.
+    other incidents of the system follow in later bins of the world. `second` is a second fault and its cause.
     """
 
     style: str
@@ -84,6 +86,12 @@ class Scenario:
     cause: EntityId | None
     recording: Recording
     rng: np.random.Generator
+    second: tuple[str, EntityId] | None = None
+
+    @property
+    def causes(self) -> tuple[EntityId, ...]:
+        """Who is to blame."""
+        return tuple(cause for cause in (self.cause, self.second and self.second[1]) if cause)
 
 
 def simulate(
@@ -94,19 +102,30 @@ def simulate(
     kind: str | None = None,
     services: tuple[int, int] | None = None,
     emission: Emission = "bins",
+    second: str | None = None,
 ) -> tuple[Incident, Telemetry]:
     """Incident `index` of a seed. Equal arguments give equal incidents, whatever was simulated before.
 
     `kind` is a kind of SIMULATED or `no_fault`, by default drawn as the configuration says; `services` the fewest and most
-    services, in place of the configuration's range. Raises UnknownName for a kind that is not simulated.
+    services, in place of the configuration's range. `second` is the kind of a second fault that begins with the first and has
+    another cause; where the first is nobody's fault, or nobody else can be the victim, there is none. Raises UnknownName for a
+    kind that is not simulated, and for a second one that nobody is to blame for.
     """
     if kind is not None and kind != NO_FAULT and kind not in SIMULATED:
         raise UnknownName("fault kind", kind, (*SIMULATED, NO_FAULT))
-    return recorded(scenario(seed, index, config, kind=kind, services=services), seed, index, emission)
+    if second is not None and (second not in SIMULATED or is_no_fault(second)):
+        raise UnknownName("second fault kind", second, [each for each in SIMULATED if not is_no_fault(each)])
+    return recorded(scenario(seed, index, config, kind=kind, services=services, second=second), seed, index, emission)
 
 
 def scenario(
-    seed: int, index: int, config: Config = CONFIG, *, kind: str | None = None, services: tuple[int, int] | None = None
+    seed: int,
+    index: int,
+    config: Config = CONFIG,
+    *,
+    kind: str | None = None,
+    services: tuple[int, int] | None = None,
+    second: str | None = None,
 ) -> Scenario:
     """The system of an incident, its fault, and what follows; nothing is recorded yet."""
     rng = np.random.default_rng([seed, index])
@@ -117,20 +136,24 @@ def scenario(
     timing = _timing(rng, config.telemetry)
     kind = kind or _kind(rng, config)
     system = draw_system(rng, config, services)
+    wanted = [each for each in (kind, second) if each and each != NO_FAULT]
     for _ in range(_TRIES):
-        if kind == NO_FAULT or SIMULATED[kind].victims(system):
+        if all(SIMULATED[each].victims(system) for each in wanted):
             break
         system = draw_system(rng, config, services)  # without a cache, say, none can fail
     else:
         kind = NO_FAULT
     conditions, cause = _happening(rng, config, system, timing, kind)
+    beside = None
+    if second is not None and cause is not None:
+        beside = _beside(np.random.default_rng([seed, index, _SECOND]), config, conditions, system, timing, second, cause)
     if alone:
         kinds = [_kind(rng, config) for _ in range(OTHERS)]
         possible = [k if k == NO_FAULT or SIMULATED[k].victims(system) else NO_FAULT for k in kinds]
         conditions = joined([conditions, *(_happening(rng, config, system, timing, k)[0] for k in possible)])
     world = World(system, conditions, Solver(system, conditions).solve())
     recording = replace(_recording(rng, config.telemetry, system), alone=alone)
-    return Scenario(style, config, world, timing, kind, cause, recording, rng)
+    return Scenario(style, config, world, timing, kind, cause, recording, rng, (second, beside) if second and beside else None)
 
 
 def _happening(
@@ -175,6 +198,23 @@ def _disturb(
         return None
     victim = int(rng.choice(SIMULATED[kind].victims(system)))
     return inject(kind, replace(calm, victim=victim, intensity=level))
+
+
+def _beside(
+    rng: np.random.Generator,
+    config: Config,
+    conditions: Conditions,
+    system: System,
+    timing: Timing,
+    kind: str,
+    first: EntityId,
+) -> EntityId | None:
+    """Let a second fault happen, to somebody else. Returns its cause; None where there is nobody else."""
+    level = intensity(rng, config.faults, timing.bins, timing.onset, conditions.bins_per_minute)
+    scene = Scene(system, conditions, config.faults, rng, 0, config.faults.strength.draw(rng), level)
+    scenes = [replace(scene, victim=victim) for victim in SIMULATED[kind].victims(system)]
+    others = [each for each in scenes if named(kind, each) != first]
+    return inject(kind, others[int(rng.integers(len(others)))]) if others else None
 
 
 def _recording(rng: np.random.Generator, ranges: TelemetryRanges, system: System) -> Recording:
@@ -260,8 +300,8 @@ def _alerted(made: Scenario, seed: int, index: int) -> tuple[Incident, Telemetry
 
 
 def _naming(made: Scenario, telemetry: Telemetry) -> Telemetry:
-    """The same telemetry, with who calls whom stated if nothing else in it names the cause."""
-    if made.cause is None or _names(telemetry, made.cause):
+    """The same telemetry, with who calls whom stated if nothing else in it names a cause."""
+    if all(_names(telemetry, cause) for cause in made.causes):
         return telemetry
     return replace(telemetry, topology=_topology(made.world.system, pods=True, calls=True))
 
@@ -304,15 +344,18 @@ def _topology(system: System, *, pods: bool, calls: bool) -> pl.DataFrame:
 
 
 def _incident(made: Scenario, fired: list[Firing], seed: int, index: int, gaps: tuple[Gap, ...]) -> Incident:
-    timing, cause = made.timing, made.cause
+    timing = made.timing
     onset_ns = timing.at_ns(timing.onset)
     opens, closes, first, last = (timing.at_ns(bins) for bins in (*timing.window, *timing.baseline))
-    label = Label(
-        entity=EntityModel(kind=cause.kind, name=cause.name) if cause else None,
-        fault_kind=made.kind,
-        provenance="injected",
-        author="simulator",
-        at_ns=None if made.kind == NO_FAULT else onset_ns,
+    labels = tuple(
+        Label(
+            entity=EntityModel(kind=cause.kind, name=cause.name) if cause else None,
+            fault_kind=kind,
+            provenance="injected",
+            author="simulator",
+            at_ns=None if kind == NO_FAULT else onset_ns,
+        )
+        for kind, cause in ((made.kind, made.cause), *filter(None, [made.second]))
     )
     alerting = tuple(dict.fromkeys(entity for at, entity, _, _ in fired if at == fired[0][0]))
     return Incident(
@@ -322,7 +365,7 @@ def _incident(made: Scenario, fired: list[Firing], seed: int, index: int, gaps: 
         detected_ns=timing.at_ns(fired[0][0]) if fired else None,
         onset_ns=None if made.kind == NO_FAULT else onset_ns,
         baselines=(BaselineModel(start_ns=first, end_ns=last),),
-        labels=(label,),
+        labels=labels,
         alerting=tuple(EntityModel(kind=entity.kind, name=entity.name) for entity in alerting),
         source="simulator",
         title=f"Simulated incident in a system of {made.world.system.services} services",
