@@ -19,6 +19,7 @@ from rca.explanation import Explanation, Stability
 from rca.features import FLOOR_FEATURE, heard_signals
 from rca.graph import CALL_RELATIONS, ServiceGraph
 from rca.ranking import Evidence, Ranking, rounded
+from rca.several import also_of
 from rca.signals import NODE_COLUMN, NODE_SIGNALS
 from rca.telemetry import ENTITY_KINDS, EntityId, Interval
 from rca.window import INCIDENT, Window
@@ -129,7 +130,7 @@ class Contrast:
 
 @dataclass(frozen=True)
 class TriageReport:
-    """Everything that `rca triage` says about one incident.
+    """Everything that `rca triage` says about one incident. `also` are other candidates that look like causes of their own.
 
     The last three are there where they were asked for: `explanation` of the first candidate (None also where nobody is named),
     why what alerts is not the cause, in words (empty also where it is), and what the answer hangs on.
@@ -142,6 +143,7 @@ class TriageReport:
     map: Map | None
     missing: tuple[str, ...]
     why_not: Contrast | None = None
+    also: tuple[EntityId, ...] = ()
     explanation: Explanation | None = None
     why_not_alerting: str = ""
     stability: Stability | None = None
@@ -167,6 +169,8 @@ def report_of(subject: Subject, case: Case, ranking: Ranking, *, top: int, why_n
     ranking = explained(ranking, case, max(top, 1))
     confidence = confidence_of(ranking) if heard_signals(case.graph) or not ranking.candidates else _UNHEARD
     first = ranking.candidates[0].entity if confidence.level != "nothing" else None
+    also = also_of(case.graph, ranking) if first and confidence.outcome == "cause" else ()
+    confidence = confidence_of(ranking, also) if also else confidence
     return TriageReport(
         incident=subject,
         ranking=ranking,
@@ -175,6 +179,7 @@ def report_of(subject: Subject, case: Case, ranking: Ranking, *, top: int, why_n
         map=map_of(case, ranking, first) if first else None,
         missing=missing_of(case),
         why_not=contrast_of(case, ranking, why_not) if why_not else None,
+        also=also,
     )
 
 
@@ -201,15 +206,24 @@ _UNHEARD: Final = Confidence(
 )
 
 
-def confidence_of(ranking: Ranking) -> Confidence:
-    """How sure the ranking is: from the probabilities of candidates, of `no_fault`, and of a cause outside the graph."""
+def confidence_of(ranking: Ranking, also: Sequence[EntityId] = ()) -> Confidence:
+    """How sure the ranking is: from the probabilities of candidates, of `no_fault`, and of a cause outside the graph.
+
+    `also` are candidates that may be causes of their own.
+    """
     if not ranking.candidates:
         words = f"{_NOT_ENOUGH}: it names no service or other candidate, so there is nothing to rank."
         return Confidence("nothing", words, "not_enough_telemetry")
     if not any(candidate.evidence for candidate in ranking.candidates):
         return Confidence("nothing", "Nothing stands out: no candidate strays from quiet times.", "no_fault")
     found = _confidence(ranking)
-    return replace(found, words=" ".join(part for part in (found.words, _set_words(ranking), _unlike_words(ranking)) if part))
+    more = (_also_words(ranking.candidates[0].entity, also), _set_words(ranking), _unlike_words(ranking))
+    return replace(found, words=" ".join(part for part in (found.words, *more) if part))
+
+
+def outcome_of(ranking: Ranking) -> Outcome:
+    """What a report on such candidates says in the end, if something strays at any."""
+    return _confidence(ranking).outcome
 
 
 def _confidence(ranking: Ranking) -> Confidence:
@@ -258,6 +272,13 @@ def _unlike_words(ranking: Ranking) -> str:
         return ""
     what = _listed(list(ranking.unlike), most=_MOST_UNLIKE)
     return f"Unlike anything that these probabilities were measured on: {what}. Trust them less."
+
+
+def _also_words(first: EntityId, also: Sequence[EntityId]) -> str:
+    if not also:
+        return ""
+    what, whom = ("a second cause", "it") if len(also) == 1 else ("causes of their own", "them")
+    return f"{_listed([shown(entity) for entity in also])} may be {what}: nothing joins {whom} with {shown(first)}."
 
 
 def others_of(ranking: Ranking) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from rca.models.confidence import FACTS, weights
 from rca.report import MOST_LIKELY, NOBODY
 from rca.wording import percent
 from scripts.sets import CONFIDENCE, read_result
+from scripts.several_page import several_section
 from scripts.transfer_page import table
 
 _PAGE: Final = """\
@@ -33,6 +34,7 @@ takes more, the report says how many of the first candidates. **Unlike anything 
 that calibration has seen (a system of 900 services, a baseline of months), `unlike` names it, and the words say to trust the
 numbers less. Where the order of the candidates comes from does not matter here: confidence never changes it.
 
+{several}
 ## How it is computed
 
 A few facts of the window and of the system's own quiet stretches give three logits: whether there is a fault, whether its
@@ -101,6 +103,7 @@ def confidence_page() -> str:
         [FACTS[name], f"{fact.fault:+.2f}", f"{fact.outside:+.2f}", f"{fact.vague:+.2f}"] for name, fact in fitted.facts.items()
     ]
     return _PAGE.format(
+        several=several_section(),
         nobody=percent(NOBODY),
         most=MOST_LIKELY,
         count=3 * (len(FACTS) + 1) + 8,

@@ -29,6 +29,8 @@ SHOP: Final = "shop"
 TRANSFER, CURVE, REALISM = "transfer", "learning_curve", "realism"
 EXPLANATIONS, ROBUSTNESS, CONFIDENCE = "explanations", "robustness", "confidence"
 """Results by name."""
+SEVERAL: Final = "several"
+"""That of scripts/several.py."""
 _SAID_OF_MODELS: Final = ("name", "intended_use", "limits", "data", "metrics", ONNX)
 
 

@@ -100,7 +100,7 @@ def _report(report: TriageReport, names: Pseudonyms) -> TriageReport:
     ranking = renamed.ranking
     certainty = renamed.confidence
     if certainty.level != "nothing":
-        certainty = confidence_of(ranking)
+        certainty = confidence_of(ranking, renamed.also)
     return replace(
         renamed,
         confidence=replace(report.confidence, words=certainty.words),
