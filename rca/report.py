@@ -167,7 +167,8 @@ def report_of(subject: Subject, case: Case, ranking: Ranking, *, top: int, why_n
         empty = Ranking(ranking.ranker, case.window.incident, (), gaps=ranking.gaps)
         return TriageReport(subject, empty, Confidence("nothing", words, "not_enough_telemetry"), None, None, missing_of(case))
     ranking = explained(ranking, case, max(top, 1))
-    confidence = confidence_of(ranking) if heard_signals(case.graph) or not ranking.candidates else _UNHEARD
+    measured = _is_observed(case.graph, case.graph.candidate_rows)
+    confidence = confidence_of(ranking) if measured or not ranking.candidates else _UNMEASURED
     first = ranking.candidates[0].entity if confidence.level != "nothing" else None
     also = also_of(case.graph, ranking) if first and confidence.outcome == "cause" else ()
     confidence = confidence_of(ranking, also) if also else confidence
@@ -201,8 +202,10 @@ PATH_TITLES: Final = {
 
 
 _NOT_ENOUGH: Final = "Not enough telemetry to tell"
-_UNHEARD: Final = Confidence(
-    "nothing", f"{_NOT_ENOUGH}: it names candidates, and nothing that was measured speaks of any.", "not_enough_telemetry"
+_UNMEASURED: Final = Confidence(
+    "nothing",
+    f"{_NOT_ENOUGH}: it names candidates, and nothing of any that quiet times could be held against.",
+    "not_enough_telemetry",
 )
 
 
@@ -255,7 +258,7 @@ def is_nobody(ranking: Ranking) -> bool:
 
 
 def _set_words(ranking: Ranking) -> str:
-    """The calibrated set in words, where it says more than the first candidate, and is short enough to help."""
+    """The calibrated set in words, where it says more than the first candidate; of a long one, how many candidates it holds."""
     likely = ranking.likely
     if likely is None or not likely.entities:
         return ""
@@ -263,7 +266,8 @@ def _set_words(ranking: Ranking) -> str:
     others = ["no fault"] * likely.no_fault + ["a cause that telemetry does not show"] * likely.outside
     names = [*(shown(entity) for entity in likely.entities), *others]
     if len(names) > MOST_LIKELY:
-        return f"It takes the first {count(len(likely.entities), 'candidate')} to be {share} sure."
+        first = f"one of the first {count(len(likely.entities), 'candidate')}"
+        return f"With {share} it is {_listed([first, *others], 'or')}."
     return f"With {share} it is one of these {len(names)}: {_listed(names, 'or', most=len(names))}." if len(names) > 1 else ""
 
 
@@ -389,10 +393,16 @@ def _neighbour(case: Case, row: int, ranks: dict[EntityId, int]) -> Neighbour:
     graph = case.graph
     entity = graph.entities[row]
     rank = ranks.get(entity)
-    if not any(graph.available[row, graph.feature_names.index(f"{signal.name}.z")] for signal in NODE_SIGNALS):
+    if not _is_observed(graph, [row]):
         return Neighbour(entity, "unobserved", rank)
     signals = loud_signals(case, entity)
     return Neighbour(entity, "disturbed" if signals else "quiet", rank, signals[0].name if signals else "")
+
+
+def _is_observed(graph: ServiceGraph, rows: Sequence[int] | npt.NDArray[np.int64]) -> bool:
+    """Whether anything was measured at one of the rows, in the incident and in its baseline."""
+    columns = [graph.feature_names.index(f"{signal.name}.z") for signal in NODE_SIGNALS]
+    return bool(graph.available[np.ix_(rows, columns)].any())
 
 
 # --- what was missing ---------------------------------------------------------------------------------------------------

@@ -145,6 +145,8 @@ def test_sets_hold_the_wanted_mass() -> None:
     assert metrics.set_coverage([p], 0.9) == (1.0, 2.0)
     assert metrics.set_coverage([p], 0.6) == (0.0, 1.0)
     assert metrics.set_coverage([p], 0.95) == (1.0, 3.0)
+    elsewhere = answer({"a": 3, "b": 2, "c": 1}, "b", p=(0.5, 0.1, 0.05), no_fault=0.05)  # the rest: a cause outside the graph
+    assert metrics.set_coverage([elsewhere], 0.9) == (1.0, 2.0)
 
 
 def test_abstaining_keeps_the_confident_ones() -> None:

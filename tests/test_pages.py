@@ -88,7 +88,7 @@ def test_an_empty_window_has_nothing_to_rank() -> None:
     found = example()
     empty = Ranking("floor", found.report.ranking.window, ())
     report = replace(found.report, ranking=empty, confidence=Confidence("nothing", "There is no telemetry."), path=None, map=None)
-    assert "There was nothing to rank" in words_of(render(view_of(found.incident, telling(report), None)))
+    assert "Not enough telemetry" in words_of(render(view_of(found.incident, telling(report), None)))
 
 
 def test_perhaps_no_fault() -> None:

@@ -313,7 +313,9 @@ def test_confidence_in_words() -> None:
     listed = words(0.6, 0.25, 0.05, no_fault=0.1, mass=0.9)
     assert listed.endswith(" With 90 % it is one of these 3: a, b or no fault.")
     assert words(0.95, 0.05, mass=0.9) == "cause, clear: a stands out: 95 %, the runner-up b 5 %."
-    assert words(*[0.1] * 10, mass=0.85).endswith(" It takes the first 9 candidates to be 90 % sure.")
+    assert words(*[0.1] * 10, mass=0.85).endswith(" With 90 % it is one of the first 9 candidates.")
+    others = words(*[0.1] * 6, no_fault=0.25, outside=0.15, mass=0.85)
+    assert others.endswith(" With 90 % it is one of the first 5 candidates, no fault or a cause that telemetry does not show.")
     strange = words(0.95, 0.05, unlike=("number of candidates (900; known: 5 to 150)",))
     assert strange.endswith("measured on: number of candidates (900; known: 5 to 150). Trust them less.")
 
@@ -321,7 +323,8 @@ def test_confidence_in_words() -> None:
 def test_no_baseline_is_said(run: Run, tmp_path: Path) -> None:
     incident = INCIDENT.model_copy(update={"baselines": ()})
     output = run(altered(tmp_path, incident, metrics=TELEMETRY.metrics, topology=TELEMETRY.topology))
-    assert "Nothing stands out" in output
+    assert "Not enough telemetry to tell: it names candidates, and nothing of any" in " ".join(output.split())
+    assert "Nothing stands out" not in output
     assert "no baseline: nothing says what is usual here" in output
 
 

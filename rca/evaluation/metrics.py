@@ -159,7 +159,7 @@ def brier(predictions: Sequence[Prediction]) -> float:
 def set_coverage(predictions: Sequence[Prediction], mass: float = 0.9) -> tuple[float, float]:
     """Share of incidents whose cause is in the smallest set of candidates that holds `mass` of the probability; mean set size.
 
-    Probability of `no_fault` counts towards the mass without adding a candidate.
+    The probability that it is none of them, "no fault" or a cause outside the graph, counts without adding a candidate.
     """
     sets = [_holding(p, mass) for p in predictions]
     covered = [bool(set(p.truth.causes) & set(s)) for p, s in zip(predictions, sets, strict=True)]
@@ -167,7 +167,7 @@ def set_coverage(predictions: Sequence[Prediction], mass: float = 0.9) -> tuple[
 
 
 def _holding(prediction: Prediction, mass: float) -> list[object]:
-    held, chosen = prediction.no_fault, []
+    held, chosen = 1.0 - sum(prediction.probabilities), []
     for entity, probability in zip(prediction.candidates, prediction.probabilities, strict=True):
         if held >= mass - 1e-9:
             break

@@ -122,8 +122,7 @@ def _messages(account: Account) -> Iterator[Text]:
 def _candidates(account: Account) -> Block:
     ranking = account.report.ranking
     if account.report.leader is None:
-        stands = "Nothing stands out: no candidate strays from quiet times" if ranking.candidates else "There was nothing to rank"
-        return Text(f"{stands}.", (sources.RANKING,))
+        return Text(account.report.confidence.words, (sources.RANKING,))
     rows = tuple(
         (
             str(one.rank),

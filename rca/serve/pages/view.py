@@ -351,7 +351,8 @@ def verdict_of(notice: Notice | None) -> Verdict:
     steps, certainty = LEVELS[report.confidence.level]
     sentence = plain(report.confidence.words)
     if report.confidence.level == "nothing" or not report.ranking.candidates:
-        heading = "Nothing stands out" if report.ranking.candidates else "There was nothing to rank"
+        short = report.confidence.outcome == "not_enough_telemetry" or not report.ranking.candidates
+        heading = "Not enough telemetry" if short else "Nothing stands out"
         return Verdict("nothing", "No likely cause", heading, 0, "", sentence)
     first = report.ranking.candidates[0]
     strongest = plain(first.evidence[0].statement) if first.evidence else ""
