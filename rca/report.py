@@ -402,7 +402,7 @@ def _neighbour(case: Case, row: int, ranks: dict[EntityId, int]) -> Neighbour:
 def _is_observed(graph: ServiceGraph, rows: Sequence[int] | npt.NDArray[np.int64]) -> bool:
     """Whether anything was measured at one of the rows, in the incident and in its baseline."""
     columns = [graph.feature_names.index(f"{signal.name}.z") for signal in NODE_SIGNALS]
-    return bool(graph.available[np.ix_(rows, columns)].any())
+    return bool(graph.available[rows][:, columns].any())
 
 
 # --- what was missing ---------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rca.contracts import Case
-from rca.models.confidence import FACTS, Outlook, Shape, chances_of, facts_of, outlook_of, probabilities, unlike, weights
+from rca.errors import BadCheckpoint
+from rca.models.confidence import (
+    FACTS,
+    Outlook,
+    Shape,
+    chances_of,
+    facts_of,
+    outlook_of,
+    probabilities,
+    read_weights,
+    unlike,
+    weights,
+)
 from rca.models.registry import create
 from rca.ranking import Chances, Ranking, rank_by_score
 from rca.telemetry import EntityId, Interval
@@ -77,6 +90,16 @@ def test_the_weights_that_ship_are_complete() -> None:
         assert fitted.coverage - 0.1 < shape.mass < 1
 
 
+@pytest.mark.parametrize("damage", ["", "{", "[]", "{}", '{"facts": {"loudest": {"low": 0}}}', '{"facts": null}'])
+def test_damaged_weights_are_named(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "confidence.json"
+    with pytest.raises(BadCheckpoint, match=r"confidence\.json: expected the weights of probabilities"):
+        read_weights(path)
+    path.write_text(damage)
+    with pytest.raises(BadCheckpoint, match=r"confidence\.json: expected the weights of probabilities"):
+        read_weights(path)
+
+
 def quiet_case(case: Case) -> Case:
     from rca.features import quiet_graph
 
@@ -112,8 +135,7 @@ def test_what_lies_beyond_everything_known_is_told_and_counts_as_its_end() -> No
     end = usual | {"candidates": fitted.facts["candidates"].high}
     assert outlook_of(strange, fitted) == outlook_of(end, fitted)
     (words,) = unlike(usual | {"baseline": math.log1p(90 * 86400)}, fitted)
-    assert words.startswith("length of the baseline (")
-    assert " s; known: " in words
+    assert words.startswith("length of the baseline (2,160 h; known: ")
 
 
 def test_without_candidates_nobody_is_to_blame() -> None:

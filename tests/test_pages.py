@@ -28,7 +28,7 @@ from rca.incidents.incident import EntityModel, Incident, IntervalModel, Label
 from rca.incidents.store import AuditEntry
 from rca.pipeline import case_of
 from rca.ranking import Evidence, Ranking
-from rca.report import Confidence
+from rca.report import Confidence, Outcome
 from rca.serve.pages.labelling import entity_of, judgement_of, value_of
 from rca.serve.pages.listing import PER_PAGE, Known, Query, list_view
 from rca.serve.pages.rendering import HEADERS, STYLE, render, render_list, render_message
@@ -407,6 +407,17 @@ def test_the_list_is_searched_by_words_and_filters() -> None:
         assert [row.id for row in list_view(rows, query).rows] == expected, query
     assert "No incident has all of that." in words_of(render_list(list_view(rows, Query("redis nowhere"))))
     assert "There is no incident yet." in words_of(render_list(list_view([])))
+
+
+@pytest.mark.parametrize(
+    ("outcome", "shown"),
+    [("cause", "catalogue"), ("no_fault", "perhaps no fault"), ("outside", "perhaps nothing that telemetry shows")],
+)
+def test_the_list_blames_nobody_where_the_page_does_not(outcome: Outcome, shown: str) -> None:
+    (one,) = known(1)
+    (row,) = list_view([replace(one, gist=replace(one.gist, outcome=outcome))]).rows
+    assert row.verdict == shown
+    assert bool(row.share) == (outcome == "cause")
 
 
 def test_the_list_has_pages_that_keep_the_query() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
+import pytest
+
 from rca.incidents.inbox import Episode, GroupAlert
-from rca.report import TriageReport
+from rca.report import Confidence, TriageReport
 from rca.serve.config import ServeConfig, ServeLinks
 from rca.serve.notices import MOST_ALERTS, gist_of, links_of, notice_of, worth_telling
 from rca.sinks.example import example_notices, hostile_notice, unranked_notice
@@ -90,17 +93,37 @@ def test_news_say_what_changed_since_the_last_revision() -> None:
     assert "fire again" in news(episode(revision=3), report(), RESOLVED)[0]
 
 
-def test_only_another_leader_or_a_first_ranking_is_worth_a_revision() -> None:
+def test_only_another_leader_or_outcome_or_a_first_ranking_is_worth_a_revision() -> None:
     assert worth_telling(unranked_notice(), report())
     assert not worth_telling(FIRST, report())
     ranking = report().ranking
     swapped = (replace(ranking.candidates[1], rank=1), replace(ranking.candidates[0], rank=2), *ranking.candidates[2:])
     assert worth_telling(FIRST, replace(report(), ranking=replace(ranking, candidates=swapped)))
+    assert worth_telling(FIRST, replace(report(), confidence=Confidence("unsure", "Perhaps no fault at all.", "no_fault")))
 
 
 def test_a_notice_reads_back_equal() -> None:
     for notice in (*example_notices(), unranked_notice(), hostile_notice()):
         assert loaded(dumped(notice)) == notice
+
+
+@pytest.mark.parametrize(
+    ("no_fault", "level", "outcome"),
+    [(0.01, "clear", "cause"), (0.99, "unsure", "no_fault"), (0.01, "nothing", "no_fault")],
+)
+def test_a_notice_from_before_reports_had_an_outcome_says_what_it_said(no_fault: float, level: str, outcome: str) -> None:
+    body = json.loads(dumped(FIRST))
+    body["report"]["confidence"] = {"level": level, "words": "as it was"}
+    body["report"]["ranking"]["no_fault"] = no_fault
+    for name in ("outside", "likely", "unlike"):
+        del body["report"]["ranking"][name]
+    read = loaded(json.dumps(body)).report
+    assert read is not None
+    assert (read.confidence.words, read.confidence.outcome, read.ranking.likely) == ("as it was", outcome, None)
+    body["report"]["ranking"]["candidates"] = []
+    read = loaded(json.dumps(body)).report
+    assert read is not None
+    assert read.confidence.outcome == "not_enough_telemetry"
 
 
 def test_lists_keep_who_was_blamed_and_how_surely() -> None:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from rca.ranking import Evidence, RankedCandidate
+from rca.ranking import CandidateSet, Evidence, RankedCandidate
 from rca.report import Path as ReportPath
 from rca.report import confidence_of
 from rca.sinks.alertmanager.alert import LONGEST_DESCRIPTION, alert_of
@@ -29,6 +29,7 @@ from rca.sinks.pagerduty.config import PagerDutyConfig
 from rca.sinks.pagerduty.event import LARGEST_BYTES, event_of, severity_of
 from rca.sinks.slack.blocks import LARGEST, LONGEST_TEXT, MOST_BLOCKS, slack_message
 from rca.sinks.webhook.payload import payload_of
+from rca.telemetry import EntityId
 
 GOLDEN = Path(__file__).parent / "golden" / "sinks"
 FIRST, REVISED, RESOLVED = example_notices()
@@ -237,6 +238,21 @@ def test_the_webhook_takes_any_notice(notice: Notice, max_bytes: int) -> None:
     body, _ = payload_of(replace(notice, incident_id="i"), max_bytes)
     assert len(body) <= max_bytes
     assert json.loads(body)["idempotency_key"] == "i:1"
+
+
+def test_the_webhook_cuts_a_set_of_very_many_with_the_candidates() -> None:
+    report = FIRST.report
+    assert report is not None
+    many = tuple(EntityId("service", f"service-{place}") for place in range(20_000))
+    ranking = replace(report.ranking, likely=CandidateSet(0.9, many, no_fault=True, outside=False))
+    notice = replace(FIRST, report=replace(report, ranking=ranking))
+    body, cut = payload_of(notice, 100_000)
+    likely = json.loads(body)["report"]["ranking"]["likely"]
+    assert likely["entities"][0]["name"] == "service-0"
+    assert (len(likely["entities"]), likely["no_fault"], cut) == (200, True, ("details",))
+    small = json.loads(payload_of(notice, 8_000)[0])
+    assert len(small["report"]["ranking"]["likely"]["entities"]) <= 50
+    assert "candidates" in small["cut"]
 
 
 @settings(max_examples=200, deadline=None)

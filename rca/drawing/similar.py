@@ -10,7 +10,7 @@ from rca.contracts import service_of
 from rca.drawing.foreign import NAME, name_of, plain
 from rca.faults import FAULT_KINDS, family_of
 from rca.incidents.incident import Incident
-from rca.report import Certainty, TriageReport
+from rca.report import Certainty, Outcome, TriageReport
 from rca.signals import NODE_COLUMN, NODE_SIGNALS
 from rca.telemetry import EntityId
 from rca.wording import clock, count, listed
@@ -31,6 +31,7 @@ class Gist:
     level: Certainty = "nothing"
     family: str = ""
     signals: tuple[str, ...] = ()
+    outcome: Outcome = "cause"
 
     @classmethod
     def of(cls, kept: Mapping[str, Any]) -> Gist:
@@ -40,7 +41,8 @@ class Gist:
             return NO_GIST
         entity = EntityId(first["kind"], first["name"], first["namespace"])
         signals = tuple(kept.get("signals", ()))
-        return cls(entity, first["probability"], kept.get("level", "nothing"), first["family"], signals)
+        level, outcome = kept.get("level", "nothing"), kept.get("outcome", "cause")
+        return cls(entity, first["probability"], level, first["family"], signals, outcome)
 
 
 NO_GIST: Final = Gist()
@@ -69,7 +71,8 @@ def gist_of(report: TriageReport | None) -> Gist:
         return NO_GIST
     first = report.ranking.candidates[0]
     signals = tuple(dict.fromkeys(item.signal for item in first.evidence))
-    return Gist(first.entity, first.probability, report.confidence.level, first.fault_family, signals)
+    sure = report.confidence
+    return Gist(first.entity, first.probability, sure.level, first.fault_family, signals, sure.outcome)
 
 
 def similar_to(incident: Incident, gist: Gist, past: Iterable[tuple[Incident, Gist]]) -> tuple[Similar, ...]:

@@ -24,12 +24,13 @@ import numpy as np
 import numpy.typing as npt
 
 from rca.contracts import Case
+from rca.errors import BadCheckpoint
 from rca.features import ALERT_SIGNALS, FLOOR_FEATURE, FLOOR_SIGNALS, heard_signals, quiet_graph
 from rca.graph import ServiceGraph
 from rca.ranking import Chances
 from rca.telemetry import SECOND_NS
 from rca.window import INCIDENT, Window
-from rca.wording import number
+from rca.wording import number, seconds
 
 FILE: Final = Path(__file__).with_name("confidence.json")
 FACTS: Final = {
@@ -113,12 +114,21 @@ class Outlook:
 
 @cache
 def weights() -> Weights:
-    """The weights that ship."""
-    body: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
-    facts = {name: Fact(**values) for name, values in body["facts"].items()}
-    fault, outside, vague = body["base"]
-    floor, network = (Shape(**body[name]) for name in ("floor", "network"))
-    return Weights(facts, (fault, outside, vague), floor, network, body["coverage"])
+    """The weights that ship. Raises BadCheckpoint where the installed file is damaged or missing."""
+    return read_weights(FILE)
+
+
+def read_weights(path: Path) -> Weights:
+    """Weights as scripts.confidence writes them. Raises BadCheckpoint."""
+    try:
+        body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        facts = {name: Fact(**body["facts"][name]) for name in FACTS}
+        fault, outside, vague = body["base"]
+        floor, network = (Shape(**body[name]) for name in ("floor", "network"))
+        return Weights(facts, (fault, outside, vague), floor, network, body["coverage"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        found = f"{type(error).__name__}: {error}"
+        raise BadCheckpoint(str(path), expected="the weights of probabilities; install rca again", found=found) from error
 
 
 def chances_of(case: Case, scores: Floats, of: Literal["floor", "network"]) -> Chances:
@@ -202,7 +212,7 @@ def unlike(facts: Mapping[str, float], fitted: Weights) -> tuple[str, ...]:
 
 def _told(name: str, value: float) -> str:
     if name in ("window", "baseline"):
-        return f"{number(float(np.expm1(value)))} s"
+        return seconds(float(np.expm1(value)))
     if name == "candidates":
         return f"{np.exp(value):.0f}"
     return f"{100 * value:.0f} %" if name == "unobserved" else number(value)

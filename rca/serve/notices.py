@@ -127,8 +127,11 @@ def _news(episode: Episode, before: Notice | None, report: TriageReport | None) 
 
 
 def worth_telling(before: Notice, report: TriageReport) -> bool:
-    """Whether a second look found something that the first answer did not say: another leader, or a ranking at all."""
-    return before.report is None or leader(report) != leader(before.report)
+    """Whether a second look found something that the first answer did not say: a ranking at all, another leader or outcome."""
+    if before.report is None:
+        return True
+    said = (leader(before.report), before.report.confidence.outcome)
+    return (leader(report), report.confidence.outcome) != said
 
 
 def gist_of(notice: Notice) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 from pydantic import TypeAdapter
 
-from rca.report import TriageReport
+from rca.report import Outcome, TriageReport
 
 SCHEMA_VERSION: Final = "1"
 
@@ -101,8 +101,20 @@ def dumped(notice: Notice) -> str:
 
 
 def loaded(text: str) -> Notice:
-    """The notice that `dumped` wrote."""
-    return _NOTICE.validate_python(json.loads(text))
+    """The notice that `dumped` wrote, maybe before reports had an outcome."""
+    body = json.loads(text)
+    if body["report"] is not None:
+        body["report"]["confidence"].setdefault("outcome", _outcome_of(body["report"]))
+    return _NOTICE.validate_python(body)
+
+
+def _outcome_of(report: dict[str, Any]) -> Outcome:
+    """What a report without an outcome said in the end."""
+    candidates = report["ranking"]["candidates"]
+    if not candidates:
+        return "not_enough_telemetry"
+    nobody = report["confidence"]["level"] == "nothing" or report["ranking"]["no_fault"] > candidates[0]["probability"]
+    return "no_fault" if nobody else "cause"
 
 
 @dataclass(frozen=True)

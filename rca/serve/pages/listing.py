@@ -11,6 +11,7 @@ from rca.drawing.foreign import NAME, name_of, plain
 from rca.drawing.similar import NO_GIST, Gist
 from rca.faults import FAULT_KINDS
 from rca.incidents.incident import Incident
+from rca.report import Outcome
 from rca.serve.pages.view import ANYBODY, LEVELS, Looker, Stage
 from rca.wording import clock, listed, probability
 
@@ -21,6 +22,7 @@ State = Literal["firing", "resolved"]
 Labelled = Literal["labelled", "unlabelled"]
 _STATES: Final[tuple[State, ...]] = ("firing", "resolved")
 _LABELLED: Final[tuple[Labelled, ...]] = ("labelled", "unlabelled")
+_ELSEWHERE: Final[dict[Outcome, str]] = {"no_fault": "perhaps no fault", "outside": "perhaps nothing that telemetry shows"}
 
 
 @dataclass(frozen=True)
@@ -149,8 +151,10 @@ def _row(known: Known) -> Row:
     incident, gist = known.incident, known.gist
     if known.stage != "ranked":
         verdict = "being ranked" if known.stage == "ranking" else "no ranking could be made"
+    elif gist.candidate is None:
+        verdict = "nothing stands out"
     else:
-        verdict = name_of(gist.candidate) if gist.candidate is not None else "nothing stands out"
+        verdict = _ELSEWHERE.get(gist.outcome) or name_of(gist.candidate)
     steps, certainty = LEVELS[gist.level] if known.stage == "ranked" else (0, "")
     return Row(
         incident.id,
@@ -160,7 +164,7 @@ def _row(known: Known) -> Row:
         known.state,
         known.stage,
         verdict,
-        probability(gist.probability) if gist.candidate is not None else "",
+        probability(gist.probability) if gist.candidate is not None and gist.outcome == "cause" else "",
         steps,
         certainty,
         _label_words(incident),

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, Final
 
+from rca.ranking import CandidateSet
 from rca.report import TriageReport
 from rca.sinks.markup import is_address
 from rca.sinks.notice import AlertLine, Links, Notice
@@ -65,11 +66,16 @@ def _report(report: TriageReport) -> TriageReport:
     ranking = replace(
         ranking,
         candidates=ranking.candidates[:_MOST_CANDIDATES],
+        likely=_first_of(ranking.likely, _MOST_CANDIDATES),
         gaps=ranking.gaps[:_MOST_GAPS],
         notes=ranking.notes[:_MOST_GAPS],
     )
     bounded: TriageReport = _short(replace(report, ranking=ranking, missing=report.missing[:_MOST_GAPS]))
     return bounded
+
+
+def _first_of(likely: CandidateSet | None, most: int) -> CandidateSet | None:
+    return replace(likely, entities=likely.entities[:most]) if likely is not None else None
 
 
 def _short(value: Any) -> Any:
@@ -108,7 +114,9 @@ def _smaller(notice: Notice) -> Iterator[tuple[str, Notice]]:
         report = replace(report, missing=report.missing[:10], ranking=replace(report.ranking, gaps=(), notes=()))
         yield "gaps", replace(notice, report=report)
         for most in _LEVELS:
-            report = replace(report, ranking=replace(report.ranking, candidates=report.ranking.candidates[:most]))
+            ranking = report.ranking
+            ranking = replace(ranking, candidates=ranking.candidates[:most], likely=_first_of(ranking.likely, most))
+            report = replace(report, ranking=ranking)
             yield "candidates", replace(notice, report=report)
     notice = replace(notice, report=report, alerts=(), more_alerts=notice.more_alerts + len(notice.alerts))
     yield "alerts", notice
