@@ -97,7 +97,8 @@ def quantity(value: float, unit: str) -> str:
     if unit == "{cpu}":
         return f"{number(value)} cores"
     if unit.startswith("{"):
-        return f"{number(value)} {unit.strip('{}')}s"
+        noun = unit.strip("{}")
+        return f"{number(value)} {noun}{'es' if noun.endswith('s') else 's'}"
     return f"{number(value)} {unit}".rstrip() if unit != "1" else number(value)
 
 

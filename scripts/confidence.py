@@ -238,7 +238,7 @@ def _without(deviations: Deviations, gone: Collection[EntityId]) -> Deviations:
 def simulated_windows(seed: int, incidents: int, kinds: str, processes: int) -> list[Window]:
     """The windows of simulated incidents, kept in $RCA_HOME/cache/confidence as they are made. `kinds`: every, or drawn."""
     made_by = "".join(inspect.getsource(one) for one in _MAKERS)
-    named = f"{code_digest('simulator')} {made_by} {model_digest(GENERAL)} {kinds}"
+    named = f"{code_digest('simulator')} {made_by} {_MADE_WITH} {model_digest(GENERAL)} {kinds}"
     key = hashlib.blake2b(named.encode(), digest_size=12).hexdigest()
     folder = default_home() / "cache" / CONFIDENCE / f"{key}-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -323,6 +323,7 @@ _MAKERS: Final = (
     facts_of_graph,
     quiet_peaks,
 )
+_MADE_WITH: Final = (SHARES, MIX, INNOCENT, _FIRST_SECONDS)
 """What a window hangs on beside the simulator and the model: where one of these changes, windows are made anew."""
 
 

@@ -56,6 +56,7 @@ def test_units() -> None:
     assert quantity(2048, "By/s") == "2 KiB/s"
     assert quantity(0.5, "{cpu}") == "0.5 cores"
     assert quantity(7, "{socket}") == "7 sockets"
+    assert quantity(0.5, "{process}") == "0.5 processes"
     assert quantity(3, "furlongs") == "3 furlongs"
     assert quantity(3, "1") == "3"
 
