@@ -33,7 +33,8 @@ show** (`outside` in JSON): there is a fault, and whoever caused it is no candid
 `likely` is the **90 % set**: the fewest outcomes that hold the truth nine times in ten. Up to {most} are named; where it
 takes more, the report says how many of the first candidates, and which of the two others. **Unlike anything seen**: where a
 fact below lies outside everything that calibration has seen (a system of 900 services, a baseline of months), `unlike`
-names it, and the words say to trust the numbers less. Where the order of the candidates comes from does not matter here: confidence never changes it.
+names it, and the words say to trust the numbers less. Where the order of the
+candidates comes from does not matter here: confidence never changes it.
 
 {several}
 ## How it is computed
@@ -75,8 +76,8 @@ _TABLES: Final = """\
 their word would show with as many windows. *First*: the same of the first candidate alone, on incidents only; it has to come
 out too low there, since these windows were picked for having a fault. *Coverage*: truth within the 90 % set, of all
 windows; it is meant to be nine times in ten over everything that is asked about, and less *of incidents* alone. *False
-alarms*: quiet windows in which the report does not say "no fault". *Missed*: incidents in which it does. 95 % intervals in brackets,
-drawn by (system, service, kind).
+alarms*: quiet windows in which the report does not say "no fault". *Missed*: incidents in which it does. 95 % intervals
+in brackets, drawn by (system, service, kind).
 
 {reading}
 
