@@ -118,6 +118,8 @@ _FOLDS: Final = 5
 _BINS: Final = 10
 _FIRST_SECONDS: Final = 20.0
 _NOBODY_THERE: Final = -1e9
+_COOLEST: Final = 0.01
+"""Least temperature: scores that never err would ask for none at all."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -405,7 +407,7 @@ def _likeliest(table: _Table, scores: Tensor, logits: Floats | None) -> tuple[Fl
         return found
 
     optimiser.step(step)  # type: ignore[no-untyped-call]
-    sharp, blunt = (round(float(value), 4) for value in torch.exp(rest.detach()[:2]))
+    sharp, blunt = (max(round(float(value), 4), _COOLEST) for value in torch.exp(rest.detach()[:2]))
     return logit.detach().numpy().round(4), Shape(sharp, blunt, round(float(torch.sigmoid(rest.detach()[2])), 4), 1.0)
 
 
