@@ -389,7 +389,7 @@ class NetworkRanker:
         return self._calibrate(checked, with_null=not any(case.case.quiet for case in validation))
 
     def _calibrate(self, validation: TrainingSet, *, with_null: bool) -> float:
-        """Temperature fitted on held-out incidents; the null takes part only where it will when ranking."""
+        """Temperature fitted on held-out incidents; the null takes part where no quiet stretch knows better."""
         scores, answers = [], []
         for graph, rows in zip(validation.graphs, validation.targets, strict=True):
             found = self.scores(graph)
