@@ -1,6 +1,6 @@
 """What is left of accuracy when telemetry, times or labels are wrong? Each is spoilt on purpose, and the ranking scored again.
 
-    python -m scripts.robustness [--simulated N] [--raw N] [--training N] [--processes N]
+    python -m scripts.robustness [--simulated N] [--raw N] [--shop N] [--training N] [--processes N]
 
 Tested are simulated systems of a seed that is used nowhere else, and the test part of the shop's recorded incidents. Telemetry is
 damaged before anything is measured on it (rca.evaluation.damage), and the shipped model and simple rules rank what is left. A row
@@ -359,6 +359,8 @@ def results(rows: Sequence[Row], options: Mapping[str, int]) -> dict[str, Any]:
         "seeds": SEEDS,
         "draws": DRAWS,
         **options,
+        "asked": {source: sum(row.source == source for row in rows) for source in CONDITIONS_OF},
+        "shop_test": len(_shop()),
         "cpu_minutes": round(sum(row.seconds for row in rows) / 60, 1),
         "sets": sets,
     }
@@ -433,16 +435,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--simulated", type=int, default=100, help="simulated incidents")
     parser.add_argument("--raw", type=int, default=25, help="simulated incidents that have their traces sampled")
+    parser.add_argument("--shop", type=int, default=len(_shop()), help="of the shop's test incidents, the first so many")
     parser.add_argument("--training", type=int, default=60, help="simulated incidents to train on with wrong labels")
     parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args()
     rows = run(
-        jobs_of({SHOP: len(_shop()), RAW: options.raw, SIMULATED: options.simulated}),
+        jobs_of({SHOP: min(options.shop, len(_shop())), RAW: options.raw, SIMULATED: options.simulated}),
         options.training,
         options.processes,
         kept_in(options.training),
     )
-    body = results(rows, {"simulated": options.simulated, "raw": options.raw, "training": options.training})
+    body = results(rows, {"training": options.training})
     write_result(ROBUSTNESS, body)
     for source, found in body["sets"].items():
         for condition, one in found["conditions"].items():

@@ -14,9 +14,9 @@ _MOST_HURTING: Final = 5
 _WORDS: Final[dict[str, str]] = {
     "none": "as recorded, all incidents",
     "no-traces": "no traces",
-    "no-metrics-nor-calls": "no metrics, nor call rates made of them",
+    "no-metrics-nor-calls": "no metrics (nor call rates made of them)",
     "no-logs": "no logs",
-    "no-logs-nor-events": "no logs, no events",
+    "no-logs-nor-events": "neither logs nor events",
     "no-events": "no events (changes, Kubernetes)",
     "no-alerts": "no alerts",
     "only-traces": "traces alone",
@@ -31,7 +31,7 @@ _WORDS: Final[dict[str, str]] = {
     "gone-20%-others": "the same, but not the cause",
     "edges-removed-20%": "20 % of the edges missing",
     "edges-rewired-20%": "20 % of the edges end elsewhere",
-    "edges-added-20%": "20 % more edges, invented",
+    "edges-added-20%": "20 % more edges (invented)",
     "onset-3m": "onset taken 3 min too early",
     "onset-1m": "onset taken 1 min too early",
     "onset+1m": "onset taken 1 min too late",
@@ -74,7 +74,11 @@ simulated systems are easier in some ways and harder in others than the shop (do
 """
 
 _BODY: Final = """\
+AC@1 of the shipped model, how much it changes:
+
 {summary}
+Asked were {simulated} simulated incidents, {raw} with raw spans and the first {shop} of the {shop_test} in the shop's test part
+(`--simulated {simulated} --raw {raw} --shop {shop}`). With so few, small losses cannot be told from none: read the intervals.
 
 Every row is about the incidents that the damage changes; `before` is AC@1 of the same incidents undamaged, `change` the paired
 difference. [low, high] are 95 % intervals that draw whole (system, service, fault kind) groups. `sure` is the mean probability
@@ -91,6 +95,7 @@ Mean AC@1 of {draws} draws, on the clean incidents of the tables above; trained 
 simulated ones (seed {training_seed}).
 
 {poisoned}
+
 ### Other names
 
 {names}
@@ -107,6 +112,9 @@ def tables(body: Mapping[str, Any]) -> str:
     """What hurts most, a table for every set, and one of wrong labels."""
     return _BODY.format(
         summary="\n".join(hurting(name, found["conditions"]) for name, found in body["sets"].items()),
+        counts=" and ".join(
+            f"{found['conditions']['none']['incidents']} incidents ({name})" for name, found in body["sets"].items()
+        ),
         ranker=body["ranker"],
         held_out=body["seeds"]["held-out"],
         minutes=body["cpu_minutes"],
@@ -125,15 +133,13 @@ def _title(name: str) -> str:
 
 
 def hurting(name: str, conditions: Mapping[str, Any]) -> str:
-    """A sentence: under which conditions the model loses most, and which cost nothing that can be told from chance."""
+    """A sentence: under which conditions the model loses most, with intervals, so that luck is seen to be luck."""
     changes = {c: found["rankers"][SHIPPED]["difference"] for c, found in conditions.items() if c != "none"}
-    worst = sorted((c for c in changes if _is_loss(changes[c])), key=lambda c: changes[c]["value"])
-    kept = [c for c in changes if not _is_loss(changes[c])]
-    said = [f"{_of_row(c)} ({changes[c]['value']:+.2f}, n = {conditions[c]['incidents']})" for c in worst[:_MOST_HURTING]]
-    most = f"what hurts most: {', '.join(said)}." if said else "no damage costs more than chance would."
-    rest = f" {len(worst) - _MOST_HURTING} more rows lose beyond their interval." if len(worst) > _MOST_HURTING else ""
-    calm = f" No loss beyond its interval: {', '.join(map(_of_row, kept))}." if kept else ""
-    return f"**{_title(name)}**: {most}{rest}{calm}\n"
+    worst = sorted((c for c in changes if changes[c]["value"] < 0), key=lambda c: changes[c]["value"])[:_MOST_HURTING]
+    said = [f"{_of_row(c)} {_interval(changes[c], '+.2f')} (n = {conditions[c]['incidents']})" for c in worst]
+    beyond = sum(_is_loss(change) for change in changes.values())
+    most = f"what hurts most: {'; '.join(said)}." if said else "no damage lost anything."
+    return f"**{_title(name)}**: {most} {beyond} of {len(changes)} rows lose beyond their interval.\n"
 
 
 def _of_row(condition: str) -> str:

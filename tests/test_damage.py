@@ -257,6 +257,22 @@ def test_names_do_not_matter(recording) -> None:
             assert of.get(EntityId(cause.kind, cause.name, cause.namespace)) == (was if was is None else pytest.approx(was))
 
 
+def test_operations_keep_the_queue_that_they_name() -> None:
+    """Spans of messages are known by their queue's name: opaque names must not part them."""
+    incident, telemetry = example()
+    counts = telemetry.bin_counts.with_columns(
+        pl.when(pl.col("what") == "child").then(pl.lit("process jobs")).otherwise("target_operation").alias("target_operation"),
+        pl.when(pl.col("target_kind") == "database").then(pl.lit("queue")).otherwise("target_kind").alias("target_kind"),
+        pl.when(pl.col("target_kind") == "database").then(pl.lit("jobs")).otherwise("target").alias("target"),
+    )
+    _, opaque = renamed(incident, replace(telemetry, bin_counts=counts))
+    (queue,) = opaque.bin_counts.filter(pl.col("target_kind") == "queue")["target"].unique()
+    (operation,) = opaque.bin_counts.filter(pl.col("what") == "child")["target_operation"].unique()
+    assert queue != "jobs"
+    assert operation.endswith(f" {queue}")
+    assert "jobs" not in operation
+
+
 def test_every_frame_of_telemetry_belongs_to_a_source_or_tells_who_is_there() -> None:
     assert {frame for frames in SOURCES.values() for frame in frames} | {"topology"} == set(Telemetry().frames())
     assert set(BIN_FRAMES) < set(SOURCES["traces"])

@@ -15,7 +15,8 @@ from rca.pipeline import case_of
 from rca.telemetry import EntityId, Telemetry
 from scripts import robustness
 from scripts.robustness import CONDITIONS, RENAMED, RULES, SHIPPED, Answer, Row, asked, poisoned, read_rows, summary, truth_of
-from scripts.robustness_page import _WORDS, hurting
+from scripts.robustness_page import _WORDS, hurting, tables
+from scripts.sets import ROBUSTNESS, read_result
 from tests.cases import example_cases
 
 
@@ -52,8 +53,8 @@ def test_what_hurts_most_is_what_loses_beyond_its_interval() -> None:
     said = hurting(
         "simulated", {"none": {}, "no-logs": one(-0.1, 0.01), "no-traces": one(-0.2, -0.1), "gone-20%": one(-0.4, -0.2)}
     )
-    assert "what hurts most: 20 % of the services unheard of (-0.40, n = 9), no traces (-0.20, n = 9)" in said
-    assert "No loss beyond its interval: no logs." in said
+    assert "what hurts most: 20 % of the services unheard of -0.40 [-1.00, -0.20] (n = 9); no traces -0.20" in said
+    assert "2 of 3 rows lose beyond their interval." in said
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
@@ -141,3 +142,13 @@ def test_one_incident_under_every_condition(monkeypatch) -> None:
         assert said.rank == found.answers[NONE][name].rank
         assert said.probabilities == pytest.approx(found.answers[NONE][name].probabilities, abs=1e-6)
     assert not any(answer.failure for by in found.answers.values() for answer in by.values())
+
+
+def test_the_results_say_what_they_are_of_and_that_names_do_not_matter() -> None:
+    body = read_result(ROBUSTNESS)
+    assert body["seeds"] == robustness.SEEDS
+    for name, found in body["sets"].items():
+        assert hurting(name, found["conditions"]) in tables(body)
+        for one in found["conditions"].values():
+            assert not any(of["failures"] for of in one["rankers"].values())
+        assert all(of["other_rank"] == 0 for of in found["conditions"][RENAMED]["rankers"].values())

@@ -93,7 +93,7 @@ def redacted(incident: Incident, telemetry: Telemetry, salt: bytes | None = None
 def redaction_of(incident: Incident, telemetry: Telemetry, salt: bytes | None = None) -> Redaction:
     """What `redacted` makes, with the pseudonyms that it made it with."""
     names = _names(incident, telemetry)
-    pseudonyms = _pseudonyms(names, salt or secrets.token_bytes(32))
+    pseudonyms = _pseudonyms(names, _queues(telemetry), salt or secrets.token_bytes(32))
     in_text = _replacer(pseudonyms)
     frames = {name: _renamed(name, frame, pseudonyms, in_text) for name, frame in telemetry.frames().items()}
     gaps = tuple(Gap(in_text(gap.source), in_text(gap.reason), gap.interval) for gap in telemetry.gaps)
@@ -128,11 +128,24 @@ def _names(incident: Incident, telemetry: Telemetry) -> dict[str, str]:
     return names
 
 
-def _pseudonyms(names: dict[str, str], salt: bytes) -> dict[str, str]:
+def _queues(telemetry: Telemetry) -> list[str]:
+    """Names of all queues; those of spans that send to one and take from it hold its name, which is how they are known."""
+    to_queue = telemetry.bin_counts.filter(pl.col("target_kind").is_in(["queue", "consumed_queue"]))["target"]
+    keys = pl.concat([to_queue, telemetry.topology.filter(pl.col("target_kind") == "queue")["target"]])
+    found = {split_key(text)[1] for text in _distinct(keys)} | set(_distinct(telemetry.spans["messaging.destination.name"]))
+    return sorted(found)
+
+
+def _pseudonyms(names: dict[str, str], queues: Iterable[str], salt: bytes) -> dict[str, str]:
     def digest(text: str) -> str:
         return hmac.new(salt, text.encode(), hashlib.sha256).hexdigest()
 
     result = {name: f"{_PREFIX.get(kind, kind)}-{digest(name)[:10]}" for name, kind in names.items() if kind != "pod"}
+    operations = [name for name, kind in names.items() if kind == "operation"]
+    for queue in queues:
+        for operation in operations:
+            if queue and queue in operation and queue != operation:
+                result[operation] += f" {result[queue]}" if queue in result else ""
     services = sorted((name for name, kind in names.items() if kind == "service"), key=len, reverse=True)
     for pod in (name for name, kind in names.items() if kind == "pod"):
         # a pod keeps the shape "<owner>-<replica set>-<suffix>", which is how its owner is found where nothing else says it
