@@ -63,7 +63,8 @@ incidents of your own: `rca evaluate --transform NAME` (docs/evaluation.md). Gen
   calls of another callee of the same kind. Invented ones are in the topology alone, like those of an outdated map.
 - **Onset**: the window starts so much earlier or later and still ends when it did; the baseline moves along, as far as was
   recorded. Too late means that the baseline holds the fault. Incidents that are too short for it are left out.
-- **Renamed**: every service, pod, node, database, queue, host and operation gets an opaque name.
+- **Renamed**: every service, pod, node, database, queue, host and operation gets an opaque name. Operations that name a queue keep
+  naming it, by its new name: that is how OpenTelemetry tells spans of messages, and it is read.
 - **Wrong labels**: rankers are trained anew, on simulated systems of yet another seed; a wrong label names another candidate of
   the incident, each as likely. They are scored on clean incidents. The shipped model is not trained on them.
 
@@ -91,8 +92,8 @@ part of incidents/, looked at to report and nothing else. {minutes:.0f} minutes 
 {sets}
 ### Wrong labels
 
-Mean AC@1 of {draws} draws, on the clean incidents of the tables above; trained on the incidents with a cause among {training}
-simulated ones (seed {training_seed}).
+Mean AC@1 of {draws} draws, on clean held-out incidents of the same two sets; trained on the incidents with a cause
+among {training} simulated ones (seed {training_seed}).
 
 {poisoned}
 
@@ -112,9 +113,10 @@ def tables(body: Mapping[str, Any]) -> str:
     """What hurts most, a table for every set, and one of wrong labels."""
     return _BODY.format(
         summary="\n".join(hurting(name, found["conditions"]) for name, found in body["sets"].items()),
-        counts=" and ".join(
-            f"{found['conditions']['none']['incidents']} incidents ({name})" for name, found in body["sets"].items()
-        ),
+        simulated=body["asked"]["simulated"],
+        raw=body["asked"]["raw"],
+        shop=body["asked"]["shop"],
+        shop_test=body["shop_test"],
         ranker=body["ranker"],
         held_out=body["seeds"]["held-out"],
         minutes=body["cpu_minutes"],
