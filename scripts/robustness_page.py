@@ -63,8 +63,8 @@ incidents of your own: `rca evaluate --transform NAME` (docs/evaluation.md). Gen
   calls of another callee of the same kind. Invented ones are in the topology alone, like those of an outdated map.
 - **Onset**: the window starts so much earlier or later and still ends when it did; the baseline moves along, as far as was
   recorded. Too late means that the baseline holds the fault. Incidents that are too short for it are left out.
-- **Renamed**: every service, pod, node, database, queue, host and operation gets an opaque name. Operations that name a queue keep
-  naming it, by its new name: that is how OpenTelemetry tells spans of messages, and it is read.
+- **Renamed**: every service, pod, node, database, queue, host and operation gets an opaque name. Operations that name a queue
+  keep naming it, by its new name: that is how OpenTelemetry tells spans of messages, and it is read.
 - **Wrong labels**: rankers are trained anew, on simulated systems of yet another seed; a wrong label names another candidate of
   the incident, each as likely. They are scored on clean incidents. The shipped model is not trained on them.
 
