@@ -10,6 +10,7 @@ from scripts.transfer_page import table
 
 SHIPPED: Final = "shipped model"
 _MOST_HURTING: Final = 5
+_ENOUGH_QUIET: Final = 5
 
 _WORDS: Final[dict[str, str]] = {
     "none": "as recorded, all incidents",
@@ -141,7 +142,23 @@ def hurting(name: str, conditions: Mapping[str, Any]) -> str:
     said = [f"{_of_row(c)} {_interval(changes[c], '+.2f')} (n = {conditions[c]['incidents']})" for c in worst]
     beyond = sum(_is_loss(change) for change in changes.values())
     most = f"what hurts most: {'; '.join(said)}." if said else "no damage lost anything."
-    return f"**{_title(name)}**: {most} {beyond} of {len(changes)} rows lose beyond their interval.\n"
+    return f"**{_title(name)}**: {most} {beyond} of {len(changes)} rows lose beyond their interval.{_inventing(conditions)}\n"
+
+
+def _inventing(conditions: Mapping[str, Any]) -> str:
+    """Under which condition a cause is named most often although nobody is to blame, of enough such incidents to say so."""
+    alarms = {
+        c: found["rankers"][SHIPPED]
+        for c, found in conditions.items()
+        if c != "none" and found.get("no_fault", 0) >= _ENOUGH_QUIET
+    }
+    if not alarms:
+        return ""
+    worst = max(alarms, key=lambda c: alarms[c]["invents"] - alarms[c]["invents_before"])
+    found = alarms[worst]
+    if found["invents"] <= found["invents_before"]:
+        return ""
+    return f" A cause is invented most under "{_of_row(worst)}": {found['invents_before']:.0%} → {found['invents']:.0%}."
 
 
 def _of_row(condition: str) -> str:
