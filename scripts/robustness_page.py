@@ -158,7 +158,7 @@ def _inventing(conditions: Mapping[str, Any]) -> str:
     found = alarms[worst]
     if found["invents"] <= found["invents_before"]:
         return ""
-    return f" A cause is invented most under "{_of_row(worst)}": {found['invents_before']:.0%} → {found['invents']:.0%}."
+    return f" A cause is invented most often with `{_of_row(worst)}`: {found['invents_before']:.0%} → {found['invents']:.0%}."
 
 
 def _of_row(condition: str) -> str:
