@@ -496,6 +496,7 @@ def judge(windows: Sequence[Window], scored: Callable[[Window], Floats], fitted:
         "brier": round(float(np.mean((confidence - right) ** 2)), 4),
         "coverage": share([one.before < shape.mass for one in answers]),
         "coverage_incidents": share([one.before < shape.mass for one in answers], blamed),
+        "coverage_named": share([one.before < shape.mass for one in answers], fault > 0),
         "set_size_median": float(np.median([one.size for one in answers])),
         "short_sets": share([one.size <= 5 for one in answers], blamed),
         "false_alarms": share(fault, quiet),

@@ -75,8 +75,8 @@ _TABLES: Final = """\
 *ECE*: expected calibration error in ten bins, of the likeliest outcome, whatever it is; *by chance*: what answers that keep
 their word would show with as many windows. *First*: the same of the first candidate alone, on incidents only; it has to come
 out too low there, since these windows were picked for having a fault. *Coverage*: truth within the 90 % set, of all
-windows; it is meant to be nine times in ten over everything that is asked about, and less *of incidents* alone. *False
-alarms*: quiet windows in which the report does not say "no fault". *Missed*: incidents in which it does. 95 % intervals
+windows; *where named*: of those in which the report does not say "no fault". It is meant to be nine times in ten over
+everything that is asked about, and less *of incidents* alone, some of which are taken for no fault. *False alarms*: quiet windows in which the report does not say "no fault". *Missed*: incidents in which it does. 95 % intervals
 in brackets, drawn by (system, service, kind).
 
 {reading}
@@ -142,6 +142,7 @@ def tables(body: Mapping[str, Any]) -> str:
             f"{of['calibration_error_first']:.3f}",
             f"{of['brier']:.3f}",
             _share(of["coverage"]),
+            _share(of["coverage_named"]),
             _share(of["coverage_incidents"]),
             _share(of["false_alarms"]),
             _share(of["missed"]),
@@ -167,7 +168,7 @@ def tables(body: Mapping[str, Any]) -> str:
     head = ["set", "ranker"]
     return _TABLES.format(
         main=table(
-            [*head, "windows", "ECE (by chance)", "first", "Brier", "coverage", "of incidents", "false alarms", "missed"],
+            [*head, "windows", "ECE (by chance)", "first", "Brier", "coverage", "where named", "of incidents", "false alarms", "missed"],
             main,
         ),
         reading=_READING,
