@@ -73,11 +73,12 @@ _TABLES: Final = """\
 {main}
 
 *ECE*: expected calibration error in ten bins, of the likeliest outcome, whatever it is; *by chance*: what answers that keep
-their word would show with as many windows. *First*: the same of the first candidate alone, on incidents only; it has to come
-out too low there, since these windows were picked for having a fault. *Coverage*: truth within the 90 % set, of all
+their word would show with as many windows. *First*: the same of the first candidate alone, on incidents only; it has to
+come out too low there, since these windows were picked for having a fault. *Coverage*: truth within the 90 % set, of all
 windows; *where named*: of those in which the report does not say "no fault". It is meant to be nine times in ten over
-everything that is asked about, and less *of incidents* alone, some of which are taken for no fault. *False alarms*: quiet windows in which the report does not say "no fault". *Missed*: incidents in which it does. 95 % intervals
-in brackets, drawn by (system, service, kind).
+everything that is asked about, and less *of incidents* alone, some of which are taken for no fault. *False alarms*: quiet
+windows in which the report does not say "no fault". *Missed*: incidents in which it does. 95 % intervals in brackets, drawn
+by (system, service, kind).
 
 {reading}
 
@@ -168,7 +169,18 @@ def tables(body: Mapping[str, Any]) -> str:
     head = ["set", "ranker"]
     return _TABLES.format(
         main=table(
-            [*head, "windows", "ECE (by chance)", "first", "Brier", "coverage", "where named", "of incidents", "false alarms", "missed"],
+            [
+                *head,
+                "windows",
+                "ECE (by chance)",
+                "first",
+                "Brier",
+                "coverage",
+                "where named",
+                "of incidents",
+                "false alarms",
+                "missed",
+            ],
             main,
         ),
         reading=_READING,
