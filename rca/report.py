@@ -247,7 +247,7 @@ def _confidence(ranking: Ranking) -> Confidence:
         return Confidence("likely", f"{name} is likely, not certain: {share}{behind}.")
     if ranking.outside > first.probability:
         elsewhere = probability(ranking.outside)
-        words = f"Perhaps the cause is nothing that telemetry shows ({elsewhere}); {name} comes next with {share}."
+        words = f"Telemetry points at nobody: a cause that it does not show ({elsewhere}) is likelier than {name} ({share})."
         return Confidence("unsure", words, "outside")
     return Confidence("unsure", f"Not sure: {name} leads with only {share}{behind}.")
 

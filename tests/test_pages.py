@@ -101,9 +101,9 @@ def test_perhaps_no_fault() -> None:
 def test_perhaps_nothing_that_telemetry_shows() -> None:
     found = example()
     ranking = replace(found.report.ranking, no_fault=0.25, outside=0.45)
-    words = "Perhaps the cause is nothing that telemetry shows (45 %)."
+    words = "Telemetry points at nobody: a cause that it does not show (45 %) is likelier."
     view = found.view(told=telling(replace(found.report, ranking=ranking, confidence=Confidence("unsure", words, "outside"))))
-    assert (view.verdict.eyebrow, view.verdict.heading) == ("Perhaps", "Nothing that telemetry shows")
+    assert (view.verdict.eyebrow, view.verdict.heading) == ("No likely cause", "Telemetry points at nobody")
     assert "No fault: 25 %; a cause that telemetry does not show: 45 %." in words_of(render(view))
 
 
@@ -411,7 +411,7 @@ def test_the_list_is_searched_by_words_and_filters() -> None:
 
 @pytest.mark.parametrize(
     ("outcome", "shown"),
-    [("cause", "catalogue"), ("no_fault", "perhaps no fault"), ("outside", "perhaps nothing that telemetry shows")],
+    [("cause", "catalogue"), ("no_fault", "perhaps no fault"), ("outside", "telemetry points at nobody")],
 )
 def test_the_list_blames_nobody_where_the_page_does_not(outcome: Outcome, shown: str) -> None:
     (one,) = known(1)

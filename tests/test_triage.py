@@ -308,7 +308,7 @@ def test_confidence_in_words() -> None:
     assert words(0.45, 0.4, 0.15) == "cause, close: A close call between a (45 %) and b (40 %): check both."
     assert words(*[0.07] * 13, no_fault=0.09) == "cause, unsure: Not sure: a leads with only 7 %, the runner-up b 7 %."
     assert words(0.2, 0.1, 0.1, no_fault=0.6) == "no_fault, unsure: Perhaps no fault at all (60 %); a comes next with 20 %."
-    elsewhere = "Perhaps the cause is nothing that telemetry shows (45 %); a comes next with 30 %."
+    elsewhere = "Telemetry points at nobody: a cause that it does not show (45 %) is likelier than a (30 %)."
     assert words(0.3, 0.1, outside=0.45, no_fault=0.15) == f"outside, unsure: {elsewhere}"
     listed = words(0.6, 0.25, 0.05, no_fault=0.1, mass=0.9)
     assert listed.endswith(" With 90 % it is one of these 3: a, b or no fault.")

@@ -119,7 +119,7 @@ def _cause(report: TriageReport | None) -> str:
     if report.confidence.outcome == "no_fault":
         return "Perhaps no fault"
     if report.confidence.outcome == "outside":
-        return "Cause perhaps not in telemetry"
+        return "Telemetry points at nobody"
     if report.confidence.level == "close" and len(names) > 1:
         return f"{names[0]} or {names[1]}"
     return f"{'Perhaps' if report.confidence.level == 'unsure' else 'Likely'} {names[0]}"

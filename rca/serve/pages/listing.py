@@ -22,7 +22,7 @@ State = Literal["firing", "resolved"]
 Labelled = Literal["labelled", "unlabelled"]
 _STATES: Final[tuple[State, ...]] = ("firing", "resolved")
 _LABELLED: Final[tuple[Labelled, ...]] = ("labelled", "unlabelled")
-_ELSEWHERE: Final[dict[Outcome, str]] = {"no_fault": "perhaps no fault", "outside": "perhaps nothing that telemetry shows"}
+_ELSEWHERE: Final[dict[Outcome, str]] = {"no_fault": "perhaps no fault", "outside": "telemetry points at nobody"}
 
 
 @dataclass(frozen=True)

@@ -361,7 +361,7 @@ def verdict_of(notice: Notice | None) -> Verdict:
     if report.confidence.outcome == "no_fault":
         return Verdict("unsure", "Most likely", "No fault at all", steps, certainty, sentence, strongest, "")
     if report.confidence.outcome == "outside":
-        return Verdict("unsure", "Perhaps", "Nothing that telemetry shows", steps, certainty, sentence, strongest, "")
+        return Verdict("unsure", "No likely cause", "Telemetry points at nobody", steps, certainty, sentence, strongest, "")
     if report.confidence.level == "close" and len(report.ranking.candidates) > 1:
         both = f"{name} or {name_of(report.ranking.candidates[1].entity)}"
         return Verdict("close", "Likely cause, one of two", both, steps, certainty, sentence, strongest, family)
