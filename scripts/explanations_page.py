@@ -78,9 +78,6 @@ ranking's are. *Pass*: the deletion lowers the probability more than {beaten} of
 telemetry and of anybody's; *own* and *any* the same for each sort alone. *Right*: whom the ranker named first is a labelled
 cause, of incidents that have one.
 
-The figures were measured before probabilities were calibrated on simulated systems (docs/confidence.md), which moves
-probabilities and odds, not ranks; the threshold is the one that was chosen then.
-
 Held-out incidents (the shop's test part, and simulated systems of a seed of their own), explanations as they are shown:
 
 {held_out}
@@ -88,7 +85,7 @@ Held-out incidents (the shop's test part, and simulated systems of a seed of the
 The same on validation data (the shop's training part, other simulated systems), by the way in which the pieces are chosen;
 `random ranking` explains whom a random ranking named. The threshold, that the odds fall to {weight}, is the least
 of {weights} at which at most {chance} of those are strong, and {passing} of the strong ones of the shipped model pass.
-(At most 1 % was asked at first; 2 of 192 were strong, at any of these thresholds, and it was made what a test at 95 % allows.)
+(At most 1 % was asked at first; in an earlier run 2 of 192 were strong, at any of these thresholds, and it was made what a test at 95 % allows.)
 
 {validation}
 """
