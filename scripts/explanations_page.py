@@ -85,7 +85,8 @@ Held-out incidents (the shop's test part, and simulated systems of a seed of the
 The same on validation data (the shop's training part, other simulated systems), by the way in which the pieces are chosen;
 `random ranking` explains whom a random ranking named. The threshold, that the odds fall to {weight}, is the least
 of {weights} at which at most {chance} of those are strong, and {passing} of the strong ones of the shipped model pass.
-(At most 1 % was asked at first; in an earlier run 2 of 192 were strong, at any of these thresholds, and it was made what a test at 95 % allows.)
+(At most 1 % was asked at first; in an earlier run 2 of 192 were strong, at any of these thresholds, and it was made what
+a test at 95 % allows.)
 
 {validation}
 """
