@@ -47,7 +47,8 @@ class Explanation:
     candidate, `instead`, may then lead. `sufficiency` is the probability with the items and nothing else of the candidate's own
     telemetry; `stays_first` says whether that suffices. `beats_own` and `beats_any` are the shares of `draws` random deletions of
     the same size, of the candidate's and of anybody's telemetry, that lower the probability less; `beats_own` is None where
-    nothing else was observed of the candidate. `why_weak` is empty where the explanation is strong.
+    too little else was observed of the candidate to delete as much. Where the same is true of all telemetry, `draws` and
+    `beats_any` are 0. `why_weak` is empty where the explanation is strong.
     """
 
     entity: EntityId
@@ -68,7 +69,10 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Answer:
-    """Who is first under a condition; None where nobody is, or nothing is left to rank. `same` as without the condition."""
+    """Whom a report names under a condition; None where it says that there is no fault, points at nobody, or has nothing to rank.
+
+    `same` as without the condition.
+    """
 
     condition: str
     words: str
@@ -79,7 +83,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Stability:
-    """Whether the answer would be another one if something were missing, or the onset elsewhere."""
+    """Whether the answer would be another one if something were missing, or the onset elsewhere. `first` is who is named now."""
 
     first: EntityId | None
     answers: tuple[Answer, ...]
@@ -90,12 +94,12 @@ class Stability:
         return all(answer.same for answer in self.answers)
 
     def sentences(self, name: Sequence[str]) -> tuple[str, ...]:
-        """What holds and what does not. `name`: of the first candidate under every condition, empty where there is none."""
+        """What holds and what does not. `name`: of who is named under every condition, empty where nobody is."""
         same = [answer.words for answer in self.answers if answer.same]
         said = [f"The answer stays the same {listed(same, len(same))}."] if same else []
         for answer, first in zip(self.answers, name, strict=True):
             if not answer.same:
-                who = f"{first} would come first ({probability(answer.probability)})" if first else "nobody would stand out"
+                who = f"{first} would come first ({probability(answer.probability)})" if first else "nobody would be named"
                 said.append(f"It changes {answer.words}: {who}.")
         return tuple(said)
 
@@ -112,7 +116,8 @@ def fared(explanation: Explanation, name: str, instead: str) -> tuple[str, ...]:
     beats = f"{draws * explanation.beats_any:.0f} of {count(draws, 'random deletion')} as large"
     if explanation.beats_own is not None:
         beats += f", and {draws * explanation.beats_own:.0f} of {draws} among what was seen of {name} itself"
-    said.append(f"That is more than with {beats}.")
+    if draws:
+        said.append(f"That is more than with {beats}.")
     holds = "keeps" if len(explanation.items) == 1 else "keep"
     keeps = f"{holds} it first" if explanation.stays_first else f"do{'es' * (holds == 'keeps')} not keep it first"
     said.append(f"With nothing else of {name}, {these} {keeps} ({probability(explanation.sufficiency)}).")

@@ -275,6 +275,14 @@ def test_evidence_that_is_not_the_telling_one_is_weak() -> None:
     assert not judged(trial, []).items
 
 
+def test_where_nothing_at_all_is_left_to_delete_no_comparison_is_claimed() -> None:
+    trial = trial_of(planted().case)
+    found = judged(trial, trial.everything)
+    assert (found.draws, found.beats_any, found.strength) == (0, 0.0, "weak")
+    assert "Weak: there is too little other telemetry to compare with." in found.why_weak
+    assert not any("random deletion" in said or "at random" in said for said in fared(found, "catalogue", "cart"))
+
+
 def test_who_is_not_first_is_explained_weakly() -> None:
     case = planted().case
     second = create("floor").rank(case).candidates[1].entity
@@ -319,6 +327,25 @@ def test_the_answer_under_every_condition() -> None:
     assert all(answer.same == (answer.first == found.first) for answer in found.answers)
 
 
+class Doubtful(Either):
+    """The label-free score, which takes it for no fault where there are no traces."""
+
+    def rank(self, case: Case) -> Ranking:
+        return replace(create("floor").rank(case), no_fault=1.0 if case.window.bins.counts.is_empty() else 0.0)
+
+
+def test_no_fault_is_another_answer_whoever_comes_first() -> None:
+    incident, telemetry = planted_incident()
+    found = stability_of(incident, telemetry, Doubtful())
+    (without_traces,) = (answer for answer in found.answers if answer.condition == "no-traces")
+    assert found.first == planted().causes[0]
+    assert (without_traces.first, without_traces.probability, without_traces.same) == (None, 0.0, False)
+    assert "It changes without traces: nobody would be named." in found.sentences([str(a.first or "") for a in found.answers])
+    nobody = stability_of(incident, replace(telemetry, spans=telemetry.spans.clear()), Doubtful())
+    assert nobody.first is None
+    assert nobody.holds
+
+
 def test_stability_in_words() -> None:
     answers = (
         Answer("no-logs", "without logs", CART, 0.9, same=True),
@@ -331,7 +358,7 @@ def test_stability_in_words() -> None:
     assert found.sentences(["cart", "cart", "shop", ""]) == (
         "The answer stays the same without logs, without metrics.",
         "It changes without traces: shop would come first (40 %).",
-        "It changes with the onset a minute earlier: nobody would stand out.",
+        "It changes with the onset a minute earlier: nobody would be named.",
     )
 
 
@@ -389,6 +416,13 @@ def test_where_nobody_is_named_that_is_said(tmp_path: Path) -> None:
     body = json.loads(CliRunner().invoke(app, ["triage", str(path), "--ranker", "floor", "--explain", "--json"]).output)
     assert body["explanation"] is None
     assert body["why_not_alerting"] == ""
+
+
+def test_where_nothing_is_ranked_there_is_no_answer_to_try(tmp_path: Path) -> None:
+    path = write_bundle(tmp_path / "bundle", planted_incident()[0], Telemetry.of())
+    run = CliRunner().invoke(app, ["triage", str(path), "--ranker", "floor", "--stability"])
+    assert run.exit_code == 3, run.output
+    assert "Nobody is ranked, so there is no answer that could change." in " ".join(run.output.split())
 
 
 def test_watching_is_not_explained() -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class More:
-    """What was found; None where it was not asked for, or where nobody is named first."""
+    """What was found; None where it was not asked for, or where nobody is named first or ranked at all."""
 
     wanted: Wanted
     explanation: Explanation | None = None
@@ -86,6 +86,8 @@ def _sections(more: More) -> Iterator[tuple[str, Sequence[str]]]:
     if more.stability is not None:
         names = [shown(answer.first) if answer.first else "" for answer in more.stability.answers]
         yield "Stability", more.stability.sentences(names)
+    elif more.wanted.stability:
+        yield "Stability", ["Nobody is ranked, so there is no answer that could change."]
 
 
 def _lines(explanation: Explanation) -> list[str]:

@@ -57,12 +57,14 @@ class _Asked:
         return Answer(condition, words, leader, probability, leader == first)
 
     def first(self, case: Case) -> tuple[EntityId | None, float]:
-        """Who is named first and how probably, as a report would; None where nothing stands out."""
+        """Whom a report would name and how probably; None where it says that there is no fault, or points at nobody."""
         if is_empty(case.window):
             return None, 0.0
         ranking: Ranking = self.ranker.rank(case)
-        leader = report_of(subject_of(self.incident, case), case, ranking, top=1).leader
-        return leader, ranking.candidates[0].probability if leader else 0.0
+        report = report_of(subject_of(self.incident, case), case, ranking, top=1)
+        if report.leader is None or report.confidence.outcome != "cause":
+            return None, 0.0
+        return report.leader, ranking.candidates[0].probability
 
 
 def stability_of(

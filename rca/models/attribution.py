@@ -39,7 +39,7 @@ _TRIES: Final = 20
 def explain(case: Case, ranker: Ranker, entity: EntityId | None = None, *, seed: int = _SEED) -> Explanation | None:
     """The explanation of a candidate, of the first one by default; None where there are none.
 
-    Asks the ranker some 200 to 300 times, on graphs of the size of the case's. `seed` is of the random deletions.
+    Asks the ranker some 150 to 300 times, on graphs of the size of the case's. `seed` is of the random deletions.
     """
     if entity is None:
         ranked = ranker.rank(case).candidates
@@ -119,7 +119,7 @@ def judged(trial: Trial, pieces: Sequence[Piece], *, seed: int = _SEED) -> Expla
     own = beaten(trial, pieces, random_deletions(trial.own, pieces, DRAWS, rng)) if pieces else None
     everybody = beaten(trial, pieces, random_deletions(trial.everything, pieces, DRAWS, rng)) if pieces else None
     weight = after.weight_from(before)
-    weak = tuple(_weaknesses(before, alone, own, everybody or 0.0, weight) if pieces else [_NOTHING])
+    weak = tuple(_weaknesses(before, alone, own, everybody, weight) if pieces else [_NOTHING])
     return Explanation(
         entity=trial.entity,
         probability=before.probability,
@@ -131,7 +131,7 @@ def judged(trial: Trial, pieces: Sequence[Piece], *, seed: int = _SEED) -> Expla
         stays_first=alone.rank == 1,
         beats_own=own,
         beats_any=everybody or 0.0,
-        draws=DRAWS,
+        draws=0 if everybody is None else DRAWS,
         strength="weak" if weak else "strong",
         why_weak=weak,
         calls=tuple(_calls(trial)),
@@ -141,12 +141,14 @@ def judged(trial: Trial, pieces: Sequence[Piece], *, seed: int = _SEED) -> Expla
 _NOTHING: Final = "Weak: no telemetry of it that strays changes its probability."
 
 
-def _weaknesses(before: Standing, alone: Standing, own: float | None, everybody: float, weight: float) -> Iterator[str]:
+def _weaknesses(before: Standing, alone: Standing, own: float | None, everybody: float | None, weight: float) -> Iterator[str]:
     if before.rank > 1:
         yield "Weak: another candidate comes first."
     if own is not None and own <= LEAST_BEATEN:
         yield "Weak: other telemetry of it matters as much."
-    if everybody <= LEAST_BEATEN:
+    if everybody is None:
+        yield "Weak: there is too little other telemetry to compare with."
+    elif everybody <= LEAST_BEATEN:
         yield "Weak: telemetry deleted at random matters as much."
     if weight < LEAST_WEIGHT:
         yield "Weak: it would be about as probable without."

@@ -37,7 +37,7 @@ _TRIES: Final = 20
 _STYLE: Final = 1
 """Styles are drawn apart from the rest: where a system has none, a seed gives the same system whatever the shares are."""
 _SECOND: Final = 2
-"""So is a second fault: the first is the same with it and without."""
+"""So is a second fault: the first is the same with it and without, unless the system had to be drawn again to have both."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,9 @@ def simulate(
 
     `kind` is a kind of SIMULATED or `no_fault`, by default drawn as the configuration says; `services` the fewest and most
     services, in place of the configuration's range. `second` is the kind of a second fault that begins with the first and has
-    another cause; where the first is nobody's fault, or nobody else can be the victim, there is none. Raises UnknownName for a
-    kind that is not simulated, and for a second one that nobody is to blame for.
+    another cause; where the first is nobody's fault, or nobody else can be the victim, there is none. A system that cannot have
+    both is drawn again, and after some tries left without a fault. Raises UnknownName for a kind that is not simulated, and for a
+    second one that nobody is to blame for.
     """
     if kind is not None and kind != NO_FAULT and kind not in SIMULATED:
         raise UnknownName("fault kind", kind, (*SIMULATED, NO_FAULT))
