@@ -31,7 +31,7 @@ most, then the one that does with that gone, and so on. Pieces that change nothi
 probability once this piece and those above it are gone.
 
 **Deletion.** All of them gone: how far does the probability fall, and who leads then? The same is done with {draws} random
-deletions of at least as many signals out of what else was seen of the candidate, and {draws} out of all telemetry. One that
+deletions of at least as many signals out of all that was seen of the candidate, and {draws} out of all telemetry. One that
 holds all the pieces shown is drawn again. Draws are seeded: the same incident gets the same answer.
 
 **Sufficiency.** Everything else that was seen of the candidate gone: does it stay first?
@@ -39,8 +39,8 @@ holds all the pieces shown is drawn again. Draws are seeded: the same incident g
 **Calls.** Up to {calls} calls into and out of the candidate are taken out of the map, one at a time; those that matter are told.
 
 An explanation is **strong** if its deletion lowers the probability more than {beaten} of the random ones of either sort do,
-the odds fall to {odds} or below, and it suffices. Otherwise it is **weak**, and says why. Where nothing else was seen of the
-candidate, telemetry at large is the only comparison.
+the odds fall to {odds} or below, and it suffices. Otherwise it is **weak**, and says why. Where too little else was seen of the
+candidate to delete as much, telemetry at large is the only comparison.
 Strong means that this is why the *ranker* names the candidate; it does not make the
 ranker right, but see *right* below: where the explanation is weak, the answer is wrong more often.
 
@@ -56,20 +56,22 @@ does none of it.
 known of pods and nodes, and with the onset a minute earlier or later (the window still ends when it did; a minute later only
 where half a minute is left). It says under which the answer stays, and who would come first where it does not. An answer that
 hangs on one sort of telemetry is not wrong for it; but if that sort is the one that is half missing today, look twice. Telemetry
-and times are measured anew; calls are taken out of the map as it was measured.
+and times are measured anew; calls are taken out of the map as it was measured. Alerts raised on traces, metrics or logs go
+with them; call rates stay without metrics. The answer is whom the report names: "perhaps no fault" and "telemetry points at
+nobody" name nobody, whoever comes first.
 
 ## In JSON
 
 With `--json` the report (docs/ranking.schema.json) holds what was asked for: `explanation` (`items` with their evidence, `alone`
 and `left`; `deletion`, `weight`, `instead`, `sufficiency`, `stays_first`, `beats_own`, `beats_any`, `draws`, `strength`,
-`why_weak`, `calls`; null where nobody is named), `why_not_alerting` (a sentence, empty where the first candidate alerts itself),
-and `stability` (`first`, and for each condition who comes first and whether that is the `same`). Not asked for, they are null or
-empty.
+`why_weak`, `calls`; null where nobody is named), `why_not_alerting` (a sentence, empty where the first candidate alerts itself
+or no candidate does), and `stability` (`first`, and for each condition who is named and whether that is the `same`). Not asked
+for, they are null or empty.
 """
 
 _TABLES: Final = """\
 {strong} of {shown} held-out explanations are strong, and {passed} of these pass: the bar is 90 %. Of incidents that
-have a cause, whom a strong explanation names is it in {right}, whom a weak one names in {wrong}.
+have a cause, whom a strong explanation names is it in {right} of {strong_told}, whom a weak one names in {wrong} of {weak_told}.
 
 `python -m scripts.explanations --simulated {simulated} --network {network}` makes the tables (seeds {seeds};
 ranker `{ranker}`; {draws} fresh draws of either sort, other than those the explanation was judged by). A strong explanation has
@@ -140,6 +142,8 @@ def tables(body: Mapping[str, Any]) -> str:
         passed=percent(of_all["strong"]["pass"]),
         right=percent(of_all["strong"]["right"]),
         wrong=percent(of_all["weak"]["right"]) if of_all["weak"]["explanations"] else "none",
+        strong_told=of_all["strong"].get("with_cause", 0),
+        weak_told=of_all["weak"].get("with_cause", 0),
         simulated=body["simulated"],
         network=incidents,
         ranker=body["ranker"],

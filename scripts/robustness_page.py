@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from rca.wording import listed
 from scripts.sets import ROBUSTNESS, read_result
 from scripts.transfer_page import table
 
@@ -79,14 +80,16 @@ _BODY: Final = """\
 AC@1 of the shipped model, how much it changes:
 
 {summary}
-Asked were {simulated} simulated incidents, {raw} with raw spans and the first {shop} of the {shop_test} in the shop's test part
-(`--simulated {simulated} --raw {raw} --shop {shop}`). With so few, small losses cannot be told from none: read the intervals.
+{alike}Asked were {simulated} simulated incidents, {raw} with raw spans and the first {shop} of the {shop_test} in the shop's
+test part (`--simulated {simulated} --raw {raw} --shop {shop}`). With so few, small losses cannot be told from none: read the
+intervals. They are not corrected for how many rows there are: of forty that lose nothing, one would seem to lose.
 
 Every row is about the incidents that the damage changes; `before` is AC@1 of the same incidents undamaged, `change` the paired
 difference. [low, high] are 95 % intervals that draw whole (system, service, fault kind) groups. `sure` is the mean probability
-of the first candidate before and after: it should fall with accuracy. `nobody` is the share in which a report would name nobody,
-although there was a cause; they count by rank all the same. `invents` is the share of incidents that nobody is to blame for in
-which a cause is named, before and after (how many). A cause that is no candidate any more is a miss. The model is `{ranker}`,
+of the first candidate before and after: it should fall with accuracy. `nobody` is the share in which a report would say "perhaps
+no fault", or have nothing to rank, although there was a cause; they count by rank all the same. `invents` is the share of
+incidents that nobody is to blame for in which it would not say so, before and after (how many). Reports that point at nobody,
+or in which nothing stands out, are not told apart here. A cause that is no candidate any more is a miss. The model is `{ranker}`,
 simple baselines stand beside it, and chance. Held-out simulated systems: seed {held_out}, used nowhere else; the shop: the test
 part of incidents/, looked at to report and nothing else. {minutes:.0f} minutes of CPU (code {code}).
 
@@ -114,6 +117,7 @@ def tables(body: Mapping[str, Any]) -> str:
     """What hurts most, a table for every set, and one of wrong labels."""
     return _BODY.format(
         summary="\n".join(hurting(name, found["conditions"]) for name, found in body["sets"].items()),
+        alike=_alike(body["sets"]),
         simulated=body["asked"]["simulated"],
         raw=body["asked"]["raw"],
         shop=body["asked"]["shop"],
@@ -146,7 +150,7 @@ def hurting(name: str, conditions: Mapping[str, Any]) -> str:
 
 
 def _inventing(conditions: Mapping[str, Any]) -> str:
-    """Under which condition a cause is named most often although nobody is to blame, of enough such incidents to say so."""
+    """Under which condition causes that nobody is to blame for become most frequent, of enough such incidents to say so."""
     alarms = {
         c: found["rankers"][SHIPPED]
         for c, found in conditions.items()
@@ -158,7 +162,17 @@ def _inventing(conditions: Mapping[str, Any]) -> str:
     found = alarms[worst]
     if found["invents"] <= found["invents_before"]:
         return ""
-    return f" A cause is invented most often with `{_of_row(worst)}`: {found['invents_before']:.0%} → {found['invents']:.0%}."
+    said = f"{found['invents_before']:.0%} → {found['invents']:.0%} (n = {conditions[worst]['no_fault']})"
+    return f" Invented causes grow most, where n is {_ENOUGH_QUIET} or more, with `{_of_row(worst)}`: {said}."
+
+
+def _alike(sets: Mapping[str, Any]) -> str:
+    """Which baselines are right as often as the model in every row: what it withstands there is no merit of its own."""
+    rows = [one["rankers"] for found in sets.values() for one in found["conditions"].values()]
+    rules = [name for name in (rows[0] if rows else ()) if name != SHIPPED]
+    alike = [name for name in rules if all(of[name]["ac1"]["value"] == of[SHIPPED]["ac1"]["value"] for of in rows)]
+    names = listed(alike, len(alike))
+    return f"In every row the shipped model is right as often as {names}, and no oftener.\n\n" if names else ""
 
 
 def _of_row(condition: str) -> str:
@@ -222,9 +236,10 @@ def _names(name: str, conditions: Mapping[str, Any]) -> str:
     if "renamed" not in conditions:
         return ""
     rankers = conditions["renamed"]["rankers"]
-    asked = next(iter(rankers.values()))["asked"]
+    told = conditions["renamed"]["incidents"]
     changed = [f"{ranker} {of['other_rank']}" for ranker, of in rankers.items()]
     most = max(of["most_moved"] for of in rankers.values())
-    return f"{_title(name)}: of {asked} renamed incidents, so many have their cause at another rank: {', '.join(changed)}. " + (
-        f"No probability moved by more than {most:.0e}.\n" if most else "No probability moved.\n"
-    )
+    others = max(of["other_candidates"] for of in rankers.values())
+    said = f"{_title(name)}: of {told} renamed incidents with a cause, so many have it at another rank: {', '.join(changed)}. "
+    said += f"No probability moved by more than {most:.0e}.\n" if most else "No probability moved.\n"
+    return said + (f"{others} have other candidates than before, which are not compared.\n" if others else "")

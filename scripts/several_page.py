@@ -29,8 +29,8 @@ _FOUND: Final = """
 **It rarely speaks where there is one fault, and it misses most seconds.** Of incidents with one fault, whose cause comes first,
 {false_simulated} (simulated) and {false_shop} (the shop) get a second cause. Where there are two and one of them comes first, a
 second is told in {told}, and it is the other cause in {named}: less than the fifth that would make it something to rely on. One
-that is named deserves a look; where none is named there may still be one. Half of the pairs are joined by calls, which this rule
-never tells apart; of the others most are not loud enough.
+that is named deserves a look; where none is named there may still be one. Half of the pairs are joined, which this rule
+never tells apart; of the others most are not told either.
 
 The threshold is the least at which at most {most_false} of incidents with one fault, whose cause comes first, get a second
 (`python -m scripts.several fit`: {fit_simulated} simulated incidents, {fit_shop} of the shop's training part). Judged

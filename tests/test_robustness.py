@@ -15,7 +15,7 @@ from rca.pipeline import case_of
 from rca.telemetry import EntityId, Telemetry
 from scripts import robustness
 from scripts.robustness import CONDITIONS, RENAMED, RULES, SHIPPED, Answer, Row, asked, poisoned, read_rows, summary, truth_of
-from scripts.robustness_page import _WORDS, hurting, tables
+from scripts.robustness_page import _WORDS, _alike, hurting, tables
 from scripts.sets import ROBUSTNESS, read_result
 from tests.cases import example_cases
 
@@ -55,6 +55,25 @@ def test_what_hurts_most_is_what_loses_beyond_its_interval() -> None:
     )
     assert "what hurts most: 20 % of the services unheard of -0.40 [-1.00, -0.20] (n = 9); no traces -0.20" in said
     assert "2 of 3 rows lose beyond their interval." in said
+
+
+def test_invented_causes_are_told_with_how_many_incidents_there_were() -> None:
+    def one(quiet: int, before: float, after: float) -> dict[str, object]:
+        rates = {"difference": {"value": 0.0, "low": 0.0, "high": 0.0}, "invents": after, "invents_before": before}
+        return {"incidents": 9, "no_fault": quiet, "rankers": {SHIPPED: rates}}
+
+    found = {"none": {}, "no-logs": one(7, 0.0, 0.14), "no-traces": one(2, 0.0, 0.5), "no-events": one(9, 0.3, 0.3)}
+    said = hurting("shop", found)
+    assert "where n is 5 or more, with `no logs`: 0% → 14% (n = 7)." in said
+    assert "invented" not in hurting("shop", {"none": {}, "no-events": one(9, 0.3, 0.3)})
+
+
+def test_a_baseline_that_is_right_as_often_is_named() -> None:
+    def of(model: float, floor: float) -> dict[str, object]:
+        return {"conditions": {"none": {"rankers": {SHIPPED: {"ac1": {"value": model}}, "floor": {"ac1": {"value": floor}}}}}}
+
+    assert "as often as floor, and no oftener" in _alike({"shop": of(0.5, 0.5), "simulated": of(0.7, 0.7)})
+    assert _alike({"shop": of(0.5, 0.5), "simulated": of(0.7, 0.6)}) == ""
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
