@@ -426,6 +426,18 @@ def test_an_incident_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
         assert list(file.recordings()) == ["fine"]
 
 
+def test_of_many_incidents_only_those_are_read_that_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labelled(tmp_path, "one", ("cart", "confirmed"))
+    (one,) = from_store([], tmp_path, Labels.ANY)
+    monkeypatch.setattr(module, "MOST_KEPT", 1)
+    window = one.incident.window
+    before = window.model_copy(update={"start_ns": window.start_ns - MINUTE_NS, "end_ns": window.end_ns - MINUTE_NS})
+    older = replace(one, incident=one.incident.model_copy(update={"id": "older", "window": before}), digest="another")
+    seen: list[str] = []
+    assert count_recorded(tmp_path, [one, older], step=seen.append) == ()
+    assert seen == ["one"]
+
+
 def test_figures_are_few_whatever_the_number_of_features(tmp_path: Path, alike: list[ServiceGraph]) -> None:
     now = kept(tmp_path, alike * 2)
     found = lately(tmp_path, known(alike * 5), now)

@@ -20,7 +20,7 @@ from rca.models import shipped
 from rca.models.rules.floor import Floor
 from rca.models.rules.loudest import MaxZ
 from rca.models.shipped import shipped_folder, shipped_ranker
-from rca.models.versions import Versions
+from rca.models.versions import FOLDER, STATE_FILE, Versions
 from rca.ranking import Ranking
 from rca.serve import asking
 from rca.serve.answered import shadow_pairs
@@ -146,6 +146,40 @@ class Fails(Floor):
 
     def rank(self, case: Case) -> Ranking:
         raise ZeroDivisionError(f"of {len(case.graph.entities)}")
+
+
+def test_a_question_that_a_model_fails_at_is_left_to_the_label_free_score(tmp_path: Path) -> None:
+    onset, sources = recent()
+    found, _, _ = Asker(config(), tmp_path, sources=sources, ranker=Fails()).find(question(onset))
+    assert found.model == "floor"
+    note = found.reports["shop-1"].ranking.notes[-1]
+    assert note.startswith("the model, so the label-free score ranked: ZeroDivisionError: of ")
+
+
+def test_what_is_promoted_while_a_model_is_read_is_taken_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, sources = recent()
+    (one,) = registered(tmp_path, "one")
+    versions, read = Versions(tmp_path), asking.usable_ranker
+
+    def overtaken(home: Path | None = None) -> Any:
+        found = read(home)
+        versions.promote(one, expected=versions.state(), why="")
+        return found
+
+    monkeypatch.setattr(asking, "usable_ranker", overtaken)
+    asker = Asker(config(), tmp_path, sources=sources)
+    asker.refresh()
+    assert asker.ranks().version == one.id
+
+
+def test_what_cannot_be_looked_up_is_no_shadow(tmp_path: Path) -> None:
+    _, sources = recent()
+    asker = Asker(config(), tmp_path, sources=sources)
+    (tmp_path / FOLDER).mkdir()
+    (tmp_path / FOLDER / STATE_FILE).write_text("junk")
+    asker.refresh()
+    assert "went on ranking" in asker.ranks().trouble
+    assert asker.ranks().shadow is None
 
 
 def test_in_shadow_another_answer_is_kept_and_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

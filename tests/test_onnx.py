@@ -19,8 +19,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rca.arrays import Schema
 from rca.contracts import Case
 from rca.errors import BadCheckpoint, BadGraph, BadInput, UnknownName
+from rca.faults import FAMILIES
 from rca.features import NODE_FEATURE_NAMES
 from rca.graph import RELATIONS, ServiceGraph
 from rca.models import onnx_export, registry
@@ -30,6 +32,7 @@ from rca.models.gnn import NetworkRanker
 from rca.models.network import NetworkConfig
 from rca.models.onnx_graph import OUTPUTS, feeds
 from rca.models.onnx_ranker import OnnxRanker
+from rca.models.scored import Scores, ranking_of_scores
 from rca.telemetry import ENTITY_KINDS, EntityKind
 from rca.tensors import batch
 from rca.testing import check_ranker
@@ -252,6 +255,22 @@ def test_a_graph_of_another_shape_is_refused(model: Path) -> None:
     ):
         with pytest.raises(BadCheckpoint, match=message):
             registry.load(replaced(model, content))
+
+
+def test_a_file_that_loads_and_ranks_nothing_is_refused(model: Path) -> None:
+    ranker = registry.load(replaced(model, tiny("features", len(NODE_FEATURE_NAMES))))
+    with pytest.raises(BadCheckpoint, match=f"ranker {ranker.name}: expected an ONNX graph that ranks, found "):
+        ranker.rank(example())
+
+
+def test_scores_that_are_no_numbers_or_of_others_are_refused() -> None:
+    case = example()
+    c, schema = len(case.graph.candidates), Schema.of(case.graph)
+    families = np.full((c, len(FAMILIES)), 1 / len(FAMILIES))
+    with pytest.raises(BadCheckpoint, match=f"ranker mine: expected finite scores, found {c} of {c} that are not"):
+        ranking_of_scores("mine", schema, case, lambda _: Scores(np.full(c, np.nan), 0.0, families))
+    with pytest.raises(BadCheckpoint, match="ranker mine: expected scores and families of the shapes"):
+        ranking_of_scores("mine", schema, case, lambda _: Scores(np.zeros(c), 0.0, families[:, :-1]))
 
 
 def test_other_features_are_refused_by_name(folder: Path) -> None:

@@ -192,7 +192,8 @@ def test_an_evaluation_reads_back() -> None:
     made = evaluation([1, None], [2, 3], blames=(2, 1, 0))
     body = json.loads(json.dumps(made.to_json()))
     assert Evaluation.from_json({**body, "digest": "abc"}) == made
-    for broken in ({**body, "format": "9"}, {**body, "incidents": [1]}, {k: v for k, v in body.items() if k != "model"}):
+    without = {k: v for k, v in body.items() if k != "model"}
+    for broken in ({**body, "format": "9"}, {**body, "incidents": [1]}, {**body, "model": [1]}, without):
         with pytest.raises(BadCheckpoint, match="evaluation"):
             Evaluation.from_json(broken)
     body["model"]["ranks"] = [1]
@@ -282,6 +283,14 @@ def test_a_promotion_rests_on_its_evaluation(home: Path) -> None:
         run("rollback", "--to", two.id)
     assert run("rollback", "--to", one.id).exit_code == 0
     assert versions.state().current == one.id
+
+
+def test_what_was_in_shadow_alone_is_nothing_to_roll_back_to(home: Path) -> None:
+    (one,) = registered(home, "one")
+    assert run("shadow", one.id).exit_code == 0
+    with pytest.raises(BadInput, match="a version that ranked before"):
+        run("rollback", "--to", one.id)
+    assert Versions(home).state().current is None
 
 
 def test_what_a_version_learnt_from_promotes_it_nowhere(home: Path) -> None:

@@ -121,6 +121,15 @@ def test_without_a_compiler_training_goes_on_and_says_so(monkeypatch: pytest.Mon
         assert torch.equal(one, two)
 
 
+def test_a_compiler_that_fails_without_a_word_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent(*_: Any) -> Any:
+        raise RuntimeError
+
+    monkeypatch.setattr(compiling, "BACKEND", silent)
+    tensors = graphs()
+    assert compile_relations(small(tensors), engine_of("torch"), tensors) == "not compiled: RuntimeError"
+
+
 def test_a_training_logs_what_it_cost() -> None:
     training = incidents(40, 1).tensors()
     seen: list[Epoch] = []

@@ -114,6 +114,9 @@ def test_what_is_promoted_is_never_in_shadow_too(tmp_path: Path) -> None:
     versions.promote(two, expected=versions.state(), why="")
     assert (versions.state().current, versions.state().shadow) == (two.id, None)
     assert versions.before() == one.id
+    versions.set_shadow(one, expected=versions.state())
+    versions.roll_back(one, expected=versions.state(), why="")
+    assert (versions.state().current, versions.state().shadow) == (one.id, None)
 
 
 # --- at once, and cut off -----------------------------------------------------------------------------------------------
@@ -294,6 +297,17 @@ def test_models_of_another_version_of_the_format(tmp_path: Path) -> None:
     assert versions.list() == ()
     assert [name for name, _ in versions.look()[1]] == [one.id]
     with pytest.raises(BadCheckpoint, match="a model version of format '1', found '9'"):
+        versions.get(one.id)
+
+
+@pytest.mark.parametrize("facts", [{"registered_ns": "today"}, {"files": []}, {"id": 7}])
+def test_facts_of_another_type_are_named(tmp_path: Path, facts: dict[str, Any]) -> None:
+    versions = Versions(tmp_path)
+    one, two = registered(tmp_path, "one", "two")
+    path = one.folder / VERSION_FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | facts))
+    assert [each.id for each in versions.list()] == [two.id]
+    with pytest.raises(BadCheckpoint, match=r"version\.json: expected the fields of docs/models\.md"):
         versions.get(one.id)
 
 

@@ -212,7 +212,7 @@ def rollback(
     wanted = versions.before() if to is None else None if to == _SHIPPED else versions.get(to).id
     if wanted == state.current:
         raise BadInput("rollback", expected="another version than the one that ranks", found=_named(wanted))
-    if wanted is not None and to is not None and wanted not in {change.after for change in versions.history()}:
+    if wanted is not None and to is not None and wanted not in _ranked_before(versions):
         raise BadInput("rollback", expected="a version that ranked before (`rca models promote` is for others)", found=wanted)
     change = versions.roll_back(versions.get(wanted) if wanted else None, expected=state, why=why)
     typer.echo(f"{_named(change.after)} ranks now, in the place of {_named(change.before)}")
@@ -360,6 +360,11 @@ def _expect_some(recorded: list[Recorded], where: Path, *, unseen: bool) -> None
     if not recorded:
         left = " that no model learnt from" if unseen else ""
         raise BadInput(str(where), expected=f"labelled incidents{left} (`rca incidents label` gives labels)", found="none")
+
+
+def _ranked_before(versions: Versions) -> set[str | None]:
+    """Versions that ranked at some time. One that was in shadow alone passed no gate."""
+    return {change.after for change in versions.history() if change.action != "shadow"}
 
 
 def _role(version: Version, state: State) -> str:

@@ -17,7 +17,7 @@ from rca.incidents.store import DATABASE_FILE, IncidentStore
 from rca.models.drift import FEWEST, Drift, drift_of_measured
 from rca.models.files import read_model
 from rca.models.measures import joined
-from rca.models.recent import RECENT_FILE, Recent
+from rca.models.recent import MOST_KEPT, RECENT_FILE, Recent
 from rca.models.reference import Reference, read_reference
 from rca.models.shipped import default_folder, shipped_folder
 from rca.telemetry import MINUTE_NS, EntityId
@@ -110,12 +110,13 @@ def count_recorded(
 ) -> tuple[tuple[str, str], ...]:
     """Count incidents of the store that were not, or were recorded anew since; those that cannot be read, and why.
 
-    Raises as `Recent` does.
+    Of more than are kept, the newest: others would be forgotten at once. Raises as `Recent` does.
     """
+    newest = sorted(recorded, key=lambda one: one.incident.window.end_ns)[-MOST_KEPT:]
     left_out = []
     with Recent(home) as recent:
         known = recent.recordings()
-        for one in recorded:
+        for one in newest:
             incident = one.incident
             if known.get(incident.id) != one.digest:
                 try:

@@ -114,7 +114,7 @@ class Evaluation:
                 rules=tuple(map(_answers, body["rules"])),
                 left_out=tuple((name, why) for name, why in body["left_out"]),
             )._checked(where)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BadCheckpoint(where, expected="the fields of docs/models.md", found=str(error)) from error
 
     def _checked(self, where: str) -> Evaluation:

@@ -28,7 +28,7 @@ def compile_relations(network: Network, engine: Engine, example: GraphTensors) -
     except RuntimeError as error:  # the root of torch's own compile errors, and of running out of memory
         leave_uncompiled(network)
         inner = getattr(error, "inner_exception", error)  # what torch found wrong, inside what it says about that
-        return f"not compiled: {str(inner).strip().splitlines()[0]}"
+        return f"not compiled: {(str(inner).strip().splitlines() or [type(inner).__name__])[0]}"
     return COMPILED
 
 

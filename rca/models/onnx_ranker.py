@@ -50,10 +50,14 @@ class OnnxRanker:
         return ranking_of_scores(self.name, self.card.schema, case, self.scores)
 
     def scores(self, graph: ServiceGraph) -> Scores:
-        """What the networks say on average. Raises BadGraph."""
+        """What the networks say on average. Raises BadGraph, and BadCheckpoint where the file computes no such thing."""
         arrays = feeds(graph)
-        score, null, family = self._session.run(list(OUTPUTS[:3]), {name: arrays[name] for name in self._inputs})
-        return Scores(score, float(null[0]), family)
+        try:
+            score, null, family = self._session.run(list(OUTPUTS[:3]), {name: arrays[name] for name in self._inputs})
+            found = Scores(score, float(null[0]), family)
+        except Exception as error:  # onnxruntime's own errors share no class
+            raise BadCheckpoint(f"ranker {self.name}", expected="an ONNX graph that ranks", found=_said(error)) from error
+        return found
 
 
 def _session(model: StoredModel) -> Any:
@@ -75,9 +79,14 @@ def _session(model: StoredModel) -> Any:
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own errors share no class
         expected = f"an ONNX graph that onnxruntime {onnxruntime.__version__} can run"
-        raise BadCheckpoint(where, expected=expected, found=str(error).splitlines()[0][-200:]) from error
+        raise BadCheckpoint(where, expected=expected, found=_said(error)) from error
     _check(session, model, where)
     return session
+
+
+def _said(error: Exception) -> str:
+    """The end of what an error begins with."""
+    return (str(error).splitlines() or [type(error).__name__])[0][-200:]
 
 
 def _check(session: Any, model: StoredModel, where: str) -> None:
@@ -91,5 +100,6 @@ def _check(session: Any, model: StoredModel, where: str) -> None:
         raise BadCheckpoint(f"{where}: outputs", expected=", ".join(OUTPUTS), found=", ".join(outputs))
     edges = edge_inputs(_CALLS)[1]
     for name, columns in ((NODES[0], model.card.features), (edges, model.card.edge_features)):
-        if name in shapes and shapes[name][-1] != len(columns):
-            raise BadCheckpoint(f"{where}: {name}", expected=f"{len(columns)} columns", found=str(shapes[name][-1]))
+        if name in shapes and shapes[name][-1:] != [len(columns)]:
+            found = str(shapes[name][-1]) if shapes[name] else "a single number"
+            raise BadCheckpoint(f"{where}: {name}", expected=f"{len(columns)} columns", found=found)

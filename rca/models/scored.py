@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from rca.arrays import Schema
 from rca.contracts import Case
+from rca.errors import BadCheckpoint
 from rca.faults import FAMILIES
 from rca.graph import ServiceGraph
 from rca.models.confidence import chances_of
@@ -34,13 +35,14 @@ class Scores:
 def ranking_of_scores(name: str, schema: Schema, case: Case, score: Callable[[ServiceGraph], Scores]) -> Ranking:
     """Ranking of a case by what a network that was trained on `schema` says about its graph.
 
-    Raises BadCheckpoint for a graph with other features.
+    Raises BadCheckpoint for a graph with other features, and for scores that are no finite number for each candidate.
     """
     graph, interval = case.graph, case.window.incident
     schema.check(Schema.of(graph), f"ranker {name}")
     if not graph.candidates:
         return rank_by_score(name, interval, (), np.zeros(0), gaps=case.window.gaps, notes=(_NO_CANDIDATES,))
     scores = score(graph)
+    _check(name, scores, len(graph.candidates))
     return rank_by_score(
         name,
         interval,
@@ -50,3 +52,12 @@ def ranking_of_scores(name: str, schema: Schema, case: Case, score: Callable[[Se
         families=[FAMILIES[row] for row in np.round(scores.family, _FAMILY_DIGITS).argmax(axis=1)],
         gaps=case.window.gaps,
     )
+
+
+def _check(name: str, scores: Scores, candidates: int) -> None:
+    found = np.shape(scores.score), np.shape(scores.family)
+    wanted = (candidates,), (candidates, len(FAMILIES))
+    if found != wanted:
+        raise BadCheckpoint(f"ranker {name}", expected=f"scores and families of the shapes {wanted}", found=str(found))
+    if strange := int((~np.isfinite(scores.score)).sum()):
+        raise BadCheckpoint(f"ranker {name}", expected="finite scores", found=f"{strange} of {candidates} that are not")

@@ -299,7 +299,9 @@ class Versions:
         """Have the version before rank again, None being the model that ships. Raises BadInput where something changed."""
         if to is not None:
             to.check()
-        return self._move(expected, "rollback", to.id if to else None, expected.shadow, why)
+        current = to.id if to else None
+        shadow = None if expected.shadow == current else expected.shadow
+        return self._move(expected, "rollback", current, shadow, why)
 
     def before(self) -> str | None:
         """What ranked before the current version was promoted, rollbacks taken off; None being the model that ships.
@@ -429,9 +431,13 @@ def _facts(where: str, content: bytes | None) -> Facts:
         body = json.loads(content or b"")
         if body["version"] != FORMAT:
             raise BadCheckpoint(where, expected=f"a model version of format {FORMAT!r}", found=repr(body["version"]))
-        return Facts(**body)
+        facts = Facts(**body)
+        fits = isinstance(body["id"], str) and isinstance(body["files"], dict) and isinstance(body["registered_ns"], int)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadCheckpoint(where, expected="the fields of docs/models.md", found=str(error) or "something else") from error
+    if not fits:
+        raise BadCheckpoint(where, expected="the fields of docs/models.md", found="an id, files or a time of another type")
+    return facts
 
 
 def _check_digest(path: Path, content: bytes, digest: str) -> None:

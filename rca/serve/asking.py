@@ -22,7 +22,7 @@ from rca.collectors.doctor import newest_ns
 from rca.collectors.live import collect_incident, fresh_until, now_ns, question_about
 from rca.collectors.sources import sources_of
 from rca.contracts import Case, Collector, Ranker
-from rca.errors import BadCheckpoint, BadGraph, BadInput, RcaError, Unavailable, UnknownName
+from rca.errors import BadCheckpoint, BadInput, RcaError, Unavailable, UnknownName
 from rca.evaluation.cases import recording_digest
 from rca.evaluation.lately import Lately, known_in_use, lately
 from rca.graph import ServiceGraph
@@ -137,9 +137,9 @@ class Asker:
         self._observer = observer or Observer()
         self._sources = sources_of(config) if sources is None else tuple(sources)
         self._follows = ranker is None and not os.environ.get(VARIABLE)
-        self._ranker, self._trouble = (ranker, "") if ranker is not None else usable_ranker(home)
         self._versions = Versions(home)
-        self._stamp = self._versions.stamp()
+        self._stamp = self._versions.stamp()  # first: what is promoted while a model is read is taken up by the next look
+        self._ranker, self._trouble = (ranker, "") if ranker is not None else usable_ranker(home)
         self._version = self._promoted()
         self._shadow = self._in_shadow()
         self._answered: tuple[Case, int] | None = None
@@ -209,7 +209,7 @@ class Asker:
             return _Shadow(version, checked(self._versions.get(version).folder)) if version else None
         except Exception as error:  # it is not what anybody is told
             _LOG.warning("the version in shadow cannot be used: %s", error)
-            return _Shadow(version, None, str(error))
+            return _Shadow(version, None, str(error)) if version else None
 
     def find(self, asked: Asked) -> tuple[Found, Incident, Telemetry]:
         """Ask every source and rank. Raises Unavailable if no source answered, BadInput if nothing can be asked about."""
@@ -349,7 +349,8 @@ class Asker:
             return Ranking(self._ranker.name, case.window.incident, ())
         try:
             ranking, trouble = self._ranker.rank(case), self._trouble
-        except (BadCheckpoint, BadGraph) as error:
+        except Exception as error:  # whatever is wrong with a model, the question is answered
+            _LOG.warning("%s did not rank: %s", self._ranker.name, error, exc_info=None if isinstance(error, RcaError) else error)
             ranking, trouble = registry.create("floor").rank(case), _instead(error)
         return replace(ranking, notes=(*ranking.notes, trouble)) if trouble else ranking
 
@@ -414,12 +415,13 @@ def usable_ranker(home: Path | None = None) -> tuple[Ranker, str]:
     """The model that ranks by default; where it cannot be used, the label-free score and why."""
     try:
         return default_ranker(home), ""
-    except (BadCheckpoint, BadInput) as error:
+    except Exception as error:  # whatever is wrong with a model, questions are answered
         return registry.create("floor"), _instead(error)
 
 
-def _instead(error: RcaError) -> str:
-    return f"the model, so the label-free score ranked: {error}"
+def _instead(error: Exception) -> str:
+    words = str(error) if isinstance(error, RcaError) else f"{type(error).__name__}: {error}"
+    return f"the model, so the label-free score ranked: {words}"
 
 
 def _names(sources: Sequence[Collector]) -> set[str]:
