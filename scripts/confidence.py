@@ -30,7 +30,7 @@ from torch import Tensor
 from rca.cli.terminal import progress
 from rca.contracts import Case, LabelledCase
 from rca.deviations import Deviations
-from rca.evaluation.metrics import Estimate, estimate_share
+from rca.evaluation.metrics import Estimate, error_of, estimate_share
 from rca.faults import NO_FAULT, is_no_fault
 from rca.features import Calibration, graph_of, quiet_graph
 from rca.incidents.home import default_home
@@ -490,9 +490,9 @@ def judge(windows: Sequence[Window], scored: Callable[[Window], Floats], fitted:
         "incidents": int(blamed.sum()),
         "quiet": int(quiet.sum()),
         "gone": int(gone.sum()),
-        "calibration_error": round(calibration_error(confidence, right), 4),
+        "calibration_error": round(error_of(confidence, right), 4),
         "calibration_error_by_chance": round(expected_error(confidence), 4),
-        "calibration_error_first": round(calibration_error(first[~gone & blamed], hit[~gone & blamed]), 4),
+        "calibration_error_first": round(error_of(first[~gone & blamed], hit[~gone & blamed]), 4),
         "brier": round(float(np.mean((confidence - right) ** 2)), 4),
         "coverage": share([one.before < shape.mass for one in answers]),
         "coverage_incidents": share([one.before < shape.mass for one in answers], blamed),
@@ -522,19 +522,11 @@ def _bins(confidence: Floats) -> npt.NDArray[np.int64]:
     return np.minimum((confidence * _BINS).astype(np.int64), _BINS - 1)
 
 
-def calibration_error(confidence: Floats, right: Floats) -> float:
-    """Expected calibration error over ten bins of equal width."""
-    if not len(confidence):
-        return float("nan")
-    gaps = np.bincount(_bins(confidence), weights=right - confidence, minlength=_BINS)
-    return float(np.abs(gaps).sum() / len(confidence))
-
-
 def expected_error(confidence: Floats, rounds: int = 500) -> float:
     """The calibration error that answers would have by chance if every one was as often right as it says."""
     rng = np.random.default_rng(0)
     drawn = (rng.random((rounds, len(confidence))) < confidence).astype(np.float64)
-    return float(np.mean([calibration_error(confidence, one) for one in drawn])) if len(confidence) else float("nan")
+    return float(np.mean([error_of(confidence, one) for one in drawn])) if len(confidence) else float("nan")
 
 
 def reliability(confidence: Floats, right: Floats) -> list[list[float]]:

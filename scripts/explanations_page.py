@@ -9,7 +9,7 @@ from typing import Any, Final
 from rca.models.attribution import DRAWS, LEAST_BEATEN, LEAST_WEIGHT, MOST_CALLS, MOST_ITEMS
 from rca.wording import percent
 from scripts.sets import EXPLANATIONS, read_result
-from scripts.transfer_page import table
+from scripts.transfer_page import share, table
 
 _PAGE: Final = """\
 # Explanations that survive a test
@@ -165,9 +165,5 @@ def _odds(weight: float) -> str:
 def _row(name: str, found: Mapping[str, Any]) -> list[str]:
     if not found["explanations"]:
         return [name, "0", *[""] * 6]
-    shares = [_share(found[key]) for key in ("pass", "beat_own", "beat_any", "suffice")]
-    return [name, str(found["explanations"]), *shares, f"{found['deletion']:.2f}", _share(found["right"])]
-
-
-def _share(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+    shares = [share(found[key]) for key in ("pass", "beat_own", "beat_any", "suffice")]
+    return [name, str(found["explanations"]), *shares, f"{found['deletion']:.2f}", share(found["right"])]

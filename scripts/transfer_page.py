@@ -93,15 +93,15 @@ def _set_table(name: str, found: Mapping[str, Any]) -> str:
     head = ["ranker", "learnt from", "AC@1 [95 %]", "AC@3", "MRR", "AC@1 minus the best rule's", "correction"]
     rows = []
     for run in runs:
-        row = [run["ranker"], run["sort"], _interval(run["ac1"]), _share(run["ac3"]["value"]), _share(run["mrr"]["value"])]
+        row = [run["ranker"], run["sort"], _interval(run["ac1"]), share(run["ac3"]["value"]), share(run["mrr"]["value"])]
         difference = run.get("against_best_rule")
         row += [
             _interval(difference, signed=True) if difference else "",
             "" if "strength" not in run else f"{run['strength']:.0%}",
         ]
-        rows.append(row + ([_share(run["false_alarms"])] if alarms else []))
+        rows.append(row + ([share(run["false_alarms"])] if alarms else []))
     chance = found["chance"]
-    rows.append(["chance", "", *(_share(chance[metric]) for metric in ("ac1", "ac3", "mrr")), "", ""] + [""] * alarms)
+    rows.append(["chance", "", *(share(chance[metric]) for metric in ("ac1", "ac3", "mrr")), "", ""] + [""] * alarms)
     head += ["cause invented"] * alarms
     size = f"{found['incidents']} incidents in {found['groups']} groups, {found['candidates']:.0f} candidates (median)"
     quiet = f", {found['no_fault']} more that nobody is to blame for" if found["no_fault"] else ""
@@ -162,7 +162,8 @@ def curve(runs: Mapping[str, Any], name: str, metric: str = "ac1") -> list[tuple
     return points
 
 
-def _share(value: float | None) -> str:
+def share(value: float | None) -> str:
+    """Two decimals, nothing where there is none."""
     return "" if value is None else f"{value:.2f}"
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from rca.contracts import Case
 from rca.errors import BadCheckpoint
+from rca.evaluation.metrics import error_of
 from rca.models.confidence import (
     FACTS,
     Outlook,
@@ -38,7 +39,6 @@ from scripts.confidence import (
     SHARES,
     Window,
     answer,
-    calibration_error,
     counts_of,
     expected_error,
     fit,
@@ -225,7 +225,7 @@ def test_kinds_count_as_often_as_they_are_asked_about() -> None:
 
 def test_errors_of_calibration_by_hand() -> None:
     confidence, right = np.array([0.95, 0.95, 0.05, 0.05]), np.array([1.0, 0.0, 0.0, 0.0])
-    assert calibration_error(confidence, right) == pytest.approx((0.9 + 0.1) / 4)
+    assert error_of(confidence, right) == pytest.approx((0.9 + 0.1) / 4)
     assert expected_error(np.full(2000, 0.7)) < 0.02
     found = selective(np.array([0.9, 0.8, 0.7, 0.1]), np.array([1.0, 1.0, 0.0, 0.0]))
     assert found == {

@@ -144,11 +144,17 @@ def paired_difference(metric: str, ours: Sequence[Prediction], theirs: Sequence[
 
 def calibration_error(predictions: Sequence[Prediction], bins: int = 10) -> float:
     """Expected calibration error: |share right - mean confidence| over equal-width confidence bins, weighted by their size."""
-    confidence = np.array([p.confidence for p in predictions])
-    right = per_incident("ac1", predictions)
-    place = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = [abs(float((right[place == b] - confidence[place == b]).sum())) for b in range(bins)]
-    return sum(gaps) / max(len(predictions), 1)
+    confidence = np.array([p.confidence for p in predictions], dtype=np.float64)
+    return error_of(confidence, per_incident("ac1", predictions), bins) if predictions else 0.0
+
+
+def error_of(confidence: Values, right: Values, bins: int = 10) -> float:
+    """The same of any answers: how sure each was, (P,), and whether it was right, (P,). NaN without answers."""
+    if not len(confidence):
+        return float("nan")
+    place = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    gaps = np.bincount(place, weights=right - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / len(confidence))
 
 
 def brier(predictions: Sequence[Prediction]) -> float:
